@@ -1,0 +1,1 @@
+//! The vocabulary of GPU work, as plain data.

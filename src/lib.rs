@@ -1,0 +1,15 @@
+//! dunlin runs deep-and-thin language models (MobileLLM and its family) on GPUs through wgpu, with a CPU path that
+//! defines what is right.
+
+mod backend;
+mod checkpoint;
+mod error;
+mod generate;
+mod graph;
+mod kernel;
+mod models;
+mod ops;
+mod plan;
+mod tensor;
+
+pub use error::{Error, ErrorKind, Result};
