@@ -1,0 +1,85 @@
+//! Golden folders load with the right configuration, and broken files get one clear sentence.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
+}
+
+fn open(case: &str) -> Checkpoint {
+    Checkpoint::open(&golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
+}
+
+/// V·h·(1 or 2) + Σ (2·h·H·D + 2·h·K·D + 3·h·F + 2h) + h
+fn parameters(config: &Config) -> usize {
+    let h = config.hidden;
+    let layer =
+        |l: usize| 2 * h * config.head_dim * (config.heads[l] + config.kv_heads[l]) + 3 * h * config.ffn[l] + 2 * h;
+    config.vocab * h * (2 - config.tied as usize) + (0..config.layers).map(layer).sum::<usize>() + h
+}
+
+#[test]
+fn golden_folders() {
+    // (case, hidden, heads, kv heads, head dim, ffn, tied)
+    let uniform = |n: usize, layers: usize| vec![n; layers];
+    let cases = [
+        ("mobilellm_gqa", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
+        ("mobilellm_bf16", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
+        ("mobilellm_ls", 120, uniform(6, 3), uniform(2, 3), 20, uniform(184, 3), true),
+        ("mobilellm_pruned", 128, vec![8, 6, 4, 6], vec![4, 3, 2, 3], 16, vec![200, 152, 96, 136], true),
+        ("llama_untied_sharded", 140, uniform(7, 3), uniform(1, 3), 20, uniform(212, 3), false),
+        ("mobilellm_r1", 144, uniform(9, 3), uniform(3, 3), 16, uniform(216, 3), true),
+        ("efficientllm", 128, uniform(6, 3), uniform(6, 3), 16, uniform(154, 3), true),
+    ];
+    for (case, hidden, heads, kv_heads, head_dim, ffn, tied) in cases {
+        let checkpoint = open(case);
+        let config = &checkpoint.config;
+        assert_eq!(
+            (config.hidden, config.vocab, config.head_dim, config.tied),
+            (hidden, 512, head_dim, tied),
+            "{case}"
+        );
+        assert_eq!((&config.heads, &config.kv_heads, &config.ffn), (&heads, &kv_heads, &ffn), "{case}");
+        assert_eq!(config.layers, heads.len(), "{case}");
+        assert_eq!(config.layer_sharing, case == "mobilellm_ls", "{case}");
+        assert_eq!(config.eos, [if case == "efficientllm" { 0 } else { 2 }], "{case}");
+        assert_eq!(
+            (config.qk_norm, config.rope.interleaved),
+            (case == "mobilellm_r1", case == "mobilellm_r1"),
+            "{case}"
+        );
+        assert_eq!(config.rope_layers, vec![true; config.layers], "{case}");
+        assert_eq!(checkpoint.parameters(), parameters(config), "{case}");
+        let norm = checkpoint.take("model.norm.weight", &[hidden]).expect(case);
+        assert_eq!(norm.dtype, DType::F32, "{case}");
+        assert!(norm.to_f32().iter().all(|value| (0.1..3.0).contains(value)), "{case}");
+    }
+}
+
+#[test]
+fn published_parameter_counts() {
+    // (name, hidden, layers, heads, kv heads, ffn, parameters with a shared head)
+    let models = [
+        ("125M", 576, 30, 9, 3, 1536, 124_635_456),
+        ("350M", 960, 32, 15, 5, 2560, 345_355_200),
+        ("600M", 1152, 40, 18, 6, 3072, 603_188_352),
+        ("1B", 1280, 54, 20, 5, 3584, 1_005_461_760),
+        ("1.5B", 1600, 54, 25, 5, 4352, 1_511_188_800),
+    ];
+    let config = open("mobilellm_gqa").config;
+    for (name, hidden, layers, heads, kv_heads, ffn, expected) in models {
+        let config = Config {
+            vocab: 32000,
+            hidden,
+            layers,
+            heads: vec![heads; layers],
+            kv_heads: vec![kv_heads; layers],
+            ffn: vec![ffn; layers],
+            head_dim: 64,
+            ..config.clone()
+        };
+        assert_eq!(parameters(&config), expected, "{name}");
+    }
+}
