@@ -11,5 +11,6 @@ mod models;
 mod ops;
 mod plan;
 mod tensor;
+mod threads;
 
 pub use error::{Error, ErrorKind, Result};

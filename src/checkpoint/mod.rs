@@ -127,6 +127,11 @@ impl Checkpoint {
         stored.load(name, self.weights)
     }
 
+    /// The element type that [`Checkpoint::take`] gives, where there is such a tensor.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.tensors.get(name)?.dtype(self.weights)
+    }
+
     /// Every tensor that the model uses, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
         self.tensors.iter().map(|(name, stored)| TensorInfo {

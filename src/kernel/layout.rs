@@ -37,7 +37,10 @@ impl WeightLayout {
     pub fn bytes(&self) -> u64 {
         self.chunks
             .iter()
-            .map(|rows| 4 * (codes_words(self.dtype, rows.len(), self.cols) + scales_words(self.dtype, rows.len(), self.cols)) as u64)
+            .map(|rows| {
+                4 * (codes_words(self.dtype, rows.len(), self.cols) + scales_words(self.dtype, rows.len(), self.cols))
+                    as u64
+            })
             .sum()
     }
 }

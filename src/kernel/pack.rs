@@ -31,10 +31,8 @@ pub struct Planes {
 /// Packs `rows` of a matrix with `cols` columns; `row(r)` gives the stored bytes of row r.
 pub fn pack<'a>(dtype: DType, cols: usize, rows: Range<usize>, row: impl Fn(usize) -> &'a [u8]) -> Planes {
     let count = rows.len();
-    let mut planes = Planes {
-        codes: vec![0; codes_words(dtype, count, cols)],
-        scales: vec![0; scales_words(dtype, count, cols)],
-    };
+    let mut planes =
+        Planes { codes: vec![0; codes_words(dtype, count, cols)], scales: vec![0; scales_words(dtype, count, cols)] };
     let nb = blocks(cols);
     let quads = quads(dtype);
     let mut words = [0u32; 32];

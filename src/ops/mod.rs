@@ -5,8 +5,10 @@ mod case;
 mod weight;
 
 pub use case::{Case, Fill, Given};
-pub use weight::{Matrix, weight_kernel, weight_kernels};
+pub(crate) use weight::weight_kernels;
+pub use weight::{Matrix, weight_kernel};
 
+use std::any::Any;
 use std::fmt;
 
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, Run, Slot, ValueId};
@@ -47,7 +49,7 @@ operators! {
 }
 
 /// One thing that a model does. Fused operators are ordinary operators.
-pub trait Operator: fmt::Debug + Send + Sync {
+pub trait Operator: Any + fmt::Debug + Send + Sync {
     /// The name that file, shader, entry point, builder method and label share.
     fn name(&self) -> &'static str;
 

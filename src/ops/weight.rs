@@ -56,7 +56,7 @@ macro_rules! weight_kernels {
         $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::$format], $accesses, $params, $constants, $requires)
     };
 }
-pub use weight_kernels;
+pub(crate) use weight_kernels;
 
 /// The kernel for a format: tables are in the order of [`DType::ALL`].
 pub fn weight_kernel(kernels: &'static WeightKernels, dtype: DType) -> &'static Kernel {
