@@ -21,33 +21,47 @@ use std::ops::Range;
 use super::layout::{BLOCK, blocks, codes_words, quads, scales_words};
 use crate::tensor::DType;
 
-/// The planes of some rows of a matrix, in words.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Planes {
-    pub codes: Vec<u32>,
-    pub scales: Vec<u32>,
+/// 32-bit words of the codes and of the scales of `rows` rows.
+pub fn sizes(dtype: DType, rows: usize, cols: usize) -> (usize, usize) {
+    (codes_words(dtype, rows, cols), scales_words(dtype, rows, cols))
 }
 
-/// Packs `rows` of a matrix with `cols` columns; `row(r)` gives the stored bytes of row r.
-pub fn pack<'a>(dtype: DType, cols: usize, rows: Range<usize>, row: impl Fn(usize) -> &'a [u8]) -> Planes {
+/// Codes that are packed before they are handed on: 4 MiB.
+const SEGMENT: usize = 1 << 20;
+
+/// Packs `rows` of a matrix with `cols` columns; `row(r)` gives the stored bytes of row r. The codes go to
+/// `codes(at, words)` segment by segment, `at` counted in words; the scales are returned.
+pub fn pack<'a>(
+    dtype: DType,
+    cols: usize,
+    rows: Range<usize>,
+    row: impl Fn(usize) -> &'a [u8],
+    mut codes: impl FnMut(usize, &[u32]),
+) -> Vec<u32> {
     let count = rows.len();
-    let mut planes =
-        Planes { codes: vec![0; codes_words(dtype, count, cols)], scales: vec![0; scales_words(dtype, count, cols)] };
-    let nb = blocks(cols);
-    let quads = quads(dtype);
+    let block_words = quads(dtype) * 4;
+    let mut scales = vec![0; scales_words(dtype, count, cols)];
+    let step = (SEGMENT / (block_words * count).max(1)).max(1);
     let mut words = [0u32; 32];
-    for (r, source) in rows.enumerate() {
-        let bytes = row(source);
-        let mut scales = Scales { plane: &mut planes.scales, rows: count, row: r };
-        for b in 0..nb {
-            block(dtype, bytes, cols, b, &mut words[..quads * 4], &mut scales);
-            for q in 0..quads {
-                let at = ((b * quads + q) * count + r) * 4;
-                planes.codes[at..at + 4].copy_from_slice(&words[q * 4..q * 4 + 4]);
+    let mut segment = Vec::new();
+    for start in (0..blocks(cols)).step_by(step) {
+        let end = (start + step).min(blocks(cols));
+        segment.clear();
+        segment.resize((end - start) * block_words * count, 0);
+        for (r, source) in rows.clone().enumerate() {
+            let bytes = row(source);
+            let mut scales = Scales { plane: &mut scales, rows: count, row: r };
+            for b in start..end {
+                block(dtype, bytes, cols, b, &mut words[..block_words], &mut scales);
+                for (q, quad) in words[..block_words].chunks_exact(4).enumerate() {
+                    let at = (((b - start) * quads(dtype) + q) * count + r) * 4;
+                    segment[at..at + 4].copy_from_slice(quad);
+                }
             }
         }
+        codes(start * block_words * count, &segment);
     }
-    planes
+    scales
 }
 
 /// Writes into the scales plane of one row; parts are counted in words a row.

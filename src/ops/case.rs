@@ -1,13 +1,15 @@
 //! The cases that operators are held to: one description serves tests, benches and the check on a user's device.
 
+use std::sync::Arc;
+
 use crate::kernel::Run;
-use crate::ops::{Elem, Operator, TensorType};
-use crate::tensor::DType;
+use crate::ops::{Operator, TensorType};
+use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
 /// One operator with inputs of given shapes and contents.
 #[derive(Debug)]
 pub struct Case {
-    pub op: Box<dyn Operator>,
+    pub op: Arc<dyn Operator>,
     pub reads: Vec<Given>,
     /// State that the operator writes in place; it begins with this content.
     pub state: Vec<Given>,
@@ -43,7 +45,7 @@ impl Case {
     /// float32 arithmetic in another order: 1e-10 leaves room for sums over some thousands of terms and for `exp` and
     /// `inverseSqrt` of a few ulp, and none for a wrong element.
     pub fn new(op: impl Operator + 'static, reads: Vec<Given>) -> Self {
-        Case { op: Box::new(op), reads, state: Vec::new(), run: Run::at(0), nmse: 1e-10, bench: false }
+        Case { op: Arc::new(op), reads, state: Vec::new(), run: Run::at(0), nmse: 1e-10, bench: false }
     }
 
     pub fn state(mut self, state: Vec<Given>) -> Self {
@@ -101,17 +103,10 @@ impl Given {
         self
     }
 
-    /// The content as floats, or as the bits of ids. Weights are random floats, to be quantised.
+    /// The content as the bits of floats, or as ids.
     pub fn data(&self, seed: u64) -> Vec<u32> {
         let count = self.ty.count();
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = move || {
-            // xorshift64*: the same numbers on every machine.
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
-        };
+        let mut next = random(seed);
         match &self.fill {
             Fill::Random(scale) => {
                 (0..count).map(|_| (scale * (next() as f32 / 2f32.powi(31) - 1.0)).to_bits()).collect()
@@ -128,7 +123,48 @@ impl Given {
         }
     }
 
-    pub fn is_weight(&self) -> bool {
-        matches!(self.ty.elem, Elem::Weight(_))
+    /// The content of a weight, in its format. Blocks are random codes under scales that bound them by the fill's.
+    pub fn tensor(&self, seed: u64) -> Tensor {
+        let (dtype, (rows, cols)) = (self.ty.dtype(), self.ty.matrix());
+        let scale = if let Fill::Random(scale) = self.fill { scale } else { 1.0 };
+        let mut next = random(seed);
+        let uniform = |word: u32| scale * (word as f32 / 2f32.powi(31) - 1.0);
+        let halves = |values: [f32; 2]| values.map(|v| half::f16::from_f32(v).to_le_bytes()).concat();
+        let mut bytes = Vec::with_capacity(rows * dtype.row_bytes(cols));
+        for _ in 0..rows * cols / dtype.block().0 {
+            let start = bytes.len();
+            match dtype {
+                DType::F32 => bytes.extend(uniform(next()).to_le_bytes()),
+                DType::F16 => bytes.extend(half::f16::from_f32(uniform(next())).to_le_bytes()),
+                DType::BF16 => bytes.extend(half::bf16::from_f32(uniform(next())).to_le_bytes()),
+                _ => bytes.extend((0..dtype.block().1).map(|_| (next() >> 13) as u8)),
+            }
+            // d first, then m or dmin; half of the random bound, so that blocks differ.
+            let d = scale * (0.5 + next() as f32 / 2f32.powi(33));
+            let block = &mut bytes[start..];
+            match dtype {
+                DType::F32 | DType::F16 | DType::BF16 => {}
+                DType::Q4_0 => block[..2].copy_from_slice(&halves([d / 8.0, 0.0])[..2]),
+                DType::Q5_0 => block[..2].copy_from_slice(&halves([d / 16.0, 0.0])[..2]),
+                DType::Q8_0 => block[..2].copy_from_slice(&halves([d / 127.0, 0.0])[..2]),
+                DType::Q4_1 => block[..4].copy_from_slice(&halves([d / 7.5, -d])),
+                DType::Q5_1 => block[..4].copy_from_slice(&halves([d / 15.5, -d])),
+                DType::Q4_K => block[..4].copy_from_slice(&halves([d / (63.0 * 7.5), d / 63.0])),
+                DType::Q5_K => block[..4].copy_from_slice(&halves([d / (63.0 * 15.5), d / 63.0])),
+                DType::Q6_K => block[208..].copy_from_slice(&halves([d / (128.0 * 32.0), 0.0])[..2]),
+            }
+        }
+        Tensor { dtype, shape: vec![rows, cols], bytes: Bytes::new(bytes), order: RowOrder::Stored }
+    }
+}
+
+/// xorshift64*: the same numbers on every machine.
+fn random(seed: u64) -> impl FnMut() -> u32 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 }
