@@ -149,3 +149,30 @@ fn dots_multiply_what_is_decoded() {
         }
     }
 }
+
+/// The real model, where scripts have fetched it.
+#[test]
+fn smollm2() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !file.is_file() {
+        eprintln!("skipped: {} is not there", file.display());
+        return;
+    }
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    let config = &checkpoint.config;
+    assert_eq!((config.hidden, config.layers, config.vocab, config.head_dim), (576, 30, 49152, 64));
+    assert_eq!((config.heads[29], config.kv_heads[29], config.ffn[29], config.tied), (9, 3, 1536, true));
+    assert_eq!((config.bos, &config.eos[..], config.context), (Some(1), &[2][..], 8192));
+    assert_eq!(checkpoint.parameters(), 134_515_008);
+    assert_eq!(checkpoint.parameters(), parameters(config));
+    assert!((config.rope.inv_freq[1] - 100_000f32.powf(-1.0 / 32.0)).abs() < 1e-7);
+    let count = |element: &str| checkpoint.tensors().filter(|tensor| tensor.element == element).count();
+    assert_eq!((count("q4_1"), count("q8_0"), count("f32")), (210, 1, 61));
+    let q = checkpoint.take("model.layers.0.self_attn.q_proj.weight", &[576, 576]).unwrap();
+    assert_eq!(q.order, RowOrder::Interleaved { head_dim: 64 });
+    let Source::Gguf(gguf) = checkpoint.source() else { panic!("not a GGUF file") };
+    let tokens = gguf.metadata("tokenizer.ggml.tokens").and_then(Value::as_array).unwrap();
+    assert_eq!(tokens.strings().unwrap().nth(1), Some("<|im_start|>"));
+    let types = gguf.metadata("tokenizer.ggml.token_type").and_then(Value::as_array).unwrap();
+    assert_eq!(types.numbers().unwrap().nth(1), Some(3.0));
+}
