@@ -8,12 +8,14 @@ mod config_json;
 mod folder;
 pub mod gguf;
 mod gguf_model;
+mod pickle;
 pub mod quant;
 pub mod quantize;
 mod safetensors;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -27,6 +27,7 @@ fn golden_folders() {
     let cases = [
         ("mobilellm_gqa", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
         ("mobilellm_bf16", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
+        ("mobilellm_fp16_bin", 192, uniform(3, 3), uniform(1, 3), 64, uniform(264, 3), true),
         ("mobilellm_ls", 120, uniform(6, 3), uniform(2, 3), 20, uniform(184, 3), true),
         ("mobilellm_pruned", 128, vec![8, 6, 4, 6], vec![4, 3, 2, 3], 16, vec![200, 152, 96, 136], true),
         ("llama_untied_sharded", 140, uniform(7, 3), uniform(1, 3), 20, uniform(212, 3), false),
