@@ -3,6 +3,11 @@
 //! All little endian; d, m and dmin are f16. One function a format says what its bytes mean, and everything else goes
 //! through it: dot products multiply exactly the values that [`dequantize_row`] gives.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "a counted loop over two arrays vectorises, and reads like the formula"
+)]
+
 use crate::tensor::{DType, Tensor};
 
 // Formats. Plain types are read in groups of 32; what is left of a row is padded with zeros, which all decode to zero.
