@@ -206,6 +206,9 @@ impl RopeDescription {
     }
 }
 
+/// What files say is believed up to here, so that nothing large is allocated for a number.
+pub(super) const MOST_LAYERS: usize = 4096;
+
 // The tensors of the family, under their canonical names.
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";

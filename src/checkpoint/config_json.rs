@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::{Description, RopeDescription, Scaling};
+use super::config::{Description, MOST_LAYERS, RopeDescription, Scaling};
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
@@ -123,6 +123,9 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     }
 
     let layers = json.num_hidden_layers;
+    if layers > MOST_LAYERS {
+        return Err(bad(format!("num_hidden_layers is {layers}, which no model has")));
+    }
     let heads = match json.num_attention_heads {
         PerLayer::All(heads) => vec![heads; layers],
         PerLayer::Each(heads) if heads.len() == layers => heads,

@@ -7,19 +7,22 @@ pub mod config;
 mod config_json;
 mod folder;
 pub mod gguf;
+mod gguf_model;
+mod pickle;
 pub mod quant;
 pub mod quantize;
 mod safetensors;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::stored::Stored;
 use crate::error::{Error, Result};
-use crate::tensor::{Bytes, DType, Tensor};
+use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 pub use config::{Config, RopeConfig};
 pub use gguf::{Gguf, Value};
 
@@ -74,7 +77,17 @@ impl Checkpoint {
     pub fn from_gguf(path: &Path, bytes: Bytes) -> Result<Self> {
         let (gguf, tensors) = Gguf::read(path, &bytes)?;
         let (description, tensors) = gguf.describe(tensors)?;
-        Self::new(path, description, tensors, Source::Gguf(gguf))
+        let permuted = gguf.permuted();
+        let mut checkpoint = Self::new(path, description, tensors, Source::Gguf(gguf))?;
+        if permuted {
+            let order = RowOrder::Interleaved { head_dim: checkpoint.config.head_dim };
+            for (name, stored) in &mut checkpoint.tensors {
+                if name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") {
+                    stored.order = order;
+                }
+            }
+        }
+        Ok(checkpoint)
     }
 
     fn new(

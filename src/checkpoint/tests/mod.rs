@@ -1,0 +1,192 @@
+//! Golden folders load with the right configuration, and broken files get one clear sentence.
+
+mod blocks;
+mod broken;
+mod configs;
+#[path = "../../../tests/support/gguf.rs"]
+mod gguf_writer;
+mod pickles;
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
+}
+
+fn open(case: &str) -> Checkpoint {
+    Checkpoint::open(&golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
+}
+
+/// V·h·(1 or 2) + Σ (2·h·H·D + 2·h·K·D + 3·h·F + 2h) + h
+fn parameters(config: &Config) -> usize {
+    let h = config.hidden;
+    let layer =
+        |l: usize| 2 * h * config.head_dim * (config.heads[l] + config.kv_heads[l]) + 3 * h * config.ffn[l] + 2 * h;
+    config.vocab * h * (2 - config.tied as usize) + (0..config.layers).map(layer).sum::<usize>() + h
+}
+
+#[test]
+fn golden_folders() {
+    // (case, hidden, heads, kv heads, head dim, ffn, tied)
+    let uniform = |n: usize, layers: usize| vec![n; layers];
+    let cases = [
+        ("mobilellm_gqa", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
+        ("mobilellm_bf16", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
+        ("mobilellm_fp16_bin", 192, uniform(3, 3), uniform(1, 3), 64, uniform(264, 3), true),
+        ("mobilellm_ls", 120, uniform(6, 3), uniform(2, 3), 20, uniform(184, 3), true),
+        ("mobilellm_pruned", 128, vec![8, 6, 4, 6], vec![4, 3, 2, 3], 16, vec![200, 152, 96, 136], true),
+        ("llama_untied_sharded", 140, uniform(7, 3), uniform(1, 3), 20, uniform(212, 3), false),
+        ("mobilellm_r1", 144, uniform(9, 3), uniform(3, 3), 16, uniform(216, 3), true),
+        ("efficientllm", 128, uniform(6, 3), uniform(6, 3), 16, uniform(154, 3), true),
+    ];
+    for (case, hidden, heads, kv_heads, head_dim, ffn, tied) in cases {
+        let checkpoint = open(case);
+        let config = &checkpoint.config;
+        assert_eq!(
+            (config.hidden, config.vocab, config.head_dim, config.tied),
+            (hidden, 512, head_dim, tied),
+            "{case}"
+        );
+        assert_eq!((&config.heads, &config.kv_heads, &config.ffn), (&heads, &kv_heads, &ffn), "{case}");
+        assert_eq!(config.layers, heads.len(), "{case}");
+        assert_eq!(config.layer_sharing, case == "mobilellm_ls", "{case}");
+        assert_eq!(config.eos, [if case == "efficientllm" { 0 } else { 2 }], "{case}");
+        assert_eq!(
+            (config.qk_norm, config.rope.interleaved),
+            (case == "mobilellm_r1", case == "mobilellm_r1"),
+            "{case}"
+        );
+        assert_eq!(config.rope_layers, vec![true; config.layers], "{case}");
+        assert_eq!(checkpoint.parameters(), parameters(config), "{case}");
+        let norm = checkpoint.take("model.norm.weight", &[hidden]).expect(case);
+        assert_eq!(norm.dtype, DType::F32, "{case}");
+        assert!(norm.to_f32().iter().all(|value| (0.1..3.0).contains(value)), "{case}");
+    }
+}
+
+#[test]
+fn published_parameter_counts() {
+    // (name, hidden, layers, heads, kv heads, ffn, parameters with a shared head)
+    let models = [
+        ("125M", 576, 30, 9, 3, 1536, 124_635_456),
+        ("350M", 960, 32, 15, 5, 2560, 345_355_200),
+        ("600M", 1152, 40, 18, 6, 3072, 603_188_352),
+        ("1B", 1280, 54, 20, 5, 3584, 1_005_461_760),
+        ("1.5B", 1600, 54, 25, 5, 4352, 1_511_188_800),
+    ];
+    let config = open("mobilellm_gqa").config;
+    for (name, hidden, layers, heads, kv_heads, ffn, expected) in models {
+        let config = Config {
+            vocab: 32000,
+            hidden,
+            layers,
+            heads: vec![heads; layers],
+            kv_heads: vec![kv_heads; layers],
+            ffn: vec![ffn; layers],
+            head_dim: 64,
+            ..config.clone()
+        };
+        assert_eq!(parameters(&config), expected, "{name}");
+    }
+}
+
+/// The real model, where scripts have fetched it.
+#[test]
+fn smollm2() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !file.is_file() {
+        eprintln!("skipped: {} is not there", file.display());
+        return;
+    }
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    let config = &checkpoint.config;
+    assert_eq!((config.hidden, config.layers, config.vocab, config.head_dim), (576, 30, 49152, 64));
+    assert_eq!((config.heads[29], config.kv_heads[29], config.ffn[29], config.tied), (9, 3, 1536, true));
+    assert_eq!((config.bos, &config.eos[..], config.context), (Some(1), &[2][..], 8192));
+    assert_eq!(checkpoint.parameters(), 134_515_008);
+    assert_eq!(checkpoint.parameters(), parameters(config));
+    assert!((config.rope.inv_freq[1] - 100_000f32.powf(-1.0 / 32.0)).abs() < 1e-7);
+    let count = |element: &str| checkpoint.tensors().filter(|tensor| tensor.element == element).count();
+    assert_eq!((count("q4_1"), count("q8_0"), count("f32")), (210, 1, 61));
+    let q = checkpoint.take("model.layers.0.self_attn.q_proj.weight", &[576, 576]).unwrap();
+    assert_eq!(q.order, RowOrder::Interleaved { head_dim: 64 });
+    let Source::Gguf(gguf) = checkpoint.source() else { panic!("not a GGUF file") };
+    let tokens = gguf.metadata("tokenizer.ggml.tokens").and_then(Value::as_array).unwrap();
+    assert_eq!(tokens.strings().unwrap().nth(1), Some("<|im_start|>"));
+    let types = gguf.metadata("tokenizer.ggml.token_type").and_then(Value::as_array).unwrap();
+    assert_eq!(types.numbers().unwrap().nth(1), Some(3.0));
+}
+
+/// The same model as a folder and as GGUF: equal configurations, equal rows in logical order.
+#[test]
+fn gguf_holds_the_same_model() {
+    let cases = [
+        "mobilellm_gqa",
+        "mobilellm_bf16",
+        "mobilellm_ls",
+        "mobilellm_pruned",
+        "llama_untied_sharded",
+        "mobilellm_r1",
+        "efficientllm",
+    ];
+    for case in cases {
+        let folder = open(case);
+        let file = gguf_writer::from_folder(&golden(case), |_, ggml_type, bytes| (ggml_type, bytes.to_vec())).finish();
+        let gguf = Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file)).expect(case);
+        let architecture = gguf.config.architecture.clone();
+        assert_eq!(gguf.config, Config { architecture, ..folder.config.clone() }, "{case}");
+        assert_eq!(gguf.parameters(), folder.parameters(), "{case}");
+        for info in folder.tensors() {
+            let ours = folder.take(info.name, info.shape).unwrap();
+            let theirs = gguf.take(info.name, info.shape).unwrap();
+            assert_eq!(ours.to_f32(), theirs.to_f32(), "{case}: {}", info.name);
+            if info.name.ends_with("q_proj.weight") && case != "mobilellm_r1" {
+                assert_ne!(&ours.bytes[..], &theirs.bytes[..], "{case}: {} is not permuted", info.name);
+            }
+        }
+    }
+}
+
+/// `--weights`: matrices are quantised row by row, in logical order, and vectors stay f32.
+#[test]
+fn weights_are_converted_when_taken() {
+    let case = "mobilellm_pruned";
+    let original = open(case);
+    let encode = |_: &[usize], ggml_type, bytes: &[u8]| (ggml_type, bytes.to_vec());
+    let permuted = gguf_writer::from_folder(&golden(case), encode).finish();
+    for (weights, largest_error) in [(DType::F16, 1e-3), (DType::Q8_0, 1e-2), (DType::Q4_0, 1.3e-1)] {
+        let mut file = open(case);
+        let mut permuted = Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(permuted.clone())).unwrap();
+        file.convert(weights).unwrap();
+        permuted.convert(weights).unwrap();
+        assert_eq!(file.take("model.norm.weight", &[128]).unwrap().dtype, DType::F32);
+        // Rows of 152 are no multiple of 32 and become f16.
+        let matrices = [
+            ("model.embed_tokens.weight", [512, 128], weights),
+            ("model.layers.1.self_attn.q_proj.weight", [96, 128], weights),
+            ("model.layers.1.mlp.down_proj.weight", [128, 152], DType::F16),
+        ];
+        for (name, shape, dtype) in matrices {
+            let (exact, ours) = (original.take(name, &shape).unwrap().to_f32(), file.take(name, &shape).unwrap());
+            assert_eq!(ours.dtype, dtype, "{name} as {weights}");
+            assert_eq!(ours.to_f32(), permuted.take(name, &shape).unwrap().to_f32(), "{name} as {weights}");
+            let largest = exact.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+            for (value, exact) in ours.to_f32().iter().zip(exact) {
+                assert!((value - exact).abs() <= largest * largest_error, "{name} as {weights}: {value} for {exact}");
+            }
+        }
+    }
+    assert!(open(case).convert(DType::Q4_K).unwrap_err().to_string().contains("q4_k"));
+}
+
+/// Pages of a mapped file come back after a release, with the same content.
+#[test]
+fn released_tensors_can_be_read_again() {
+    let checkpoint = open("mobilellm_gqa");
+    let embedding = checkpoint.take("model.embed_tokens.weight", &[512, 144]).unwrap();
+    let before = embedding.to_f32();
+    embedding.bytes.release();
+    assert_eq!(embedding.to_f32(), before);
+}
