@@ -201,35 +201,48 @@ macro_rules! with_format {
 
 /// The values of a row of `y.len()` elements.
 pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) {
+    dequantize::<true>(dtype, row, y)
+}
+
+/// The dot products of one stored row with ROWS rows of activations, which are as long as it. The row is decoded once.
+pub fn dot_rows<const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+    dot::<true, ROWS>(dtype, row, x)
+}
+
+/// The dot product of a stored row with `x`, which is as long as it.
+pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
+    dot_rows(dtype, row, [x])[0]
+}
+
+/// `EXTENSIONS`: use those of the processor, if it has them.
+pub(super) fn dequantize<const EXTENSIONS: bool>(dtype: DType, row: &[u8], y: &mut [f32]) {
     assert_eq!(row.len(), dtype.row_bytes(y.len()), "a {dtype} row of {} elements", y.len());
     with_format!(dtype, Stored => {
         #[cfg(target_arch = "x86_64")]
-        if avx2::present() {
-            // SAFETY: the processor has the features.
+        if EXTENSIONS && avx2::present() {
+            // SAFETY: the processor has them.
             return unsafe { avx2::dequantize_blocks::<Stored, _, _>(row, y) };
         }
         dequantize_blocks::<Stored, _, _>(row, y)
     })
 }
 
-/// The dot products of one stored row with ROWS rows of activations, which are as long as it. The row is decoded once.
-pub fn dot_rows<const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+pub(super) fn dot<const EXTENSIONS: bool, const ROWS: usize>(
+    dtype: DType,
+    row: &[u8],
+    x: [&[f32]; ROWS],
+) -> [f32; ROWS] {
     for x in x {
         assert_eq!(row.len(), dtype.row_bytes(x.len()), "a {dtype} row against {} activations", x.len());
     }
     with_format!(dtype, Stored => {
         #[cfg(target_arch = "x86_64")]
-        if avx2::present() {
-            // SAFETY: the processor has the features.
+        if EXTENSIONS && avx2::present() {
+            // SAFETY: the processor has them.
             return unsafe { avx2::dot_blocks::<Stored, _, _, _>(row, x) };
         }
         dot_blocks::<Stored, { cfg!(any(target_arch = "aarch64", target_feature = "fma")) }, _, _, _>(row, x)
     })
-}
-
-/// The dot product of a stored row with `x`, which is as long as it.
-pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
-    dot_rows(dtype, row, [x])[0]
 }
 
 /// The same loops compiled for processors with AVX2, FMA and F16C.
