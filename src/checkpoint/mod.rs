@@ -4,6 +4,8 @@
 //! with Hugging Face row order.
 
 pub mod config;
+pub mod sentencepiece;
+pub mod text;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

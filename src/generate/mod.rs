@@ -1,1 +1,5 @@
-//! generate
+//! Prompts in, pieces of text out.
+
+mod tokenizer;
+
+pub use tokenizer::{Decoder, Tokenizer};
