@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use memmap2::Mmap;
+
 /// How the elements of a tensor are stored. The block types are those of GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types)]
@@ -131,15 +133,41 @@ impl Tensor {
 /// A range of bytes that somebody keeps alive: a mapped file, or a vector. Cheap to clone.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Owner,
     range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Memory(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    File(Arc<Mmap>),
 }
 
 impl Bytes {
     /// All bytes of `owner`.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         let range = 0..owner.as_ref().len();
-        Self { owner: Arc::new(owner), range }
+        Self { owner: Owner::Memory(Arc::new(owner)), range }
+    }
+
+    /// All bytes of a mapped file.
+    pub fn mapped(file: Mmap) -> Self {
+        let range = 0..file.len();
+        Self { owner: Owner::File(Arc::new(file)), range }
+    }
+
+    /// Gives the pages of a mapped file back to the system; a later read brings them in again. Bytes in memory stay.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::File(file) = &self.owner
+            && !self.range.is_empty()
+        {
+            // SAFETY: the mapping is read-only and of a file, so dropped pages are read again, with the same content.
+            // That it could not be done costs memory and nothing else.
+            let _ = unsafe {
+                file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+        }
     }
 
     /// A part of these bytes. `range` is relative to them and within them.
@@ -153,7 +181,11 @@ impl std::ops::Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        let all = match &self.owner {
+            Owner::Memory(owner) => (**owner).as_ref(),
+            Owner::File(file) => &file[..],
+        };
+        &all[self.range.clone()]
     }
 }
 

@@ -1,4 +1,10 @@
-//! What a checkpoint says the model is: `config.json` or GGUF metadata → [`Config`].
+//! What a checkpoint says the model is: what its files say, completed by the shapes of its tensors → [`Config`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::stored::Stored;
+use crate::error::{Error, Result};
 
 /// A decoder, as its files describe it. Where files and tensor shapes disagree about widths, shapes win.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,4 +46,224 @@ pub struct RopeConfig {
     pub interleaved: bool,
     /// θ_i, with any scaling (linear, llama3, `rope_freqs`) applied.
     pub inv_freq: Vec<f32>,
+}
+
+/// What `config.json` or GGUF metadata says. Widths per layer may be wrong or missing: tensors have the last word.
+#[derive(Clone, Debug)]
+pub(super) struct Description {
+    pub architecture: String,
+    pub hidden: usize,
+    pub layers: usize,
+    /// Query heads of each layer.
+    pub heads: Vec<usize>,
+    /// The size of a head, where it is written down.
+    pub head_dim: Option<usize>,
+    pub norm_eps: f32,
+    pub rope: RopeDescription,
+    pub rope_layers: Vec<bool>,
+    pub qk_norm: bool,
+    pub layer_sharing: bool,
+    /// The embedding matrix is the head, even if there is a tensor for the head.
+    pub tied: bool,
+    pub context: usize,
+    pub bos: Option<u32>,
+    pub eos: Vec<u32>,
+}
+
+/// θ_i = base^(−2i / head_dim), then scaled.
+#[derive(Clone, Debug)]
+pub(super) struct RopeDescription {
+    pub interleaved: bool,
+    pub base: f64,
+    pub scaling: Scaling,
+}
+
+/// How the frequencies of a longer context are made from θ.
+#[derive(Clone, Debug)]
+pub(super) enum Scaling {
+    None,
+    /// θ / factor
+    Linear {
+        factor: f64,
+    },
+    /// By wavelength λ = 2π / θ: short ones stay, long ones are divided by `factor`, with a ramp in between.
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        context: f64,
+    },
+    /// θ_i / divisor_i
+    Divisors(Vec<f32>),
+}
+
+impl Description {
+    /// The configuration of the model that `tensors` hold. Reads their shapes only.
+    pub fn resolve(self, path: &Path, tensors: &BTreeMap<String, Stored>) -> Result<Config> {
+        let shape = |name: &str| -> Result<(usize, usize)> {
+            let stored = tensors.get(name).ok_or_else(|| missing(path, name))?;
+            match stored.shape[..] {
+                [rows, cols] if rows > 0 && cols > 0 => Ok((rows, cols)),
+                _ => Err(Error::checkpoint(format!(
+                    "{}: tensor `{name}` has shape {:?}, expected a matrix",
+                    stored.file.display(),
+                    stored.shape,
+                ))),
+            }
+        };
+        let (vocab, hidden) = shape(EMBEDDING)?;
+        if hidden != self.hidden {
+            return Err(Error::checkpoint(format!(
+                "{}: tensor `{EMBEDDING}` has shape [{vocab}, {hidden}], but the configuration says hidden size {}",
+                path.display(),
+                self.hidden,
+            )));
+        }
+        let head_dim = match self.head_dim {
+            Some(head_dim) => head_dim,
+            None => {
+                let (rows, _) = shape(&layer_tensor(0, Q))?;
+                if rows % self.heads[0] == 0 { rows / self.heads[0] } else { hidden / self.heads[0] }
+            }
+        };
+        if head_dim == 0 || head_dim % 2 != 0 {
+            return Err(Error::checkpoint(format!(
+                "{}: heads of {head_dim} elements cannot be rotated in pairs; check head_dim and num_attention_heads",
+                path.display(),
+            )));
+        }
+        let heads_of = |name: &str| -> Result<usize> {
+            let (rows, _) = shape(name)?;
+            if rows % head_dim != 0 {
+                return Err(Error::checkpoint(format!(
+                    "{}: tensor `{name}` has {rows} rows, which are no whole heads of {head_dim}",
+                    path.display(),
+                )));
+            }
+            Ok(rows / head_dim)
+        };
+        let (mut heads, mut kv_heads, mut ffn) = (Vec::new(), Vec::new(), Vec::new());
+        for layer in 0..self.layers {
+            let (q, kv) = (heads_of(&layer_tensor(layer, Q))?, heads_of(&layer_tensor(layer, K))?);
+            if q % kv != 0 {
+                return Err(Error::checkpoint(format!(
+                    "{}: layer {layer} has {q} query heads for {kv} key/value heads, which do not divide them evenly",
+                    path.display(),
+                )));
+            }
+            heads.push(q);
+            kv_heads.push(kv);
+            ffn.push(shape(&layer_tensor(layer, GATE))?.0);
+        }
+        Ok(Config {
+            architecture: self.architecture,
+            vocab,
+            hidden,
+            layers: self.layers,
+            heads,
+            kv_heads,
+            ffn,
+            head_dim,
+            norm_eps: self.norm_eps,
+            rope: RopeConfig { interleaved: self.rope.interleaved, inv_freq: self.rope.inv_freq(head_dim, path)? },
+            rope_layers: self.rope_layers,
+            qk_norm: self.qk_norm,
+            layer_sharing: self.layer_sharing,
+            tied: self.tied || !tensors.contains_key(HEAD),
+            context: self.context,
+            bos: self.bos,
+            eos: self.eos,
+        })
+    }
+}
+
+impl RopeDescription {
+    fn inv_freq(&self, head_dim: usize, path: &Path) -> Result<Vec<f32>> {
+        if let Scaling::Divisors(divisors) = &self.scaling
+            && divisors.len() != head_dim / 2
+        {
+            return Err(Error::checkpoint(format!(
+                "{}: tensor `rope_freqs.weight` has {} elements, expected {}",
+                path.display(),
+                divisors.len(),
+                head_dim / 2,
+            )));
+        }
+        let scaled = |i: usize| {
+            let theta = self.base.powf(-2.0 * i as f64 / head_dim as f64);
+            match &self.scaling {
+                Scaling::None => theta,
+                Scaling::Linear { factor } => theta / factor,
+                Scaling::Divisors(divisors) => theta / divisors[i] as f64,
+                Scaling::Llama3 { factor, low, high, context } => {
+                    let waves = context * theta / std::f64::consts::TAU;
+                    let keep = ((waves - low) / (high - low)).clamp(0.0, 1.0);
+                    (1.0 - keep) * theta / factor + keep * theta
+                }
+            }
+        };
+        Ok((0..head_dim / 2).map(|i| scaled(i) as f32).collect())
+    }
+}
+
+/// What files say is believed up to here, so that nothing large is allocated for a number.
+pub(super) const MOST_LAYERS: usize = 4096;
+
+// The tensors of the family, under their canonical names.
+
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(super) const NORM: &str = "model.norm.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
+const Q: &str = "self_attn.q_proj.weight";
+const K: &str = "self_attn.k_proj.weight";
+const GATE: &str = "mlp.gate_proj.weight";
+
+/// Every tensor of a layer.
+pub(super) const LAYER: [&str; 9] = [
+    "input_layernorm.weight",
+    Q,
+    K,
+    "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight",
+    GATE,
+    "mlp.up_proj.weight",
+    "mlp.down_proj.weight",
+];
+
+pub(super) fn layer_tensor(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}")
+}
+
+pub(super) fn missing(path: &Path, name: &str) -> Error {
+    Error::checkpoint(format!("{}: tensor `{name}` is missing; the download may be incomplete", path.display()))
+}
+
+/// Refuses tensors that the model does not have: a model that ignores some of its weights is another model.
+pub(super) fn check_names(config: &Config, path: &Path, tensors: &BTreeMap<String, Stored>) -> Result<()> {
+    let mut expected = vec![EMBEDDING.to_string(), NORM.to_string()];
+    if !config.tied {
+        expected.push(HEAD.to_string());
+    }
+    expected.extend((0..config.layers).flat_map(|layer| LAYER.map(|name| layer_tensor(layer, name))));
+    if let Some(name) = expected.iter().find(|name| !tensors.contains_key(*name)) {
+        return Err(missing(path, name));
+    }
+    if tensors.len() > expected.len() {
+        let known: BTreeSet<String> = expected.into_iter().collect();
+        let mut unknown = tensors.keys().filter(|name| !known.contains(*name));
+        let name = unknown.next().expect("there are more tensors than known names");
+        let more = match unknown.count() {
+            0 => String::new(),
+            count => format!(" and {count} more are"),
+        };
+        let verb = if more.is_empty() { " is" } else { "" };
+        return Err(Error::unsupported(format!(
+            "{}: tensor `{name}`{more}{verb} not part of a {} model of {} layers as dunlin runs it",
+            path.display(),
+            config.architecture,
+            config.layers,
+        )));
+    }
+    Ok(())
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::sentencepiece::{self, SentencePiece};
+use super::gguf::{Array, Gguf};
+use super::sentencepiece::{self, Piece, PieceKind, SentencePiece};
+use super::{Checkpoint, Source};
 use crate::error::{Error, Result};
 
 /// Everything that turning text into ids and back needs. Nothing in here is compiled yet.
@@ -80,10 +82,15 @@ impl TextFiles {
 
     /// Reads what a Hugging Face folder or a `.gguf` file says about text; it may say nothing.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        if path.is_dir() {
-            return Self::read(path);
+        if path.is_dir() { Self::read(path) } else { Self::of(&Checkpoint::open(path)?) }
+    }
+
+    /// What the files of an open checkpoint say about text.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        match checkpoint.source() {
+            Source::Folder(folder) => Self::read(folder),
+            Source::Gguf(gguf) => Self::from_gguf(&checkpoint.path, gguf),
         }
-        Err(Error::checkpoint(format!("{} is not a folder", path.display())))
     }
 
     /// Reads `tokenizer.json`, else `tokenizer.model`, with the JSON files beside it. A folder may have neither.
@@ -125,6 +132,86 @@ impl TextFiles {
         text.special = special;
         (text.add_bos, text.add_eos) = (flag("add_bos_token"), flag("add_eos_token"));
         text.templates = templates(folder, &config)?;
+        Ok(Some(text))
+    }
+
+    /// Takes the `tokenizer.*` keys of a GGUF file, which may have none.
+    pub fn from_gguf(path: &Path, gguf: &Gguf) -> Result<Option<Self>> {
+        let key = |key: &str| gguf.metadata(&format!("tokenizer.{key}"));
+        let Some(model) = key("ggml.model").and_then(|value| value.as_str()) else { return Ok(None) };
+        let malformed = |what: &str| Error::checkpoint(format!("{}: tokenizer.ggml.{what}", path.display()));
+        let array = |name: &str| key(&format!("ggml.{name}")).and_then(|value| value.as_array());
+        let strings = |name: &str| -> Result<Vec<String>> {
+            let found = array(name).and_then(Array::strings).ok_or_else(|| malformed(&format!("{name} is missing")))?;
+            Ok(found.map(str::to_owned).collect())
+        };
+        let numbers = |name: &str| array(name).and_then(Array::numbers).map(Iterator::collect::<Vec<f64>>);
+        let flag = |name: &str| key(&format!("ggml.{name}")).and_then(|value| value.as_bool());
+        let id = |name: &str| key(&format!("ggml.{name}"))?.as_u64().and_then(|id| u32::try_from(id).ok());
+
+        let tokens = strings("tokens")?;
+        let kinds = numbers("token_type").unwrap_or_else(|| vec![1.0; tokens.len()]);
+        if kinds.len() != tokens.len() {
+            return Err(malformed(&format!("token_type has {} entries for {} tokens", kinds.len(), tokens.len())));
+        }
+        let kinds: Vec<PieceKind> =
+            kinds.iter().map(|&code| PieceKind::from_code(code as u64).unwrap_or(PieceKind::Normal)).collect();
+        let (bos, eos) = (id("bos_token_id"), id("eos_token_id"));
+        let added = (0..).zip(&tokens).zip(&kinds).filter_map(|((id, text), kind)| {
+            let special = matches!(kind, PieceKind::Control | PieceKind::Unknown);
+            let added = (special || *kind == PieceKind::UserDefined) && !text.is_empty();
+            added.then(|| AddedToken { special, ..AddedToken::special(id, text) })
+        });
+        let added: Vec<AddedToken> = added.collect();
+        let named = [("bos_token", bos), ("eos_token", eos), ("unk_token", id("unknown_token_id"))];
+        let special = named
+            .into_iter()
+            .filter_map(|(name, id)| Some((name.to_owned(), tokens.get(id? as usize)?.clone())))
+            .collect();
+
+        let vocabulary = match model {
+            "llama" => {
+                let scores = numbers("scores").ok_or_else(|| malformed("scores is missing"))?;
+                if scores.len() != tokens.len() {
+                    return Err(malformed(&format!("scores has {} entries for {} tokens", scores.len(), tokens.len())));
+                }
+                let pieces = tokens.into_iter().zip(scores).zip(&kinds);
+                let pieces = pieces.map(|((text, score), &kind)| Piece {
+                    text,
+                    score: score as f32,
+                    // What SentencePiece calls user-defined is an added token here, and not cut out twice.
+                    kind: if kind == PieceKind::UserDefined { PieceKind::Control } else { kind },
+                });
+                let add_dummy_prefix = flag("add_space_prefix").unwrap_or(true);
+                let model = SentencePiece {
+                    pieces: pieces.collect(),
+                    byte_fallback: true,
+                    unk: id("unknown_token_id").unwrap_or(0),
+                    bos,
+                    eos,
+                    add_dummy_prefix,
+                    remove_extra_whitespaces: flag("remove_extra_whitespaces").unwrap_or(false),
+                    charsmap: Vec::new(),
+                };
+                let prefix = if add_dummy_prefix { Prefix::Every } else { Prefix::Never };
+                Vocabulary::SentencePiece { model, prefix }
+            }
+            "gpt2" => {
+                let pre = key("ggml.pre").and_then(|value| value.as_str()).unwrap_or("default").to_owned();
+                Vocabulary::ByteLevel { pre, tokens, merges: strings("merges")? }
+            }
+            other => {
+                return Err(Error::unsupported(format!(
+                    "{}: tokenizer.ggml.model is `{other}`; dunlin knows llama and gpt2",
+                    path.display(),
+                )));
+            }
+        };
+        let mut text = Self::new(path.to_path_buf(), vocabulary);
+        (text.added, text.special, text.bos, text.eos) = (added, special, bos, eos);
+        (text.add_bos, text.add_eos) = (flag("add_bos_token"), flag("add_eos_token"));
+        let template = key("chat_template").and_then(|value| value.as_str());
+        text.templates = template.map(|template| ("default".to_owned(), template.to_owned())).into_iter().collect();
         Ok(Some(text))
     }
 

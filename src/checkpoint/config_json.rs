@@ -1,0 +1,244 @@
+//! `config.json`, with the start and end ids of `generation_config.json` → [`Description`].
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{Description, MOST_LAYERS, RopeDescription, Scaling};
+use crate::error::{Error, Result};
+
+/// The `model_type`s that are run.
+pub const KNOWN: [&str; 3] = ["mobilellm", "llama", "llama4_text"];
+
+/// The keys that matter. Everything else in the file is for training, or for other software.
+#[derive(Deserialize)]
+struct Json {
+    model_type: Option<String>,
+    #[serde(default)]
+    architectures: Option<Vec<String>>,
+    hidden_size: usize,
+    hidden_size_in: Option<usize>,
+    num_hidden_layers: usize,
+    num_attention_heads: PerLayer,
+    head_dim: Option<usize>,
+    rms_norm_eps: Option<f32>,
+    hidden_act: Option<String>,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<Rope>,
+    /// The newer name, which holds `rope_theta` as well.
+    rope_parameters: Option<Rope>,
+    max_position_embeddings: Option<usize>,
+    tie_word_embeddings: Option<bool>,
+    share_embedding: Option<bool>,
+    layer_sharing: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    bos_token_id: Option<Ids>,
+    eos_token_id: Option<Ids>,
+    // llama4_text
+    num_local_experts: Option<usize>,
+    moe_layers: Option<Vec<usize>>,
+    attn_temperature_tuning: Option<Value>,
+    no_rope_layers: Option<Vec<u32>>,
+    use_qk_norm: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Rope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct GenerationJson {
+    bos_token_id: Option<Ids>,
+    eos_token_id: Option<Ids>,
+}
+
+/// One number for all layers, or one for each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PerLayer {
+    All(usize),
+    Each(Vec<usize>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ids {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Ids {
+    fn list(self) -> Vec<u32> {
+        match self {
+            Ids::One(id) => vec![id],
+            Ids::Many(ids) => ids,
+        }
+    }
+}
+
+/// Reads a folder's description. `generation` is the content of `generation_config.json`, where there is one.
+pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> Result<Description> {
+    let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
+    let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
+
+    // The architecture first: the files of another family may lack the keys of this one.
+    let value: Value = parse(file, config)?;
+    let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    if !KNOWN.contains(&model_type) {
+        return Err(unsupported(format!(
+            "model_type `{model_type}` is not supported; dunlin runs {}",
+            KNOWN.join(", ")
+        )));
+    }
+    let json: Json = parse(file, config)?;
+    let generation = generation.map(|(file, content)| parse::<GenerationJson>(file, content)).transpose()?;
+
+    // The MobileLLM code has been published under the model type of Llama too.
+    let named = |class: &str| json.architectures.iter().flatten().any(|name| name == class);
+    let architecture = match json.model_type.unwrap_or_default() {
+        name if name == "llama" && named("MobileLLMForCausalLM") => "mobilellm".to_string(),
+        name => name,
+    };
+    let llama4 = architecture == "llama4_text";
+
+    if let Some(act) = json.hidden_act.filter(|act| act != "silu") {
+        return Err(unsupported(format!("hidden_act `{act}` is not supported, only `silu`")));
+    }
+    for (key, set) in [("attention_bias", json.attention_bias), ("mlp_bias", json.mlp_bias)] {
+        if set == Some(true) {
+            return Err(unsupported(format!("{key} is true; dunlin runs models without biases only")));
+        }
+    }
+    if json.num_local_experts.is_some_and(|experts| experts > 0) || json.moe_layers.is_some_and(|l| !l.is_empty()) {
+        return Err(unsupported("a mixture of experts is not supported, only dense models".into()));
+    }
+
+    let layers = json.num_hidden_layers;
+    if layers > MOST_LAYERS {
+        return Err(bad(format!("num_hidden_layers is {layers}, which no model has")));
+    }
+    let heads = match json.num_attention_heads {
+        PerLayer::All(heads) => vec![heads; layers],
+        PerLayer::Each(heads) if heads.len() == layers => heads,
+        PerLayer::Each(heads) => {
+            return Err(bad(format!("num_attention_heads has {} entries for {layers} layers", heads.len())));
+        }
+    };
+    if layers == 0 || json.hidden_size == 0 || heads.contains(&0) {
+        return Err(bad("hidden_size, num_hidden_layers and num_attention_heads must be above 0".into()));
+    }
+    let head_dim = match (json.head_dim, json.hidden_size_in) {
+        (Some(head_dim), _) => Some(head_dim),
+        (None, Some(width)) => Some(width / heads[0]),
+        (None, None) => None,
+    };
+    let rope_layers = match json.no_rope_layers {
+        // The name is inverted: 1 means rope.
+        Some(flags) if llama4 && flags.len() == layers => flags.iter().map(|&flag| flag == 1).collect(),
+        Some(flags) if llama4 && !flags.is_empty() => {
+            return Err(bad(format!("no_rope_layers has {} entries for {layers} layers", flags.len())));
+        }
+        // What the published code does when the list is left out: every fourth layer has none.
+        _ if llama4 => (1..=layers).map(|layer| layer % 4 != 0).collect(),
+        _ => vec![true; layers],
+    };
+
+    // It scales the queries of layers without rope; the published code has it on when the key is left out.
+    if llama4 && rope_layers.contains(&false) && json.attn_temperature_tuning.is_none_or(|value| truthy(&value)) {
+        return Err(unsupported(
+            "attn_temperature_tuning is not supported; set it to false if the model allows".into(),
+        ));
+    }
+
+    let rope = json.rope_scaling.or(json.rope_parameters);
+    let default_base = if llama4 { 500_000.0 } else { 10_000.0 };
+    let base = json.rope_theta.or(rope.as_ref().and_then(|rope| rope.rope_theta)).unwrap_or(default_base);
+    if !(base > 0.0 && base.is_finite()) {
+        return Err(bad(format!("rope_theta is {base}, expected a number above 0")));
+    }
+    let scaling = match rope {
+        Some(rope) => scaling(rope, file)?,
+        None => Scaling::None,
+    };
+    let (bos, eos) = match generation {
+        Some(generation) => {
+            (json.bos_token_id.or(generation.bos_token_id), generation.eos_token_id.or(json.eos_token_id))
+        }
+        None => (json.bos_token_id, json.eos_token_id),
+    };
+    // The class has no head of its own unless it is told so.
+    let share_embedding = json.share_embedding.unwrap_or(architecture == "mobilellm");
+    Ok(Description {
+        hidden: json.hidden_size,
+        layers,
+        heads,
+        head_dim,
+        norm_eps: json.rms_norm_eps.unwrap_or(if llama4 { 1e-5 } else { 1e-6 }),
+        rope: RopeDescription { interleaved: llama4, base, scaling },
+        rope_layers,
+        qk_norm: llama4 && json.use_qk_norm.unwrap_or(true),
+        layer_sharing: json.layer_sharing.unwrap_or(false),
+        tied: share_embedding || json.tie_word_embeddings.unwrap_or(false),
+        context: json.max_position_embeddings.unwrap_or(2048),
+        bos: bos.and_then(|ids| ids.list().first().copied()),
+        eos: eos.map(Ids::list).unwrap_or_default(),
+        architecture,
+    })
+}
+
+fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {
+    let number = |key: &str, value: Option<f64>| match value {
+        Some(value) if value > 0.0 && value.is_finite() => Ok(value),
+        Some(value) => Err(Error::checkpoint(format!(
+            "{}: {key} of rope_scaling is {value}, expected a number above 0",
+            file.display()
+        ))),
+        None => Err(Error::checkpoint(format!("{}: rope_scaling lacks {key}", file.display()))),
+    };
+    match rope.rope_type.as_deref() {
+        None | Some("default") => Ok(Scaling::None),
+        // It does nothing before the context is longer than the model was made for, and dunlin stops there.
+        Some("dynamic") => Ok(Scaling::None),
+        Some("linear") => Ok(Scaling::Linear { factor: number("factor", rope.factor)? }),
+        Some("llama3") => {
+            let low = number("low_freq_factor", rope.low_freq_factor)?;
+            let high = number("high_freq_factor", rope.high_freq_factor)?;
+            if low >= high {
+                return Err(Error::checkpoint(format!(
+                    "{}: low_freq_factor {low} of rope_scaling is not below high_freq_factor {high}",
+                    file.display(),
+                )));
+            }
+            let context = number("original_max_position_embeddings", rope.original_max_position_embeddings)?;
+            Ok(Scaling::Llama3 { factor: number("factor", rope.factor)?, low, high, context })
+        }
+        Some(other) => Err(Error::unsupported(format!(
+            "{}: rope scaling `{other}` is not supported; dunlin does default, linear, llama3, and dynamic within the \
+             original context",
+            file.display(),
+        ))),
+    }
+}
+
+fn truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        _ => true,
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(file: &Path, content: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(content)
+        .map_err(|error| Error::checkpoint(format!("{}: {error}", file.display())).caused_by(error))
+}

@@ -1,0 +1,79 @@
+//! A Hugging Face folder: `config.json`, and weights in one file or in shards listed by an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::config::Description;
+use super::stored::{Stored, map};
+use super::{config_json, safetensors};
+use crate::error::{Error, Result};
+use crate::tensor::Bytes;
+
+/// Reads the list of tensors of one file.
+type Reader = fn(&Path, &Bytes) -> Result<Vec<(String, Stored)>>;
+
+/// Where weights are looked for, in this order: (file, its index if it is split, its reader).
+const WEIGHTS: [(&str, &str, Reader); 1] = [("model.safetensors", "model.safetensors.index.json", safetensors::read)];
+
+#[derive(Deserialize)]
+struct Index {
+    /// tensor → the file that holds it
+    weight_map: BTreeMap<String, String>,
+}
+
+pub fn read(folder: &Path) -> Result<(Description, Vec<(String, Stored)>)> {
+    let config_file = folder.join("config.json");
+    if !config_file.is_file() {
+        return Err(Error::checkpoint(format!(
+            "{} has no config.json; give a Hugging Face folder or a .gguf file",
+            folder.display(),
+        )));
+    }
+    let generation_file = folder.join("generation_config.json");
+    let generation = if generation_file.is_file() { Some(map(&generation_file)?) } else { None };
+    let generation = generation.as_deref().map(|content| (generation_file.as_path(), content));
+    let description = config_json::read(&config_file, &map(&config_file)?, generation)?;
+    Ok((description, weights(folder)?))
+}
+
+fn weights(folder: &Path) -> Result<Vec<(String, Stored)>> {
+    for (single, index, reader) in WEIGHTS {
+        let single = folder.join(single);
+        if single.is_file() {
+            return reader(&single, &map(&single)?);
+        }
+        let index = folder.join(index);
+        if index.is_file() {
+            return sharded(folder, &index, reader);
+        }
+    }
+    let names = WEIGHTS.map(|(single, index, _)| format!("{single} or {index}")).join(", or ");
+    Err(Error::checkpoint(format!("{} has no weights: expected {names}", folder.display())))
+}
+
+fn sharded(folder: &Path, index_file: &Path, reader: Reader) -> Result<Vec<(String, Stored)>> {
+    let bad = |what: String| Error::checkpoint(format!("{}: {what}", index_file.display()));
+    let index: Index =
+        serde_json::from_slice(&map(index_file)?).map_err(|error| bad(error.to_string()).caused_by(error))?;
+    let mut tensors = Vec::new();
+    for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
+        // An index names files beside it, and nothing else on this machine.
+        if shard.contains(['/', '\\', ':']) || shard == ".." {
+            return Err(bad(format!("`{shard}` is not the name of a file beside it")));
+        }
+        let file = folder.join(shard);
+        if !file.is_file() {
+            return Err(bad(format!("the shard {shard} is missing; the download may be incomplete")));
+        }
+        tensors.extend(reader(&file, &map(&file)?)?);
+    }
+    let found: BTreeSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    for (name, shard) in &index.weight_map {
+        if !found.contains(name.as_str()) {
+            return Err(bad(format!("tensor `{name}` is not in {shard}; the download may be damaged")));
+        }
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,199 @@
+//! GGUF metadata → [`Description`], and GGUF tensor names → Hugging Face names.
+
+use super::config::{Description, EMBEDDING, HEAD, MOST_LAYERS, NORM, RopeDescription, Scaling, layer_tensor};
+use super::gguf::{Gguf, Value};
+use super::stored::Stored;
+use crate::error::{Error, Result};
+
+/// The values of `general.architecture` that are run.
+const KNOWN: [&str; 2] = ["llama", "llama4"];
+
+/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`.
+const LAYER: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+impl Gguf {
+    /// Whether rows of q and k are interleaved: the converter does so for `llama`, and only for it.
+    pub(super) fn permuted(&self) -> bool {
+        self.metadata("general.architecture").and_then(Value::as_str) == Some("llama")
+    }
+
+    /// What the model is, and its tensors under Hugging Face names.
+    pub(super) fn describe(&self, tensors: Vec<(String, Stored)>) -> Result<(Description, Vec<(String, Stored)>)> {
+        let unsupported = |what: String| Error::unsupported(format!("{}: {what}", self.path.display()));
+        let architecture = self.metadata("general.architecture").and_then(Value::as_str).unwrap_or_default();
+        if !KNOWN.contains(&architecture) {
+            return Err(unsupported(format!(
+                "GGUF architecture `{architecture}` is not supported; dunlin runs {}",
+                KNOWN.join(", ")
+            )));
+        }
+        let llama4 = architecture == "llama4";
+        let key = |name: &str| format!("{architecture}.{name}");
+
+        if self.number("split.count")?.is_some_and(|count| count > 1) {
+            return Err(unsupported(
+                "the model is split over several files; join them with `llama-gguf-split --merge`".into(),
+            ));
+        }
+        if self.number(&key("expert_count"))?.is_some_and(|count| count > 0) {
+            return Err(unsupported("a mixture of experts is not supported, only dense models".into()));
+        }
+
+        let hidden = self.required(&key("embedding_length"))?;
+        let layers = self.required(&key("block_count"))?;
+        if layers > MOST_LAYERS {
+            return Err(self.bad(format!("metadata `{}` is {layers}, which no model has", key("block_count"))));
+        }
+        let heads = self.heads(&key("attention.head_count"), layers)?;
+        let head_dim = self.number(&key("attention.key_length"))?;
+        let rotated = self.number(&key("rope.dimension_count"))?;
+        let values = self.number(&key("attention.value_length"))?;
+        for (what, size) in [("rope.dimension_count", rotated), ("attention.value_length", values)] {
+            if let (Some(size), Some(head_dim)) = (size, head_dim)
+                && size != head_dim
+            {
+                return Err(unsupported(format!("{what} is {size} for heads of {head_dim}; they must be equal")));
+            }
+        }
+        let norm_eps = self
+            .float(&key("attention.layer_norm_rms_epsilon"))?
+            .ok_or_else(|| self.bad(format!("metadata `{}` is missing", key("attention.layer_norm_rms_epsilon"))))?;
+
+        let mut named = Vec::with_capacity(tensors.len());
+        let mut scaling = self.scaling(&key("rope.scaling"))?;
+        for (name, stored) in tensors {
+            if name == "rope_freqs.weight" {
+                let divisors = stored.load(&name, None)?.to_f32();
+                if divisors.iter().any(|divisor| !(*divisor > 0.0)) {
+                    return Err(self.bad("tensor `rope_freqs.weight` has elements that are not above 0".into()));
+                }
+                scaling = Scaling::Divisors(divisors);
+                continue;
+            }
+            let translated = translate(&name).ok_or_else(|| {
+                unsupported(format!("tensor `{name}` is not part of a {architecture} model as dunlin runs it"))
+            })?;
+            named.push((translated, stored));
+        }
+
+        let flag = |name: &str| self.metadata(name).and_then(Value::as_bool).unwrap_or(false);
+        let sentencepiece = self.metadata("tokenizer.ggml.model").and_then(Value::as_str) == Some("llama");
+        let id = |name: &str| -> Result<Option<u32>> {
+            let id = self.number(&format!("tokenizer.ggml.{name}_token_id"))?;
+            Ok(id.and_then(|id| u32::try_from(id).ok()))
+        };
+        let mut eos: Vec<u32> = Vec::new();
+        let default_eos = sentencepiece.then_some(2);
+        for id in [id("eos")?.or(default_eos), id("eot")?, id("eom")?].into_iter().flatten() {
+            if !eos.contains(&id) {
+                eos.push(id);
+            }
+        }
+        let description = Description {
+            architecture: if llama4 { "llama4_text" } else { "llama" }.to_string(),
+            hidden,
+            layers,
+            heads,
+            head_dim: head_dim.or(rotated),
+            norm_eps: norm_eps as f32,
+            rope: RopeDescription {
+                interleaved: llama4,
+                base: self.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+                scaling,
+            },
+            rope_layers: vec![true; layers],
+            qk_norm: llama4,
+            // No official key exists for it.
+            layer_sharing: flag("dunlin.layer_sharing") || flag("llama.layer_sharing"),
+            tied: false,
+            context: self.number(&key("context_length"))?.unwrap_or(2048),
+            bos: id("bos")?.or(sentencepiece.then_some(1)),
+            eos,
+        };
+        Ok((description, named))
+    }
+
+    fn bad(&self, what: String) -> Error {
+        Error::checkpoint(format!("{}: {what}", self.path.display()))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<usize>> {
+        let number = |value: &Value| {
+            let number = value.as_u64().and_then(|value| usize::try_from(value).ok());
+            number.ok_or_else(|| self.bad(format!("metadata `{key}` is not a whole number of at least 0")))
+        };
+        self.metadata(key).map(number).transpose()
+    }
+
+    /// A number above 0.
+    fn required(&self, key: &str) -> Result<usize> {
+        match self.number(key)? {
+            Some(0) => Err(self.bad(format!("metadata `{key}` is 0"))),
+            Some(number) => Ok(number),
+            None => Err(self.bad(format!("metadata `{key}` is missing"))),
+        }
+    }
+
+    /// A finite number above 0.
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        let number = |value: &Value| {
+            let number = value.as_f64().filter(|value| *value > 0.0 && value.is_finite());
+            number.ok_or_else(|| self.bad(format!("metadata `{key}` is not a number above 0")))
+        };
+        self.metadata(key).map(number).transpose()
+    }
+
+    /// One number for all layers, or an array with one for each.
+    fn heads(&self, key: &str, layers: usize) -> Result<Vec<usize>> {
+        let Some(array) = self.metadata(key).and_then(Value::as_array) else {
+            let heads = self.required(key)?;
+            return Ok(vec![heads; layers]);
+        };
+        let numbers = array.numbers().filter(|numbers| numbers.len() == layers).ok_or_else(|| {
+            self.bad(format!("metadata `{key}` has {} elements, expected {layers} numbers", array.len()))
+        })?;
+        let heads: Vec<usize> = numbers.map(|number| number as usize).collect();
+        if heads.contains(&0) {
+            return Err(self.bad(format!("metadata `{key}` has layers without heads")));
+        }
+        Ok(heads)
+    }
+
+    fn scaling(&self, prefix: &str) -> Result<Scaling> {
+        let factor = self.float(&format!("{prefix}.factor"))?;
+        match self.metadata(&format!("{prefix}.type")).and_then(Value::as_str) {
+            None | Some("none") => Ok(Scaling::None),
+            Some("linear") => Ok(Scaling::Linear {
+                factor: factor.ok_or_else(|| self.bad(format!("metadata `{prefix}.factor` is missing")))?,
+            }),
+            Some(other) => Err(Error::unsupported(format!(
+                "{}: rope scaling `{other}` is not supported; dunlin does none, linear and rope_freqs",
+                self.path.display(),
+            ))),
+        }
+    }
+}
+
+fn translate(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some(EMBEDDING.to_string()),
+        "output_norm.weight" => return Some(NORM.to_string()),
+        "output.weight" => return Some(HEAD.to_string()),
+        _ => {}
+    }
+    let (layer, tensor) = name.strip_prefix("blk.")?.split_once('.')?;
+    let layer = layer.parse().ok()?;
+    let tensor = tensor.strip_suffix(".weight")?;
+    let (_, hugging_face) = LAYER.iter().find(|(gguf, _)| *gguf == tensor)?;
+    Some(layer_tensor(layer, &format!("{hugging_face}.weight")))
+}

@@ -1,0 +1,308 @@
+//! Block formats: bytes → f32, and dot products of stored rows with f32 activations.
+//!
+//! All little endian; d, m and dmin are f16. One function a format says what its bytes mean, and everything else goes
+//! through it: dot products multiply exactly the values that [`dequantize_row`] gives.
+
+use crate::tensor::{DType, Tensor};
+
+// Formats. Plain types are read in groups of 32; what is left of a row is padded with zeros, which all decode to zero.
+
+#[inline(always)]
+fn f32_group(bytes: &[u8; 128]) -> [f32; 32] {
+    std::array::from_fn(|i| f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]))
+}
+
+#[inline(always)]
+fn f16_group(bytes: &[u8; 64]) -> [f32; 32] {
+    std::array::from_fn(|i| f16_at(bytes, 2 * i))
+}
+
+/// The upper half of an f32.
+#[inline(always)]
+fn bf16_group(bytes: &[u8; 64]) -> [f32; 32] {
+    std::array::from_fn(|i| f32::from_bits((bytes[2 * i] as u32) << 16 | (bytes[2 * i + 1] as u32) << 24))
+}
+
+/// d · (q − 8), d(2) qs(16); element j < 16 is the low half of byte j, j + 16 the high half.
+#[inline(always)]
+fn q4_0(block: &[u8; 18]) -> [f32; 32] {
+    let d = f16_at(block, 0);
+    nibbles(block, 2, |_, q| (q as i32 - 8) as f32 * d)
+}
+
+/// d · q + m, d(2) m(2) qs(16).
+#[inline(always)]
+fn q4_1(block: &[u8; 20]) -> [f32; 32] {
+    let (d, m) = (f16_at(block, 0), f16_at(block, 2));
+    nibbles(block, 4, |_, q| q as f32 * d + m)
+}
+
+/// d · (q − 16), d(2) qh(4) qs(16); bit j of qh is the fifth of element j.
+#[inline(always)]
+fn q5_0(block: &[u8; 22]) -> [f32; 32] {
+    let d = f16_at(block, 0);
+    let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+    nibbles(block, 6, |j, q| ((q | (high >> j & 1) << 4) as i32 - 16) as f32 * d)
+}
+
+/// d · q + m, d(2) m(2) qh(4) qs(16).
+#[inline(always)]
+fn q5_1(block: &[u8; 24]) -> [f32; 32] {
+    let (d, m) = (f16_at(block, 0), f16_at(block, 2));
+    let high = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
+    nibbles(block, 8, |j, q| (q | (high >> j & 1) << 4) as f32 * d + m)
+}
+
+/// d · q, d(2) qs(32 × i8).
+#[inline(always)]
+fn q8_0(block: &[u8; 34]) -> [f32; 32] {
+    let d = f16_at(block, 0);
+    std::array::from_fn(|i| block[2 + i] as i8 as f32 * d)
+}
+
+/// d · sc · q − dmin · min, d(2) dmin(2) scales(12) qs(128). Chunk c of 64 elements has 32 bytes: low halves, then high.
+#[inline(always)]
+fn q4_k(block: &[u8; 144]) -> [f32; 256] {
+    let scales = k_scales(block);
+    let mut y = [0.0; 256];
+    for c in 0..4 {
+        for high in 0..2 {
+            let (scale, min) = scales[2 * c + high];
+            for l in 0..32 {
+                let q = block[16 + 32 * c + l] >> (4 * high) & 15;
+                y[64 * c + 32 * high + l] = scale * q as f32 - min;
+            }
+        }
+    }
+    y
+}
+
+/// As q4_k with a fifth bit: d(2) dmin(2) scales(12) qh(32) qs(128); bit 2c + high of qh[l].
+#[inline(always)]
+fn q5_k(block: &[u8; 176]) -> [f32; 256] {
+    let scales = k_scales(block);
+    let mut y = [0.0; 256];
+    for c in 0..4 {
+        for high in 0..2 {
+            let (scale, min) = scales[2 * c + high];
+            for l in 0..32 {
+                let q = block[48 + 32 * c + l] >> (4 * high) & 15 | (block[16 + l] >> (2 * c + high) & 1) << 4;
+                y[64 * c + 32 * high + l] = scale * q as f32 - min;
+            }
+        }
+    }
+    y
+}
+
+/// d · sc · (q − 32), ql(128) qh(64) scales(16 × i8) d(2). Each half of 128 elements has four runs of 32: run r takes
+/// the low (r < 2) or high nibbles of ql from 32 · (r mod 2) on, and bits 2r of qh; a scale covers 16 elements.
+#[inline(always)]
+fn q6_k(block: &[u8; 210]) -> [f32; 256] {
+    let d = f16_at(block, 208);
+    let mut y = [0.0; 256];
+    for half in 0..2 {
+        for run in 0..4 {
+            for part in 0..2 {
+                let scale = d * block[192 + 8 * half + 2 * run + part] as i8 as f32;
+                for l in 16 * part..16 * part + 16 {
+                    let low = block[64 * half + 32 * (run % 2) + l] >> (4 * (run / 2)) & 15;
+                    let high = block[128 + 32 * half + l] >> (2 * run) & 3;
+                    y[128 * half + 32 * run + l] = scale * ((low | high << 4) as i32 - 32) as f32;
+                }
+            }
+        }
+    }
+    y
+}
+
+/// (d · sc, dmin · min) of the eight runs of 32 elements of a K block: 6 bits each in scales(12) at byte 4.
+#[inline(always)]
+fn k_scales(block: &[u8]) -> [(f32, f32); 8] {
+    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+    let s = &block[4..16];
+    std::array::from_fn(|j| {
+        let (scale, min) = if j < 4 {
+            (s[j] & 63, s[j + 4] & 63)
+        } else {
+            (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
+        };
+        (d * scale as f32, dmin * min as f32)
+    })
+}
+
+/// Elements 0..16 from the low halves of 16 bytes, 16..32 from their high halves. `value` gets the element and its bits.
+#[inline(always)]
+fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl Fn(usize, u32) -> f32) -> [f32; 32] {
+    let mut y = [0.0; 32];
+    for j in 0..16 {
+        y[j] = value(j, (block[at + j] & 15) as u32);
+        y[j + 16] = value(j + 16, (block[at + j] >> 4) as u32);
+    }
+    y
+}
+
+/// f16 → f32, exact, in operations that vectorise (`half` asks what the processor can do each time).
+#[inline(always)]
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    let half = u16::from_le_bytes([bytes[at], bytes[at + 1]]) as u32;
+    let magnitude = (half & 0x7fff) << 13;
+    let value = if magnitude < 1 << 23 {
+        // A denormal m · 2⁻²⁴: put m behind the exponent of 2⁻¹⁴, and take 2⁻¹⁴ away.
+        f32::from_bits(magnitude + (113 << 23)) - f32::from_bits(113 << 23)
+    } else if magnitude < 31 << 23 {
+        f32::from_bits(magnitude + (112 << 23))
+    } else {
+        f32::from_bits(magnitude + (224 << 23))
+    };
+    f32::from_bits(value.to_bits() | (half & 0x8000) << 16)
+}
+
+/// `$body` with `$decode` standing for the function that decodes blocks of a type.
+macro_rules! with_decoder {
+    ($dtype:expr, $decode:ident => $body:expr) => {
+        with_decoder!(@ $dtype, $decode, $body, F32 f32_group, F16 f16_group, BF16 bf16_group, Q4_0 q4_0, Q4_1 q4_1, Q5_0 q5_0, Q5_1 q5_1, Q8_0 q8_0, Q4_K q4_k, Q5_K q5_k, Q6_K q6_k)
+    };
+    (@ $dtype:expr, $decode:ident, $body:expr, $($name:ident $function:ident),*) => {
+        match $dtype {
+            $(DType::$name => { let $decode = $function; $body })*
+        }
+    };
+}
+
+/// Two bodies of one function: for any processor, and with AVX2, FMA and F16C where the processor has them.
+/// `FMA` tells the body whether `mul_add` is one instruction.
+macro_rules! per_processor {
+    ($(#[$doc:meta])* pub fn $name:ident$(<const $n:ident: usize>)?($($argument:ident: $type:ty),*) $(-> $result:ty)? = $body:ident) => {
+        $(#[$doc])*
+        pub fn $name$(<const $n: usize>)?($($argument: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn with_avx2$(<const $n: usize>)?($($argument: $type),*) $(-> $result)? {
+                    $body::<true, $($n)?>($($argument),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+                    // SAFETY: the processor has these features.
+                    return unsafe { with_avx2($($argument),*) };
+                }
+            }
+            $body::<{ cfg!(any(target_arch = "aarch64", target_feature = "fma")) }, $($n)?>($($argument),*)
+        }
+    };
+}
+
+per_processor! {
+    /// The values of a row of `y.len()` elements.
+    pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) = dequantize_any
+}
+
+per_processor! {
+    /// The dot products of one stored row with N rows of activations, which are as long as it. The row is decoded once.
+    pub fn dot_rows<const N: usize>(dtype: DType, row: &[u8], x: [&[f32]; N]) -> [f32; N] = dot_any
+}
+
+/// The dot product of a stored row with `x`, which is as long as it.
+pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
+    dot_rows(dtype, row, [x])[0]
+}
+
+#[inline(always)]
+fn dequantize_any<const FMA: bool>(dtype: DType, row: &[u8], y: &mut [f32]) {
+    assert_eq!(row.len(), dtype.row_bytes(y.len()), "a {dtype} row of {} elements", y.len());
+    with_decoder!(dtype, decode => dequantize_blocks(decode, row, y))
+}
+
+#[inline(always)]
+fn dequantize_blocks<const BYTES: usize, const N: usize>(
+    decode: impl Fn(&[u8; BYTES]) -> [f32; N],
+    row: &[u8],
+    y: &mut [f32],
+) {
+    let (blocks, row_rest) = row.as_chunks();
+    let (groups, y_rest) = y.as_chunks_mut();
+    for (block, y) in blocks.iter().zip(groups) {
+        *y = decode(block);
+    }
+    if !y_rest.is_empty() {
+        y_rest.copy_from_slice(&decode(&padded(row_rest))[..y_rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn dot_any<const FMA: bool, const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+    for x in x {
+        assert_eq!(row.len(), dtype.row_bytes(x.len()), "a {dtype} row against {} activations", x.len());
+    }
+    with_decoder!(dtype, decode => dot_blocks::<FMA, ROWS, _, _>(decode, row, x))
+}
+
+/// Sums in 32 lanes, which fill the vector registers of any processor and hide the latency of the addition.
+#[inline(always)]
+fn dot_blocks<const FMA: bool, const ROWS: usize, const BYTES: usize, const N: usize>(
+    decode: impl Fn(&[u8; BYTES]) -> [f32; N],
+    row: &[u8],
+    x: [&[f32]; ROWS],
+) -> [f32; ROWS] {
+    let (blocks, row_rest) = row.as_chunks();
+    let mut sums = [[0.0; 32]; ROWS];
+    let mut add = |weights: &[f32; N], r: usize, x: &[f32; N]| {
+        for (weights, x) in weights.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
+            for lane in 0..32 {
+                sums[r][lane] = if FMA {
+                    weights[lane].mul_add(x[lane], sums[r][lane])
+                } else {
+                    weights[lane] * x[lane] + sums[r][lane]
+                };
+            }
+        }
+    };
+    let groups = x.map(|x| x.as_chunks::<N>().0);
+    for (b, block) in blocks.iter().enumerate() {
+        let weights = decode(block);
+        for r in 0..ROWS {
+            add(&weights, r, &groups[r][b]);
+        }
+    }
+    if !row_rest.is_empty() {
+        let weights = decode(&padded(row_rest));
+        for r in 0..ROWS {
+            let x_rest = x[r].as_chunks::<N>().1;
+            let mut x = [0.0; N];
+            x[..x_rest.len()].copy_from_slice(x_rest);
+            add(&weights, r, &x);
+        }
+    }
+    sums.map(|lanes| {
+        lanes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .fold([0.0; 8], |sum, part| std::array::from_fn(|i| sum[i] + part[i]))
+            .iter()
+            .sum()
+    })
+}
+
+fn padded<const BYTES: usize>(rest: &[u8]) -> [u8; BYTES] {
+    let mut block = [0; BYTES];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+impl Tensor {
+    /// Writes the values of logical row `row`, `y.len()` = cols.
+    pub fn read_row(&self, row: usize, y: &mut [f32]) {
+        dequantize_row(self.dtype, self.row(row), y);
+    }
+
+    /// All values in logical order.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.shape.iter().product()];
+        if !values.is_empty() {
+            for (row, y) in values.chunks_exact_mut(self.cols()).enumerate() {
+                self.read_row(row, y);
+            }
+        }
+        values
+    }
+}

@@ -1,0 +1,128 @@
+//! A tensor as a file holds it: any element type, any strides. [`Stored::load`] makes it one that can be run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::quantize::quantize;
+use crate::error::{Error, Result};
+use crate::tensor::{Bytes, DType, RowOrder, Tensor};
+
+/// Where a tensor lies and how it is laid out. `bytes` has been checked to hold it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The file that holds it; messages name it.
+    pub file: Arc<PathBuf>,
+    pub element: Element,
+    pub shape: Vec<usize>,
+    /// In elements, where they are not those of a contiguous tensor.
+    pub strides: Option<Vec<usize>>,
+    pub bytes: Bytes,
+    pub order: RowOrder,
+}
+
+/// The element type that a file names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Element {
+    Run(DType),
+    /// Becomes f32 when loaded.
+    F64,
+    /// Listed, and an error when loaded.
+    Other(String),
+}
+
+impl Element {
+    pub fn name(&self) -> &str {
+        match self {
+            Element::Run(dtype) => dtype.name(),
+            Element::F64 => "f64",
+            Element::Other(name) => name,
+        }
+    }
+}
+
+/// The product of the dimensions, unless it overflows.
+pub fn count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
+}
+
+impl Stored {
+    /// A tensor that can be run. Matrices of floats are quantised to `weights` if that is given; vectors (norms) become f32.
+    pub fn load(&self, name: &str, weights: Option<DType>) -> Result<Tensor> {
+        let tensor = match &self.element {
+            Element::Run(dtype) => Tensor {
+                dtype: *dtype,
+                shape: self.shape.clone(),
+                bytes: self.contiguous(dtype.block().1),
+                order: self.order,
+            },
+            Element::F64 => Tensor {
+                dtype: DType::F32,
+                shape: self.shape.clone(),
+                bytes: f64_to_f32(&self.contiguous(8)),
+                order: self.order,
+            },
+            Element::Other(element) => {
+                return Err(Error::checkpoint(format!(
+                    "{}: tensor `{name}` holds {element} elements, which dunlin does not run; convert it to one of {}",
+                    self.file.display(),
+                    DType::ALL.map(DType::name).join(", "),
+                )));
+            }
+        };
+        Ok(match weights {
+            _ if tensor.shape.len() < 2 => quantize(&tensor, DType::F32),
+            Some(dtype) => quantize(&tensor, target(&tensor, dtype)),
+            None => tensor,
+        })
+    }
+
+    /// The elements, `size` bytes each, in order of their indices.
+    fn contiguous(&self, size: usize) -> Bytes {
+        let Some(strides) = &self.strides else { return self.bytes.clone() };
+        let mut index = vec![0; self.shape.len()];
+        let elements = count(&self.shape).expect("checked when the file was read");
+        let mut gathered = Vec::with_capacity(elements * size);
+        for _ in 0..elements {
+            let offset: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+            gathered.extend_from_slice(&self.bytes[offset * size..(offset + 1) * size]);
+            for (i, &size) in index.iter_mut().zip(&self.shape).rev() {
+                *i += 1;
+                if *i < size {
+                    break;
+                }
+                *i = 0;
+            }
+        }
+        Bytes::new(gathered)
+    }
+}
+
+/// What `--weights` makes of a matrix. Blocks stay as they are; rows that blocks of 32 do not fill become f16.
+fn target(tensor: &Tensor, wanted: DType) -> DType {
+    match tensor.dtype {
+        DType::F32 | DType::F16 | DType::BF16 if tensor.cols().is_multiple_of(wanted.block().0) => wanted,
+        DType::F32 | DType::F16 | DType::BF16 => DType::F16,
+        blocks => blocks,
+    }
+}
+
+fn f64_to_f32(bytes: &[u8]) -> Bytes {
+    let values = bytes.as_chunks().0.iter().flat_map(|&eight| (f64::from_le_bytes(eight) as f32).to_le_bytes());
+    Bytes::new(values.collect::<Vec<u8>>())
+}
+
+/// Maps a file. An empty file gives no bytes.
+pub fn map(path: &Path) -> Result<Bytes> {
+    let failed = |error: std::io::Error| Error::checkpoint(format!("{}: {error}", path.display())).caused_by(error);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(Error::checkpoint(format!("{} is not a file", path.display())));
+    }
+    if metadata.len() == 0 {
+        return Ok(Bytes::new(Vec::new()));
+    }
+    // SAFETY: the usual contract of mapped files: nobody truncates a model while it is in use.
+    let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    Ok(Bytes::mapped(mapped))
+}
