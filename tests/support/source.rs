@@ -1,0 +1,275 @@
+//! The text of the repository's files, as tidy.rs looks at it: as it is, and as code, where comments and the insides of
+//! literals are blanked so that only real identifiers are left.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file of the repository.
+pub struct SourceFile {
+    /// From the root, with `/`.
+    pub path: String,
+    pub text: String,
+    /// `text` with comments and the insides of literals blanked; every character keeps its line.
+    pub code: String,
+}
+
+/// An identifier in code, with what stands on both sides of it on its line.
+pub struct Token<'a> {
+    pub line: usize,
+    pub text: &'a str,
+    pub before: &'a str,
+    pub after: &'a str,
+    /// The code of the file up to here.
+    pub so_far: &'a str,
+}
+
+impl SourceFile {
+    pub fn read(path: &str) -> Option<Self> {
+        let text = fs::read_to_string(root().join(path)).ok()?;
+        let (code, _) = blank(&text);
+        Some(Self { path: path.to_string(), text, code })
+    }
+
+    pub fn stem(&self) -> &str {
+        let name = self.path.rsplit('/').next().unwrap_or(&self.path);
+        name.split('.').next().unwrap_or(name)
+    }
+
+    pub fn is_test(&self) -> bool {
+        self.stem() == "tests" || self.path.contains("/tests/")
+    }
+
+    /// `src/ops/matmul.rs` → `ops`, `src/error.rs` → `error`.
+    pub fn top_module(&self) -> String {
+        let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        inside.split(['/', '.']).next().unwrap_or(inside).to_string()
+    }
+
+    pub fn tokens(&self) -> Vec<Token<'_>> {
+        tokens(&self.code)
+    }
+
+    pub fn tokens_outside_tests(&self) -> Vec<Token<'_>> {
+        let tests = self.test_ranges();
+        let inside = |token: &Token| tests.iter().any(|range| range.contains(&token.so_far.len()));
+        self.tokens().into_iter().filter(|token| !inside(token)).collect()
+    }
+
+    pub fn code_outside_tests(&self) -> String {
+        let mut code = self.code.clone().into_bytes();
+        for range in self.test_ranges() {
+            for byte in &mut code[range] {
+                if *byte != b'\n' {
+                    *byte = b' ';
+                }
+            }
+        }
+        String::from_utf8_lossy(&code).into_owned()
+    }
+
+    /// Byte ranges of the items behind `#[cfg(test)]` or `#[test]`; all of a file called `tests`.
+    fn test_ranges(&self) -> Vec<std::ops::Range<usize>> {
+        if self.is_test() {
+            return std::iter::once(0..self.code.len()).collect();
+        }
+        let mut ranges = Vec::new();
+        let mut from = 0;
+        while let Some(at) = ["#[cfg(test)]", "#[test]", "#[cfg(all(test"]
+            .iter()
+            .filter_map(|mark| self.code[from..].find(mark))
+            .min()
+            .map(|at| from + at)
+        {
+            // Up to the brace that closes the item, or the semicolon of one that has none.
+            let mut depth = 0;
+            let mut end = self.code.len();
+            let item = at + self.code[at..].find(']').unwrap_or(0) + 1;
+            for (offset, c) in self.code[item..].char_indices() {
+                match c {
+                    '{' | '(' | '[' => depth += 1,
+                    ')' | ']' => depth -= 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 && matches!(c, '}' | ';') {
+                    end = item + offset + 1;
+                    break;
+                }
+            }
+            ranges.push(at..end);
+            from = end;
+        }
+        ranges
+    }
+
+    pub fn literals(&self) -> Vec<String> {
+        blank(&self.text).1.into_iter().map(|(_, literal)| literal).collect()
+    }
+
+    pub fn literals_by_line_outside_tests(&self) -> Vec<(usize, String)> {
+        let in_tests: Vec<_> = self
+            .test_ranges()
+            .into_iter()
+            .map(|range| line_of(&self.code, range.start)..=line_of(&self.code, range.end.max(1) - 1))
+            .collect();
+        let mut literals = blank(&self.text).1;
+        literals.retain(|(line, _)| !in_tests.iter().any(|lines| lines.contains(line)));
+        literals
+    }
+}
+
+pub fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+pub fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+pub fn tokens(code: &str) -> Vec<Token<'_>> {
+    let mut found = Vec::new();
+    let mut start_of_line = 0;
+    for (index, line) in code.split_inclusive('\n').enumerate() {
+        let mut at = 0;
+        while at < line.len() {
+            let Some(start) = line[at..].find(is_word).map(|start| at + start) else { break };
+            let end = line[start..].find(|c| !is_word(c)).map_or(line.len(), |end| start + end);
+            found.push(Token {
+                line: index + 1,
+                text: &line[start..end],
+                before: &line[..start],
+                after: line[end..].trim_end(),
+                so_far: &code[..start_of_line + start],
+            });
+            at = end;
+        }
+        start_of_line += line.len();
+    }
+    found
+}
+
+/// Rust or WGSL with comments and the insides of string and character literals replaced by spaces, byte for byte, and
+/// the string literals with their lines.
+fn blank(text: &str) -> (String, Vec<(usize, String)>) {
+    let bytes = text.as_bytes();
+    let mut code = bytes.to_vec();
+    let mut literals = Vec::new();
+    let mut hide = |range: std::ops::Range<usize>| {
+        for byte in &mut code[range] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+    };
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &text[at..];
+        let word_before = text[..at].ends_with(is_word);
+        let end = if rest.starts_with("//") {
+            let end = at + rest.find('\n').unwrap_or(rest.len());
+            hide(at..end);
+            end
+        } else if rest.starts_with("/*") {
+            let mut depth = 0;
+            let mut end = at;
+            while end < bytes.len() {
+                if text.as_bytes()[end..].starts_with(b"/*") {
+                    (depth, end) = (depth + 1, end + 2);
+                } else if text.as_bytes()[end..].starts_with(b"*/") {
+                    (depth, end) = (depth - 1, end + 2);
+                } else {
+                    end += 1;
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            hide(at..end);
+            end
+        } else if let Some((open, hashes)) = raw_string(rest).filter(|_| !word_before) {
+            let close = format!("\"{}", "#".repeat(hashes));
+            let from = at + open;
+            let to = from + text[from..].find(&close).unwrap_or(text.len() - from);
+            literals.push((line_of(text, from), text[from..to].to_string()));
+            hide(from..to);
+            (to + close.len()).min(bytes.len())
+        } else if rest.starts_with('"') {
+            let mut to = at + 1;
+            while to < bytes.len() && bytes[to] != b'"' {
+                to += if bytes[to] == b'\\' { 2 } else { 1 };
+            }
+            let to = to.min(bytes.len());
+            literals.push((line_of(text, at), text[at + 1..to].to_string()));
+            hide(at + 1..to);
+            to + 1
+        } else if rest.starts_with("'\\") {
+            let to = at + 3 + rest.get(3..).and_then(|rest| rest.find('\'')).unwrap_or(0);
+            hide(at + 1..to.min(bytes.len()));
+            to + 1
+        } else if let Some(c) = rest.strip_prefix('\'').and_then(|rest| rest.chars().next())
+            && rest[1 + c.len_utf8()..].starts_with('\'')
+        {
+            // A character; `'a` without a second quote is a lifetime.
+            hide(at + 1..at + 1 + c.len_utf8());
+            at + 2 + c.len_utf8()
+        } else {
+            at + rest.chars().next().map_or(1, char::len_utf8)
+        };
+        at = end.max(at + 1);
+        while at < bytes.len() && !text.is_char_boundary(at) {
+            at += 1;
+        }
+    }
+    (String::from_utf8(code).expect("whole characters were replaced"), literals)
+}
+
+/// For `r"`, `r#"`, `br##"` …: the length of the opening and the number of hashes.
+fn raw_string(text: &str) -> Option<(usize, usize)> {
+    let prefix = ["r", "br", "cr"]
+        .iter()
+        .find(|prefix| text.strip_prefix(**prefix).is_some_and(|rest| rest.trim_start_matches('#').starts_with('"')))?;
+    let hashes = text[prefix.len()..].bytes().take_while(|byte| *byte == b'#').count();
+    Some((prefix.len() + hashes + 1, hashes))
+}
+
+pub fn rust_files(folder: &str) -> Vec<SourceFile> {
+    files(folder, "rs")
+}
+
+/// The files under a folder, in a fixed order; none where the folder does not exist.
+pub fn files(folder: &str, extension: &str) -> Vec<SourceFile> {
+    let mut found = Vec::new();
+    let mut folders = Vec::from([root().join(folder)]);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                let relative = path.strip_prefix(root()).expect("listed from there");
+                let relative: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+                found.extend(SourceFile::read(&relative.join("/")));
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+pub fn exists(path: &str) -> bool {
+    root().join(path).exists()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+#[test]
+fn blanking_keeps_lines_and_code() {
+    let text = "a // b\n/* c /* d */ e */ f \"g\\\"h\" r#\"i\"j\"# 'k' '\\n' '\"' &'l m \"ö\nn\" o";
+    let (code, literals) = blank(text);
+    assert_eq!(code.len(), text.len());
+    assert_eq!(tokens(&code).iter().map(|token| token.text).collect::<Vec<_>>(), ["a", "f", "r", "l", "m", "o"]);
+    let literals: Vec<_> = literals.iter().map(|(line, literal)| (*line, literal.as_str())).collect();
+    assert_eq!(literals, [(2, "g\\\"h"), (2, "i\"j"), (2, "ö\nn")]);
+}
