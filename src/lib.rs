@@ -13,4 +13,4 @@ mod plan;
 mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{Decoder, Tokenizer};
+pub use generate::{Decoder, Message, Prompt, Tokenizer};

@@ -145,7 +145,7 @@ fn special_tokens_of_every_spelling_are_found() {
 #[test]
 fn a_folder_without_a_tokenizer_says_what_to_do() {
     let error = Tokenizer::load(golden().join("mobilellm_r1")).unwrap_err();
-    assert_eq!(error.kind(), crate::ErrorKind::Prompt);
+    assert_eq!(error.kind(), crate::error::ErrorKind::Prompt);
     assert!(error.to_string().contains("--tokens") && error.to_string().contains("mobilellm_r1"), "{error}");
 }
 
