@@ -13,4 +13,7 @@ mod plan;
 mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{Decoder, Message, Prompt, Tokenizer};
+pub use generate::{
+    Adapter, Decoder, Device, Generation, LoadOptions, Matrix, Message, Model, Piece, Precision, Prompt, Sampler,
+    Score, Stats, Stop, Tokenizer, Trace, Weights,
+};

@@ -1,6 +1,9 @@
 //! Where a model runs: an [`Engine`] is one model on one device, a [`Session`] one sequence on it.
 
+pub mod choice;
+
 use crate::error::Result;
+pub use choice::{AdapterInfo, DeviceChoice, EngineOptions};
 
 /// One model on one device: the weights are there, plans are made once and kept.
 pub trait Engine: Send + Sync {
