@@ -3,6 +3,9 @@
 
 mod backend;
 mod checkpoint;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod error;
 mod generate;
 mod graph;

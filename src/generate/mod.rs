@@ -10,6 +10,8 @@ mod tokenizer;
 
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Piece, Stats, Stop};
+#[cfg(feature = "cli")]
+pub(crate) use model::Text;
 pub use model::{LoadOptions, Model, Precision, Weights};
 pub use prompt::{Message, Prompt};
 pub use sampler::Sampler;

@@ -29,7 +29,7 @@ pub(super) struct Inner {
 }
 
 /// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
-pub(super) struct Text {
+pub(crate) struct Text {
     path: std::path::PathBuf,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
@@ -211,6 +211,8 @@ impl Text {
         Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?)
     }
 
+    /// Reads no weights.
+    #[cfg(any(test, feature = "cli"))]
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_files(path, TextFiles::open(path)?)
     }
