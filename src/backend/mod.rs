@@ -1,9 +1,88 @@
 //! Where a model runs: an [`Engine`] is one model on one device, a [`Session`] one sequence on it.
 
-pub mod choice;
+pub mod check;
+pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod wgpu;
 
-use crate::error::Result;
-pub use choice::{AdapterInfo, DeviceChoice, EngineOptions};
+use std::sync::Arc;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernel::Run;
+use crate::models::{Leaves, Pass};
+
+/// Loads a model onto a device.
+pub fn load(
+    checkpoint: &Checkpoint,
+    device: &DeviceChoice,
+    options: &EngineOptions,
+    progress: Progress,
+) -> Result<Arc<dyn Engine>> {
+    match device {
+        DeviceChoice::Cpu => Ok(Arc::new(cpu::CpuEngine::load(checkpoint, options, progress)?)),
+        #[cfg(feature = "gpu")]
+        DeviceChoice::Adapter(index) => {
+            Ok(Arc::new(wgpu::engine::GpuEngine::load(checkpoint, *index, options, progress)?))
+        }
+        #[cfg(not(feature = "gpu"))]
+        DeviceChoice::Adapter(_) => Err(no_gpu()),
+    }
+}
+
+/// The adapters of this machine, in a stable order: [`DeviceChoice::Adapter`] counts them.
+pub fn devices() -> Vec<AdapterInfo> {
+    #[cfg(feature = "gpu")]
+    return wgpu::device::adapters();
+    #[cfg(not(feature = "gpu"))]
+    Vec::new()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn no_gpu() -> Error {
+    Error::device("this build has no GPU backends; build it with the feature `gpu`, or take the device `cpu`")
+}
+
+/// What a model is loaded onto.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    Cpu,
+    /// The adapter at this index of [`devices`].
+    Adapter(usize),
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Keep activations, tiles and KV cache in f32 even where there is f16: `--precision f32`.
+    pub full_precision: bool,
+    /// Longest context that sessions may have; the model's own by default.
+    pub context: Option<usize>,
+    /// Pretend that a storage binding may be no larger than this many bytes. For tests.
+    pub max_binding: Option<u64>,
+}
+
+/// Called while loading: (done, of all).
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + 'a);
+
+/// An adapter as `dunlin info` lists it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterInfo {
+    pub name: String,
+    /// `vulkan`, `metal`, `dx12` or `gl`.
+    pub backend: String,
+    pub driver: String,
+    /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
+    pub kind: String,
+    /// A rasteriser on the CPU: never chosen by itself.
+    pub software: bool,
+    /// Whether dunlin can run on it; if not, which limit is too small.
+    pub unusable: Option<String>,
+    /// Name and value of the limits that matter.
+    pub limits: Vec<(String, u64)>,
+    /// Features that kernels may use.
+    pub features: Vec<String>,
+}
 
 /// One model on one device: the weights are there, plans are made once and kept.
 pub trait Engine: Send + Sync {
@@ -13,6 +92,8 @@ pub trait Engine: Send + Sync {
     fn weight_bytes(&self) -> u64;
     /// Dispatches of one decode step (0 on the CPU).
     fn dispatches_per_token(&self) -> usize;
+    /// Tokens of the largest pass that is worth making, and that the device's limits allow.
+    fn chunk(&self) -> usize;
     /// A new sequence of at most `capacity` tokens, prompt and continuation together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
 }
@@ -48,6 +129,34 @@ pub struct Step {
     pub rows: usize,
     pub want: Want,
     pub sampling: Sampling,
+}
+
+impl Step {
+    /// The pass of the model that does it.
+    fn pass(&self) -> Pass {
+        let leaves = match self.want {
+            Want::Nothing => Leaves::Nothing,
+            Want::Token | Want::TokenAndLogits => Leaves::Token,
+            Want::Logits => Leaves::Logits,
+            Want::Trace => Leaves::Trace,
+        };
+        Pass { rows: self.rows, leaves }
+    }
+
+    /// The uniform of the run. A seed of 64 bits is folded into the 32 that shaders hash.
+    fn run(&self) -> Run {
+        let s = &self.sampling;
+        Run {
+            position: self.position as u32,
+            seed: (s.seed ^ (s.seed >> 32)) as u32,
+            temperature: s.temperature,
+            top_k: s.top_k,
+            top_p: s.top_p,
+            min_p: s.min_p,
+            repeat_penalty: s.repeat_penalty,
+            reserved: 0,
+        }
+    }
 }
 
 /// What a [`Step`] leaves for the host.

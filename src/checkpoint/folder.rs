@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::config::Description;
 use super::stored::{Stored, map};
-use super::{config_json, safetensors};
+use super::{config_json, safetensors, torch};
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
 
@@ -15,7 +15,10 @@ use crate::tensor::Bytes;
 type Reader = fn(&Path, &Bytes) -> Result<Vec<(String, Stored)>>;
 
 /// Where weights are looked for, in this order: (file, its index if it is split, its reader).
-const WEIGHTS: [(&str, &str, Reader); 1] = [("model.safetensors", "model.safetensors.index.json", safetensors::read)];
+const WEIGHTS: [(&str, &str, Reader); 2] = [
+    ("model.safetensors", "model.safetensors.index.json", safetensors::read),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", torch::read),
+];
 
 #[derive(Deserialize)]
 struct Index {

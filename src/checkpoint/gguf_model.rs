@@ -74,7 +74,7 @@ impl Gguf {
         for (name, stored) in tensors {
             if name == "rope_freqs.weight" {
                 let divisors = stored.load(&name, None)?.to_f32();
-                if divisors.iter().any(|divisor| !(*divisor > 0.0)) {
+                if !divisors.iter().all(|&divisor| divisor > 0.0) {
                     return Err(self.bad("tensor `rope_freqs.weight` has elements that are not above 0".into()));
                 }
                 scaling = Scaling::Divisors(divisors);

@@ -8,6 +8,7 @@ mod config_json;
 mod folder;
 pub mod gguf;
 mod gguf_model;
+mod pickle;
 pub mod quant;
 pub mod quantize;
 mod safetensors;
@@ -16,6 +17,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -138,6 +140,11 @@ impl Checkpoint {
             )));
         }
         stored.load(name, self.weights)
+    }
+
+    /// The element type that [`Checkpoint::take`] gives, where there is such a tensor.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.tensors.get(name)?.dtype(self.weights)
     }
 
     /// Every tensor that the model uses, sorted by name.

@@ -3,6 +3,11 @@
 //! All little endian; d, m and dmin are f16. One function a format says what its bytes mean, and everything else goes
 //! through it: dot products multiply exactly the values that [`dequantize_row`] gives.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "a counted loop over two arrays vectorises, and reads like the formula"
+)]
+
 use crate::tensor::{DType, Tensor};
 
 // Formats. Plain types are read in groups of 32; what is left of a row is padded with zeros, which all decode to zero.
@@ -14,7 +19,11 @@ fn f32_group(bytes: &[u8; 128]) -> [f32; 32] {
 
 #[inline(always)]
 fn f16_group(bytes: &[u8; 64]) -> [f32; 32] {
-    std::array::from_fn(|i| f16_at(bytes, 2 * i))
+    let mut y = [0.0; 32];
+    for i in 0..32 {
+        y[i] = f16_at(bytes, 2 * i);
+    }
+    y
 }
 
 /// The upper half of an f32.
@@ -27,7 +36,7 @@ fn bf16_group(bytes: &[u8; 64]) -> [f32; 32] {
 #[inline(always)]
 fn q4_0(block: &[u8; 18]) -> [f32; 32] {
     let d = f16_at(block, 0);
-    nibbles(block, 2, |_, q| (q as i32 - 8) as f32 * d)
+    nibbles(block, 2, |_, q| (q - 8) as f32 * d)
 }
 
 /// d · q + m, d(2) m(2) qs(16).
@@ -41,15 +50,15 @@ fn q4_1(block: &[u8; 20]) -> [f32; 32] {
 #[inline(always)]
 fn q5_0(block: &[u8; 22]) -> [f32; 32] {
     let d = f16_at(block, 0);
-    let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-    nibbles(block, 6, |j, q| ((q | (high >> j & 1) << 4) as i32 - 16) as f32 * d)
+    let high = i32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+    nibbles(block, 6, |j, q| ((q | (high >> j & 1) << 4) - 16) as f32 * d)
 }
 
 /// d · q + m, d(2) m(2) qh(4) qs(16).
 #[inline(always)]
 fn q5_1(block: &[u8; 24]) -> [f32; 32] {
     let (d, m) = (f16_at(block, 0), f16_at(block, 2));
-    let high = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
+    let high = i32::from_le_bytes([block[4], block[5], block[6], block[7]]);
     nibbles(block, 8, |j, q| (q | (high >> j & 1) << 4) as f32 * d + m)
 }
 
@@ -57,7 +66,11 @@ fn q5_1(block: &[u8; 24]) -> [f32; 32] {
 #[inline(always)]
 fn q8_0(block: &[u8; 34]) -> [f32; 32] {
     let d = f16_at(block, 0);
-    std::array::from_fn(|i| block[2 + i] as i8 as f32 * d)
+    let mut y = [0.0; 32];
+    for i in 0..32 {
+        y[i] = block[2 + i] as i8 as f32 * d;
+    }
+    y
 }
 
 /// d · sc · q − dmin · min, d(2) dmin(2) scales(12) qs(128). Chunk c of 64 elements has 32 bytes: low halves, then high.
@@ -70,7 +83,7 @@ fn q4_k(block: &[u8; 144]) -> [f32; 256] {
             let (scale, min) = scales[2 * c + high];
             for l in 0..32 {
                 let q = block[16 + 32 * c + l] >> (4 * high) & 15;
-                y[64 * c + 32 * high + l] = scale * q as f32 - min;
+                y[64 * c + 32 * high + l] = scale * q as i32 as f32 - min;
             }
         }
     }
@@ -132,73 +145,86 @@ fn k_scales(block: &[u8]) -> [(f32, f32); 8] {
 
 /// Elements 0..16 from the low halves of 16 bytes, 16..32 from their high halves. `value` gets the element and its bits.
 #[inline(always)]
-fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl Fn(usize, u32) -> f32) -> [f32; 32] {
-    let mut y = [0.0; 32];
+fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl Fn(usize, i32) -> f32) -> [f32; 32] {
+    let bytes: &[u8; 16] = block[at..].first_chunk().expect("a block holds its codes");
+    let mut q = [0; 32];
     for j in 0..16 {
-        y[j] = value(j, (block[at + j] & 15) as u32);
-        y[j + 16] = value(j + 16, (block[at + j] >> 4) as u32);
+        q[j] = bytes[j] & 15;
+        q[j + 16] = bytes[j] >> 4;
+    }
+    let mut y = [0.0; 32];
+    for j in 0..32 {
+        y[j] = value(j, q[j] as i32);
     }
     y
 }
 
-/// f16 → f32, exact, in operations that vectorise (`half` asks what the processor can do each time).
+/// f16 → f32, exact, in selections that vectorise (`half` asks what the processor can do each time).
 #[inline(always)]
 fn f16_at(bytes: &[u8], at: usize) -> f32 {
     let half = u16::from_le_bytes([bytes[at], bytes[at + 1]]) as u32;
-    let magnitude = (half & 0x7fff) << 13;
-    let value = if magnitude < 1 << 23 {
-        // A denormal m · 2⁻²⁴: put m behind the exponent of 2⁻¹⁴, and take 2⁻¹⁴ away.
-        f32::from_bits(magnitude + (113 << 23)) - f32::from_bits(113 << 23)
-    } else if magnitude < 31 << 23 {
-        f32::from_bits(magnitude + (112 << 23))
-    } else {
-        f32::from_bits(magnitude + (224 << 23))
-    };
-    f32::from_bits(value.to_bits() | (half & 0x8000) << 16)
+    let (sign, magnitude) = ((half & 0x8000) << 16, half & 0x7fff);
+    // The exponent's bias is 112 smaller; that of infinities and NaNs must become 255.
+    let bias = if magnitude < 31 << 10 { 112 << 23 } else { 224 << 23 };
+    let normal = (magnitude << 13) + bias;
+    let denormal = (magnitude as i32 as f32 * f32::from_bits((127 - 24) << 23)).to_bits();
+    f32::from_bits(sign | if magnitude < 1 << 10 { denormal } else { normal })
 }
 
-/// `$body` with `$decode` standing for the function that decodes blocks of a type.
-macro_rules! with_decoder {
-    ($dtype:expr, $decode:ident => $body:expr) => {
-        with_decoder!(@ $dtype, $decode, $body, F32 f32_group, F16 f16_group, BF16 bf16_group, Q4_0 q4_0, Q4_1 q4_1, Q5_0 q5_0, Q5_1 q5_1, Q8_0 q8_0, Q4_K q4_k, Q5_K q5_k, Q6_K q6_k)
+/// One of the formats above as a type: a function passed as a value is not compiled into the loop that calls it.
+trait Format<const BYTES: usize, const N: usize> {
+    fn decode(block: &[u8; BYTES]) -> [f32; N];
+}
+
+/// `$body` with `$format` standing for the [`Format`] of a type.
+macro_rules! with_format {
+    ($dtype:expr, $format:ident => $body:expr) => {
+        with_format!(@ $dtype, $format, $body,
+            F32 f32_group 128 32, F16 f16_group 64 32, BF16 bf16_group 64 32, Q4_0 q4_0 18 32, Q4_1 q4_1 20 32,
+            Q5_0 q5_0 22 32, Q5_1 q5_1 24 32, Q8_0 q8_0 34 32, Q4_K q4_k 144 256, Q5_K q5_k 176 256, Q6_K q6_k 210 256)
     };
-    (@ $dtype:expr, $decode:ident, $body:expr, $($name:ident $function:ident),*) => {
+    (@ $dtype:expr, $format:ident, $body:expr, $($name:ident $decode:ident $bytes:literal $n:literal),*) => {
         match $dtype {
-            $(DType::$name => { let $decode = $function; $body })*
+            $(DType::$name => {
+                struct $format;
+                impl Format<$bytes, $n> for $format {
+                    #[inline(always)]
+                    fn decode(block: &[u8; $bytes]) -> [f32; $n] {
+                        $decode(block)
+                    }
+                }
+                $body
+            })*
         }
     };
 }
 
-/// Two bodies of one function: for any processor, and with AVX2, FMA and F16C where the processor has them.
-/// `FMA` tells the body whether `mul_add` is one instruction.
-macro_rules! per_processor {
-    ($(#[$doc:meta])* pub fn $name:ident$(<const $n:ident: usize>)?($($argument:ident: $type:ty),*) $(-> $result:ty)? = $body:ident) => {
-        $(#[$doc])*
-        pub fn $name$(<const $n: usize>)?($($argument: $type),*) $(-> $result)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma,f16c")]
-                fn with_avx2$(<const $n: usize>)?($($argument: $type),*) $(-> $result)? {
-                    $body::<true, $($n)?>($($argument),*)
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-                    // SAFETY: the processor has these features.
-                    return unsafe { with_avx2($($argument),*) };
-                }
-            }
-            $body::<{ cfg!(any(target_arch = "aarch64", target_feature = "fma")) }, $($n)?>($($argument),*)
+/// The values of a row of `y.len()` elements.
+pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) {
+    assert_eq!(row.len(), dtype.row_bytes(y.len()), "a {dtype} row of {} elements", y.len());
+    with_format!(dtype, Stored => {
+        #[cfg(target_arch = "x86_64")]
+        if avx2::present() {
+            // SAFETY: the processor has the features.
+            return unsafe { avx2::dequantize_blocks::<Stored, _, _>(row, y) };
         }
-    };
+        dequantize_blocks::<Stored, _, _>(row, y)
+    })
 }
 
-per_processor! {
-    /// The values of a row of `y.len()` elements.
-    pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) = dequantize_any
-}
-
-per_processor! {
-    /// The dot products of one stored row with N rows of activations, which are as long as it. The row is decoded once.
-    pub fn dot_rows<const N: usize>(dtype: DType, row: &[u8], x: [&[f32]; N]) -> [f32; N] = dot_any
+/// The dot products of one stored row with ROWS rows of activations, which are as long as it. The row is decoded once.
+pub fn dot_rows<const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+    for x in x {
+        assert_eq!(row.len(), dtype.row_bytes(x.len()), "a {dtype} row against {} activations", x.len());
+    }
+    with_format!(dtype, Stored => {
+        #[cfg(target_arch = "x86_64")]
+        if avx2::present() {
+            // SAFETY: the processor has the features.
+            return unsafe { avx2::dot_blocks::<Stored, _, _, _>(row, x) };
+        }
+        dot_blocks::<Stored, { cfg!(any(target_arch = "aarch64", target_feature = "fma")) }, _, _, _>(row, x)
+    })
 }
 
 /// The dot product of a stored row with `x`, which is as long as it.
@@ -206,81 +232,82 @@ pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     dot_rows(dtype, row, [x])[0]
 }
 
-#[inline(always)]
-fn dequantize_any<const FMA: bool>(dtype: DType, row: &[u8], y: &mut [f32]) {
-    assert_eq!(row.len(), dtype.row_bytes(y.len()), "a {dtype} row of {} elements", y.len());
-    with_decoder!(dtype, decode => dequantize_blocks(decode, row, y))
+/// The same loops compiled for processors with AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::Format;
+
+    pub fn present() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn dequantize_blocks<F: Format<BYTES, N>, const BYTES: usize, const N: usize>(row: &[u8], y: &mut [f32]) {
+        super::dequantize_blocks::<F, _, _>(row, y)
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn dot_blocks<F: Format<BYTES, N>, const ROWS: usize, const BYTES: usize, const N: usize>(
+        row: &[u8],
+        x: [&[f32]; ROWS],
+    ) -> [f32; ROWS] {
+        super::dot_blocks::<F, true, _, _, _>(row, x)
+    }
 }
 
 #[inline(always)]
-fn dequantize_blocks<const BYTES: usize, const N: usize>(
-    decode: impl Fn(&[u8; BYTES]) -> [f32; N],
-    row: &[u8],
-    y: &mut [f32],
-) {
+fn dequantize_blocks<F: Format<BYTES, N>, const BYTES: usize, const N: usize>(row: &[u8], y: &mut [f32]) {
     let (blocks, row_rest) = row.as_chunks();
     let (groups, y_rest) = y.as_chunks_mut();
     for (block, y) in blocks.iter().zip(groups) {
-        *y = decode(block);
+        *y = F::decode(block);
     }
     if !y_rest.is_empty() {
-        y_rest.copy_from_slice(&decode(&padded(row_rest))[..y_rest.len()]);
+        y_rest.copy_from_slice(&F::decode(&padded(row_rest))[..y_rest.len()]);
     }
 }
 
+/// `FMA`: whether `mul_add` is one instruction.
 #[inline(always)]
-fn dot_any<const FMA: bool, const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
-    for x in x {
-        assert_eq!(row.len(), dtype.row_bytes(x.len()), "a {dtype} row against {} activations", x.len());
-    }
-    with_decoder!(dtype, decode => dot_blocks::<FMA, ROWS, _, _>(decode, row, x))
-}
-
-/// Sums in 32 lanes, which fill the vector registers of any processor and hide the latency of the addition.
-#[inline(always)]
-fn dot_blocks<const FMA: bool, const ROWS: usize, const BYTES: usize, const N: usize>(
-    decode: impl Fn(&[u8; BYTES]) -> [f32; N],
+fn dot_blocks<F: Format<BYTES, N>, const FMA: bool, const ROWS: usize, const BYTES: usize, const N: usize>(
     row: &[u8],
     x: [&[f32]; ROWS],
 ) -> [f32; ROWS] {
     let (blocks, row_rest) = row.as_chunks();
-    let mut sums = [[0.0; 32]; ROWS];
-    let mut add = |weights: &[f32; N], r: usize, x: &[f32; N]| {
-        for (weights, x) in weights.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
-            for lane in 0..32 {
-                sums[r][lane] = if FMA {
-                    weights[lane].mul_add(x[lane], sums[r][lane])
-                } else {
-                    weights[lane] * x[lane] + sums[r][lane]
-                };
-            }
-        }
-    };
-    let groups = x.map(|x| x.as_chunks::<N>().0);
+    let mut sums = [[0.0; LANES]; ROWS];
     for (b, block) in blocks.iter().enumerate() {
-        let weights = decode(block);
+        let weights = F::decode(block);
         for r in 0..ROWS {
-            add(&weights, r, &groups[r][b]);
+            add_products::<FMA>(&mut sums[r], &weights, &x[r][b * N..(b + 1) * N]);
         }
     }
     if !row_rest.is_empty() {
-        let weights = decode(&padded(row_rest));
+        let weights = F::decode(&padded(row_rest));
         for r in 0..ROWS {
-            let x_rest = x[r].as_chunks::<N>().1;
-            let mut x = [0.0; N];
-            x[..x_rest.len()].copy_from_slice(x_rest);
-            add(&weights, r, &x);
+            let x = &x[r][blocks.len() * N..];
+            let mut filled = [0.0; N];
+            filled[..x.len()].copy_from_slice(x);
+            add_products::<FMA>(&mut sums[r], &weights, &filled);
         }
     }
-    sums.map(|lanes| {
-        lanes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .fold([0.0; 8], |sum, part| std::array::from_fn(|i| sum[i] + part[i]))
-            .iter()
-            .sum()
-    })
+    let mut totals = [0.0; ROWS];
+    for r in 0..ROWS {
+        totals[r] = sums[r].iter().sum();
+    }
+    totals
+}
+
+/// Sums are kept in as many lanes as fill the vector registers and hide the latency of an addition.
+const LANES: usize = 32;
+
+#[inline(always)]
+fn add_products<const FMA: bool>(sums: &mut [f32; LANES], weights: &[f32], x: &[f32]) {
+    for (weights, x) in weights.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            sums[lane] =
+                if FMA { weights[lane].mul_add(x[lane], sums[lane]) } else { weights[lane] * x[lane] + sums[lane] };
+        }
+    }
 }
 
 fn padded<const BYTES: usize>(rest: &[u8]) -> [u8; BYTES] {

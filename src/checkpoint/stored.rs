@@ -71,8 +71,22 @@ impl Stored {
         };
         Ok(match weights {
             _ if tensor.shape.len() < 2 => quantize(&tensor, DType::F32),
-            Some(dtype) => quantize(&tensor, target(&tensor, dtype)),
+            Some(wanted) => quantize(&tensor, target(tensor.dtype, tensor.cols(), wanted)),
             None => tensor,
+        })
+    }
+
+    /// The type that [`Stored::load`] gives, where it gives one.
+    pub fn dtype(&self, weights: Option<DType>) -> Option<DType> {
+        let stored = match self.element {
+            Element::Run(dtype) => dtype,
+            Element::F64 => DType::F32,
+            Element::Other(_) => return None,
+        };
+        Some(match weights {
+            _ if self.shape.len() < 2 => DType::F32,
+            Some(wanted) => target(stored, self.shape[self.shape.len() - 1], wanted),
+            None => stored,
         })
     }
 
@@ -98,9 +112,9 @@ impl Stored {
 }
 
 /// What `--weights` makes of a matrix. Blocks stay as they are; rows that blocks of 32 do not fill become f16.
-fn target(tensor: &Tensor, wanted: DType) -> DType {
-    match tensor.dtype {
-        DType::F32 | DType::F16 | DType::BF16 if tensor.cols().is_multiple_of(wanted.block().0) => wanted,
+fn target(stored: DType, cols: usize, wanted: DType) -> DType {
+    match stored {
+        DType::F32 | DType::F16 | DType::BF16 if cols.is_multiple_of(wanted.block().0) => wanted,
         DType::F32 | DType::F16 | DType::BF16 => DType::F16,
         blocks => blocks,
     }

@@ -29,6 +29,9 @@ impl Info {
         }
         for adapter in &adapters {
             writeln!(out, "{adapter}")?;
+            if let Some(why) = adapter.unusable() {
+                writeln!(out, "     cannot run models: {why}")?;
+            }
             for (name, value) in adapter.limits() {
                 writeln!(out, "     {name:<40} {value}")?;
             }
@@ -39,10 +42,17 @@ impl Info {
     }
 }
 
-/// As serde has it, but for limits as an object.
 fn describe(adapter: &Adapter) -> Value {
-    let mut value = serde_json::to_value(adapter).unwrap_or_default();
-    value["limits"] =
-        adapter.limits().iter().map(|(name, limit)| (name.clone(), json!(limit))).collect::<Map<_, _>>().into();
-    value
+    let limits: Map<_, _> = adapter.limits().iter().map(|(name, limit)| (name.clone(), json!(limit))).collect();
+    json!({
+        "index": adapter.index(),
+        "name": adapter.name(),
+        "backend": adapter.backend(),
+        "kind": adapter.kind(),
+        "software": adapter.is_software(),
+        "driver": adapter.driver(),
+        "unusable": adapter.unusable(),
+        "limits": limits,
+        "features": adapter.features(),
+    })
 }

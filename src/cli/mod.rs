@@ -93,7 +93,7 @@ impl Load {
         if let Some(context) = self.context {
             options = options.context(context);
         }
-        let bar = progress::Bar::bytes("loading");
+        let bar = progress::Bar::share("loading");
         let shown = bar.clone();
         let model = Model::load_with(&self.model, &device, &options.progress(move |done, all| shown.set(done, all)));
         bar.clear();

@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub struct Bar(Option<ProgressBar>);
 
 impl Bar {
-    /// Counts bytes.
-    pub fn bytes(what: &'static str) -> Self {
-        Self::new(what, "{msg} {bar:30} {bytes}/{total_bytes}")
+    /// Shows how much is done.
+    pub fn share(what: &'static str) -> Self {
+        Self::new(what, "{msg} {bar:30} {percent}%")
     }
 
     /// Counts tokens.
@@ -28,10 +28,10 @@ impl Bar {
         Self(Some(bar))
     }
 
-    pub fn set(&self, done: u64, all: u64) {
+    pub fn set(&self, done: usize, all: usize) {
         if let Some(bar) = &self.0 {
-            bar.set_length(all);
-            bar.set_position(done);
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
         }
     }
 

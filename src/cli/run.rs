@@ -62,7 +62,7 @@ impl Run {
         let mut generation =
             model.generate(prompt, &self.sampler())?.max_tokens(self.max_tokens).logprobs(self.logprobs);
         let bar = Bar::tokens("reading the prompt");
-        generation.prefill(|done, all| bar.set(done as u64, all as u64))?;
+        generation.prefill(|done, all| bar.set(done, all))?;
         bar.clear();
         if self.json {
             print_json(generation)

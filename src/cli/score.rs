@@ -38,7 +38,7 @@ impl Score {
             (None, text) => model.tokenizer()?.encode(&text.unwrap_or_default())?,
         };
         let bar = Bar::tokens("scoring");
-        let score = model.score_with(&ids, self.window, |done, all| bar.set(done as u64, all as u64));
+        let score = model.score_with(&ids, self.window, |done, all| bar.set(done, all));
         bar.clear();
         let score = score?;
         let mut out = std::io::stdout().lock();

@@ -8,9 +8,6 @@ use super::tokenizer::Decoder;
 use crate::backend::{Sampled, Sampling, Session, Step, Want};
 use crate::error::{Error, Result};
 
-/// The most rows of one prefill pass. Enough to keep matrix units busy, few enough to show progress and to cancel.
-pub(super) const CHUNK: usize = 256;
-
 /// A continuation in the making: an iterator of [`Piece`]s with its own KV cache. Dropping it cancels it.
 ///
 /// It ends at the model's end token, after [`Generation::max_tokens`], when the context is full, or with an error.
@@ -133,9 +130,10 @@ impl Generation {
         }
         let mut session = self.model.0.engine.session(rows + self.limit)?;
         session.set_tokens(0, &self.prompt)?;
-        for start in (0..rows).step_by(CHUNK) {
+        let chunk = self.model.0.engine.chunk();
+        for start in (0..rows).step_by(chunk) {
             progress(start, rows);
-            let end = (start + CHUNK).min(rows);
+            let end = (start + chunk).min(rows);
             let want = if end == rows { self.want() } else { Want::Nothing };
             session.run(&Step { position: start, rows: end - start, want, sampling: self.sampling.clone() })?;
         }

@@ -11,6 +11,7 @@ use crate::generate::model::{Inner, Text};
 use crate::generate::{Prompt, Sampler};
 
 const VOCAB: usize = 512;
+const CHUNK: usize = 256;
 
 /// An engine whose model is arithmetic: the token after `id` at `position` is `id + position`, wrapped.
 struct Fake {
@@ -79,6 +80,10 @@ impl Engine for Fake {
 
     fn dispatches_per_token(&self) -> usize {
         7
+    }
+
+    fn chunk(&self) -> usize {
+        CHUNK
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {

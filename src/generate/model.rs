@@ -41,7 +41,7 @@ pub struct LoadOptions {
     weights: Option<Weights>,
     precision: Precision,
     context: Option<usize>,
-    progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+    progress: Option<Arc<dyn Fn(usize, usize) + Send + Sync>>,
 }
 
 /// A format that weights can be converted to while loading.
@@ -85,8 +85,8 @@ impl LoadOptions {
         self
     }
 
-    /// Called now and then while weights go to the device, with bytes done and bytes in all.
-    pub fn progress(mut self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+    /// Called now and then while weights go to the device, with steps done and steps in all.
+    pub fn progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
     }
@@ -114,13 +114,17 @@ impl Model {
             return Err(Error::prompt("the context is 0 tokens: give at least 1 with --context"));
         }
         let text = Text::of(&checkpoint)?;
-        let engine_options = EngineOptions { full_precision: options.precision == Precision::F32, context };
-        let mut progress = |done, all| {
+        let engine_options = EngineOptions {
+            full_precision: options.precision == Precision::F32,
+            context: Some(context),
+            ..EngineOptions::default()
+        };
+        let progress = |done, all| {
             if let Some(progress) = &options.progress {
                 progress(done, all);
             }
         };
-        let engine = device::load(&checkpoint, device, &engine_options, &mut progress)?;
+        let engine = device::load(&checkpoint, device, &engine_options, &progress)?;
         let load_s = start.elapsed().as_secs_f64();
         Ok(Self(Arc::new(Inner { engine, config: checkpoint.config, context, text, load_s })))
     }

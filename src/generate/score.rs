@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::generation::{CHUNK, log_sum_exp};
+use super::generation::log_sum_exp;
 use super::model::Inner;
 use crate::backend::{Output, Sampling, Step, Want};
 use crate::error::{Error, Result};
@@ -122,7 +122,7 @@ fn run(
         return Ok(());
     }
     // All logits come back to the host: 32 MiB of them at a time.
-    let chunk = ((32 << 20) / (4 * model.config.vocab)).clamp(1, CHUNK);
+    let chunk = ((32 << 20) / (4 * model.config.vocab)).clamp(1, model.engine.chunk());
     let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
     let mut session = model.engine.session(ids.len())?;
     session.set_tokens(0, ids)?;

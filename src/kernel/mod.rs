@@ -1,1 +1,201 @@
-//! The vocabulary of GPU work, as plain data.
+//! The vocabulary of GPU work, as plain data: what a kernel is, what one dispatch of it needs, what a device can do.
+//!
+//! Nothing here knows wgpu, so all of it can be tested and printed without a device.
+
+pub mod layout;
+pub mod pack;
+pub mod source;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+pub use source::{KERNEL_MODULES, Module};
+
+/// One way to run an operator: a WGSL file with the shared modules it is completed by.
+///
+/// Every kernel that can ever run is a `static` in its operator's `KERNELS` table.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Path under `shaders/`; error lines are lines of this file.
+    pub file: &'static str,
+    /// The text of that file.
+    pub source: &'static str,
+    /// The compute entry point.
+    pub entry: &'static str,
+    /// Shared files appended to it, in order: element types, weight formats, common loops.
+    pub modules: &'static [&'static Module],
+    /// Bindings of group 0, in order: whether each is written. Arena tensors are bound read-write all the same.
+    pub bindings: &'static [Access],
+    /// Bytes of the `Params` struct.
+    pub params: usize,
+    /// The `override` constants it understands, with the values that tests validate.
+    pub constants: &'static [(&'static str, f64)],
+    pub requires: Requires,
+}
+
+impl Kernel {
+    /// `matmul/gemv.wgsl gemv + weight_q4_0 + …`: unique, and what labels and the plan's text show.
+    pub fn name(&self) -> String {
+        let mut name = self.file.trim_end_matches(".wgsl").to_string();
+        if !name.ends_with(self.entry) {
+            name = format!("{name}:{}", self.entry);
+        }
+        for module in self.modules.iter().filter(|module| module.variant) {
+            name += &format!("+{}", module.name);
+        }
+        name
+    }
+}
+
+/// A kernel is the static that describes it.
+#[derive(Clone, Copy)]
+pub struct KernelRef(pub &'static Kernel);
+
+impl PartialEq for KernelRef {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for KernelRef {}
+
+impl Hash for KernelRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::from_ref(self.0).hash(state);
+    }
+}
+
+impl fmt::Debug for KernelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.name())
+    }
+}
+
+/// How a kernel uses a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Weights and tables: `var<storage, read>`.
+    Read,
+    /// Arena and state tensors: `var<storage, read_write>`, because one buffer may not be bound both ways at once.
+    ReadWrite,
+}
+
+/// What a device must offer before a kernel may run there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requires {
+    /// WGSL's `enable f16;`.
+    pub f16: bool,
+    pub subgroups: bool,
+}
+
+impl Requires {
+    pub const NOTHING: Requires = Requires { f16: false, subgroups: false };
+    pub const F16: Requires = Requires { f16: true, subgroups: false };
+}
+
+/// A value of the graph: its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// One execution of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    pub kernel: KernelRef,
+    /// Values of `override`s, by name.
+    pub constants: Vec<(&'static str, f64)>,
+    /// Group 0, in binding order.
+    pub slots: Vec<Slot>,
+    /// The `Params` struct, as bytes.
+    pub params: Vec<u8>,
+    pub groups: [u32; 3],
+}
+
+/// What a binding holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// A whole tensor.
+    Value(ValueId),
+    /// One plane of some rows of a packed weight matrix.
+    Plane { value: ValueId, chunk: usize, plane: Plane },
+}
+
+/// The two aligned parts that a weight matrix is repacked into ([`pack`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Plane {
+    Codes,
+    Scales,
+}
+
+/// What changes from one run of a plan to the next: the uniform `run` of every kernel, 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Run {
+    /// Position of the first row in its sequence.
+    pub position: u32,
+    pub seed: u32,
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub repeat_penalty: f32,
+    pub reserved: u32,
+}
+
+impl Run {
+    /// A greedy run at `position`.
+    pub fn at(position: usize) -> Self {
+        Run {
+            position: position as u32,
+            seed: 0,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            reserved: 0,
+        }
+    }
+}
+
+/// What a device can do, as far as planning cares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceProfile {
+    pub name: String,
+    /// `vulkan`, `metal`, `dx12`, `gl`.
+    pub backend: &'static str,
+    /// Bytes of the largest storage binding (and buffer).
+    pub max_binding: u64,
+    /// Offsets of bindings are multiples of this.
+    pub offset_alignment: u64,
+    /// Invocations of a workgroup.
+    pub max_invocations: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+    pub f16: bool,
+    /// (smallest, largest) subgroup, where WGSL's subgroup functions work.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether 16-bit storage of activations (KV cache, tiles) is allowed: `--precision auto`.
+    pub reduced_precision: bool,
+}
+
+impl DeviceProfile {
+    /// WebGPU's default limits: the least that any device offers.
+    pub fn baseline() -> Self {
+        DeviceProfile {
+            name: "baseline".into(),
+            backend: "none",
+            max_binding: 128 << 20,
+            offset_alignment: 256,
+            max_invocations: 256,
+            workgroup_memory: 16 << 10,
+            f16: false,
+            subgroups: None,
+            reduced_precision: false,
+        }
+    }
+
+    /// Whether the KV cache holds f16.
+    pub fn kv_f16(&self) -> bool {
+        self.f16 && self.reduced_precision
+    }
+}

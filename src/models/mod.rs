@@ -1,1 +1,84 @@
-//! models
+//! Models: each reads like its paper, top to bottom, and builds a graph. No weight formats, devices or fusion here.
+
+mod blocks;
+
+use std::sync::Arc;
+
+use crate::checkpoint::Config;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, GraphBuilder};
+use crate::kernel::ValueId;
+use crate::tensor::DType;
+
+/// The models: each word is a module with `fn hidden(&mut Decoder) -> ValueId`, and an architecture's name.
+macro_rules! models {
+    ($($name:ident)*) => {
+        $(mod $name;)*
+
+        /// The architectures that can be run.
+        pub const ARCHITECTURES: &[&str] = &[$(stringify!($name)),*];
+
+        fn hidden(architecture: &str, decoder: &mut blocks::Decoder) -> Result<ValueId> {
+            match architecture {
+                $(stringify!($name) => Ok($name::hidden(decoder)),)*
+                other => Err(Error::unsupported(format!(
+                    "the architecture `{other}` is not one that dunlin runs: {}",
+                    ARCHITECTURES.join(", "),
+                ))),
+            }
+        }
+    };
+}
+
+models! {
+    mobilellm
+    llama
+    llama4_text
+}
+
+/// One pass over `rows` tokens, and what it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pass {
+    pub rows: usize,
+    pub leaves: Leaves,
+}
+
+/// What a pass computes beyond filling the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leaves {
+    Nothing,
+    /// The next token: output `sampled` (2) = id, bits of its logprob; output `logits` (1, vocab).
+    Token,
+    /// Output `logits` (rows, vocab).
+    Logits,
+    /// Outputs `embeddings`, `layers.0`, … (rows, hidden) and `logits` (rows, vocab).
+    Trace,
+}
+
+/// The graph of a model. `formats` tells the format of a weight by its name, `angles` is [`angles`]`(config, context)`.
+pub fn build(config: &Config, formats: &dyn Fn(&str) -> DType, angles: &Arc<Vec<f32>>, pass: Pass) -> Result<Graph> {
+    let mut decoder = blocks::Decoder::new(config, GraphBuilder::new(formats), angles, pass);
+    let x = hidden(&config.architecture, &mut decoder)?;
+    match pass.leaves {
+        Leaves::Nothing => {}
+        Leaves::Token => {
+            let last = if pass.rows > 1 { decoder.b.last_row(x) } else { x };
+            let logits = decoder.head(last);
+            let sampled = decoder.b.sample(logits, decoder.tokens, pass.rows);
+            decoder.b.output("sampled", sampled);
+            decoder.b.output("logits", logits);
+        }
+        Leaves::Logits | Leaves::Trace => {
+            let logits = decoder.head(x);
+            decoder.b.output("logits", logits);
+        }
+    }
+    Ok(decoder.b.finish())
+}
+
+/// cos and sin of position · θ_i: (context, head_dim), pairs side by side. In f32 throughout, as the reference has it.
+pub fn angles(config: &Config, context: usize) -> Arc<Vec<f32>> {
+    let angle = |position: usize, theta: &f32| position as f32 * theta;
+    let row = |position| config.rope.inv_freq.iter().map(move |theta| angle(position, theta));
+    Arc::new((0..context).flat_map(row).flat_map(|angle| [angle.cos(), angle.sin()]).collect())
+}

@@ -1,1 +1,242 @@
-//! ops
+//! What operators mean. One file each, and that file says everything: formula and shapes, attributes, shape rule,
+//! CPU reference, kernels, dispatch geometry, and the cases it is held to.
+
+mod case;
+mod weight;
+
+pub use case::{Case, Fill, Given};
+pub(crate) use weight::weight_kernels;
+pub use weight::{Matrix, weight_kernel};
+
+use std::any::Any;
+use std::fmt;
+
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, Run, Slot, ValueId};
+use crate::tensor::DType;
+
+/// The operators: each word is a module with `KERNELS` and `cases()`.
+macro_rules! operators {
+    ($($name:ident)*) => {
+        $(pub mod $name;)*
+
+        /// Every kernel that can ever run, by operator.
+        pub fn kernels() -> Vec<(&'static str, Vec<&'static Kernel>)> {
+            vec![$((stringify!($name), $name::kernels())),*]
+        }
+
+        /// Every case, by operator.
+        pub fn cases() -> Vec<(&'static str, Vec<Case>)> {
+            vec![$((stringify!($name), $name::cases())),*]
+        }
+    };
+}
+
+operators! {
+    embedding
+    rms_norm
+    matmul
+    rope
+    cache_write
+    attention
+    swiglu
+    add
+    last_row
+    sample
+    matmul_add
+    norm_matmul
+    norm_swiglu
+    norm_qkv_rope
+}
+
+/// One thing that a model does. Fused operators are ordinary operators.
+pub trait Operator: Any + fmt::Debug + Send + Sync {
+    /// The name that file, shader, entry point, builder method and label share.
+    fn name(&self) -> &'static str;
+
+    /// The shape rule: the types of what is written, given what is read. State that is written in place (KV cache,
+    /// tokens) is not listed: it exists already. Panics where the shapes do not fit.
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType>;
+
+    /// The meaning, in the plainest loops that are right. `writes` holds state first, then what [`infer`] lists.
+    ///
+    /// [`infer`]: Operator::infer
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run);
+
+    /// The GPU work: which kernels, with what, how many workgroups.
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch>;
+}
+
+/// What a value is: its shape, and how its elements are held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorType {
+    pub shape: Vec<usize>,
+    pub elem: Elem,
+}
+
+/// How the elements of a value are held on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Elem {
+    F32,
+    U32,
+    /// KV cache (capacity, heads, head dim): f32, or f16 where the profile says so; heads are padded to 4.
+    Kv,
+    /// A matrix in its own format, packed ([`crate::kernel::pack`]).
+    Weight(DType),
+}
+
+impl TensorType {
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        TensorType { shape: shape.into(), elem: Elem::F32 }
+    }
+
+    pub fn u32(shape: impl Into<Vec<usize>>) -> Self {
+        TensorType { shape: shape.into(), elem: Elem::U32 }
+    }
+
+    pub fn kv(capacity: usize, heads: usize, head_dim: usize) -> Self {
+        TensorType { shape: vec![capacity, heads, head_dim], elem: Elem::Kv }
+    }
+
+    pub fn weight(dtype: DType, rows: usize, cols: usize) -> Self {
+        TensorType { shape: vec![rows, cols], elem: Elem::Weight(dtype) }
+    }
+
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// (rows, cols) of a matrix.
+    #[track_caller]
+    pub fn matrix(&self) -> (usize, usize) {
+        match self.shape[..] {
+            [rows, cols] => (rows, cols),
+            _ => panic!("expected a matrix, found {:?}", self.shape),
+        }
+    }
+
+    /// The format of a weight.
+    #[track_caller]
+    pub fn dtype(&self) -> DType {
+        match self.elem {
+            Elem::Weight(dtype) => dtype,
+            _ => panic!("expected a weight, found {:?}", self.elem),
+        }
+    }
+
+    /// Bytes on a device, as activation, table or state.
+    pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
+        match self.elem {
+            Elem::F32 | Elem::U32 => 4 * self.count() as u64,
+            Elem::Kv => {
+                let heads: usize = self.shape[..2].iter().product();
+                (heads * head_stride(self.shape[2])) as u64 * if profile.kv_f16() { 2 } else { 4 }
+            }
+            Elem::Weight(_) => unreachable!("weights are laid out by kernel::layout"),
+        }
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.elem {
+            Elem::F32 => f.write_str("f32")?,
+            Elem::U32 => f.write_str("u32")?,
+            Elem::Kv => f.write_str("kv")?,
+            Elem::Weight(dtype) => write!(f, "{dtype}")?,
+        }
+        write!(f, "{:?}", self.shape)
+    }
+}
+
+/// A head of the KV cache on a device, in elements: whole quads.
+pub fn head_stride(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(4)
+}
+
+/// What a reference reads.
+#[derive(Clone, Copy)]
+pub enum Read<'a> {
+    F32(&'a [f32]),
+    U32(&'a [u32]),
+    Weight(&'a Matrix),
+}
+
+impl<'a> Read<'a> {
+    #[track_caller]
+    pub fn f32(self) -> &'a [f32] {
+        match self {
+            Read::F32(data) => data,
+            _ => panic!("expected f32 data"),
+        }
+    }
+
+    #[track_caller]
+    pub fn u32(self) -> &'a [u32] {
+        match self {
+            Read::U32(data) => data,
+            _ => panic!("expected u32 data"),
+        }
+    }
+
+    #[track_caller]
+    pub fn weight(self) -> &'a Matrix {
+        match self {
+            Read::Weight(matrix) => matrix,
+            _ => panic!("expected a weight"),
+        }
+    }
+}
+
+/// What a dispatch is made from: a value, its type, and for a weight that is stored inside a larger one (q, k and v
+/// together) where its rows begin.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    pub id: ValueId,
+    pub ty: TensorType,
+    pub stored: Option<Stored>,
+}
+
+/// Where a weight lies in the matrix that it is stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Rows of the whole stored matrix.
+    pub rows: usize,
+    /// The weight's first row in it.
+    pub first: usize,
+}
+
+impl Operand {
+    pub fn slot(&self) -> Slot {
+        Slot::Value(self.id)
+    }
+}
+
+/// Workgroups for `count` threads of `size` each, within the limit of one dimension.
+pub fn groups(count: usize, size: usize) -> u32 {
+    u32::try_from(count.div_ceil(size)).expect("a dispatch of at most 2^32 workgroups").min(65535)
+}
+
+/// Bytes of a params struct.
+pub fn params<P: bytemuck::Pod>(params: &P) -> Vec<u8> {
+    bytemuck::bytes_of(params).to_vec()
+}
+
+/// Declares a kernel: `kernel!("file.wgsl", entry, [modules], [accesses], Params)`.
+macro_rules! kernel {
+    ($file:literal, $entry:literal, [$($module:expr),*], [$($access:ident)*], $params:ty) => {
+        $crate::ops::kernel!($file, $entry, [$($module),*], [$($access)*], $params, [], $crate::kernel::Requires::NOTHING)
+    };
+    ($file:literal, $entry:literal, [$($module:expr),*], [$($access:ident)*], $params:ty, [$($constant:literal = $value:literal),*], $requires:expr) => {
+        $crate::kernel::Kernel {
+            file: $file,
+            source: include_str!(concat!("../../shaders/", $file)),
+            entry: $entry,
+            modules: &[$(&$module),*],
+            bindings: &[$($crate::kernel::Access::$access),*],
+            params: std::mem::size_of::<$params>(),
+            constants: &[$(($constant, $value)),*],
+            requires: $requires,
+        }
+    };
+}
+pub(crate) use kernel;

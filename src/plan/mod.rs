@@ -1,1 +1,150 @@
-//! plan
+//! Graph + device profile → a static, printable list of dispatches: group weights, fuse, choose kernels, place memory.
+//!
+//! The same input gives the same text. A plan touches no device; only token ids and the position change between runs.
+
+mod fuse;
+pub mod group;
+mod memory;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use group::{Groups, StoredWeight};
+
+use crate::graph::{Graph, ValueKind};
+use crate::kernel::{DeviceProfile, Dispatch, Slot, ValueId};
+use crate::ops::Operand;
+use memory::Lifetime;
+
+/// A graph, ready to run on devices with one profile.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// After fusion.
+    pub graph: Graph,
+    pub steps: Vec<PlannedDispatch>,
+    /// Bytes of the arena that temporaries and inputs share.
+    pub arena: u64,
+    /// Where each temporary and input lies: offset and bytes.
+    pub places: BTreeMap<ValueId, (u64, u64)>,
+    pub groups: Groups,
+}
+
+/// A dispatch, and the operator it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedDispatch {
+    pub op: &'static str,
+    pub dispatch: Dispatch,
+}
+
+/// Whether a plan fuses. Tests compare both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fusion {
+    On,
+    Off,
+}
+
+impl Plan {
+    pub fn new(graph: Graph, profile: &DeviceProfile, fusion: Fusion) -> Self {
+        let mut groups = Groups::new(&graph, profile);
+        let mut graph = match fusion {
+            Fusion::On => fuse::fuse(graph, &mut groups),
+            Fusion::Off => graph,
+        };
+        graph.prune();
+        graph.verify();
+        let (places, arena) = place(&graph, profile);
+        let steps = dispatches(&graph, &groups, profile);
+        Plan { graph, steps, arena, places, groups }
+    }
+
+    /// The stored matrix that a weight is a part of.
+    pub fn stored(&self, weight: ValueId) -> &StoredWeight {
+        &self.groups.stored[self.groups.places[&weight].0]
+    }
+}
+
+fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Vec<PlannedDispatch> {
+    let operand =
+        |&id: &ValueId| Operand { id, ty: graph.ty(id).clone(), stored: groups.places.get(&id).map(|place| place.1) };
+    let mut steps = Vec::new();
+    for node in &graph.nodes {
+        let reads: Vec<Operand> = node.reads.iter().map(operand).collect();
+        let writes: Vec<Operand> = node.writes.iter().map(operand).collect();
+        let op = node.op.name();
+        let dispatches = node.op.dispatch(&reads, &writes, profile);
+        steps.extend(dispatches.into_iter().map(|dispatch| PlannedDispatch { op, dispatch }));
+    }
+    steps
+}
+
+/// Offsets of inputs and temporaries. Inputs and outputs are alive to the end: the host may write and read them.
+fn place(graph: &Graph, profile: &DeviceProfile) -> (BTreeMap<ValueId, (u64, u64)>, u64) {
+    let end = graph.nodes.len() + 1;
+    let mut alive: BTreeMap<ValueId, std::ops::Range<usize>> = BTreeMap::new();
+    for (i, value) in graph.values.iter().enumerate() {
+        if matches!(value.kind, ValueKind::Input(_)) {
+            alive.insert(ValueId(i as u32), 0..end);
+        }
+    }
+    let temp = |id: &&ValueId| matches!(graph.value(**id).kind, ValueKind::Temp);
+    for (i, node) in graph.nodes.iter().enumerate() {
+        for id in node.reads.iter().chain(&node.writes).filter(temp) {
+            let range = alive.entry(*id).or_insert(i..i + 1);
+            range.end = range.end.max(i + 1);
+        }
+    }
+    for (_, id) in &graph.outputs {
+        if let Some(range) = alive.get_mut(id) {
+            range.end = end;
+        }
+    }
+    // Shaders read vectors by quads: whole ones belong to the value.
+    let bytes = |id: ValueId| graph.ty(id).bytes(profile).next_multiple_of(16);
+    let lifetimes: Vec<Lifetime> =
+        alive.iter().map(|(&id, alive)| Lifetime { alive: alive.clone(), bytes: bytes(id) }).collect();
+    let (offsets, size) = memory::place(&lifetimes, profile.offset_alignment.max(256));
+    let places = alive.keys().zip(offsets).map(|(&id, offset)| (id, (offset, bytes(id)))).collect();
+    (places, size)
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} dispatches, arena {} bytes", self.steps.len(), self.arena)?;
+        for (i, step) in self.steps.iter().enumerate() {
+            let d = &step.dispatch;
+            write!(f, "{i:4}  {:<14} {:<40} {:?}", step.op, d.kernel.0.name(), d.groups)?;
+            for (name, value) in &d.constants {
+                write!(f, " {name}={value}")?;
+            }
+            for slot in &d.slots {
+                match slot {
+                    Slot::Value(id) => write!(f, " {}", self.place_name(*id))?,
+                    Slot::Plane { value, chunk, plane } => {
+                        let (index, stored) = self.groups.places[value];
+                        write!(f, " weight{index}.{chunk}.{}+{}", format!("{plane:?}").to_lowercase(), stored.first)?;
+                    }
+                }
+            }
+            let words: Vec<u32> = d.params.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
+            writeln!(f, " params{words:?}")?;
+        }
+        for (i, stored) in self.groups.stored.iter().enumerate() {
+            let format = stored.dtype.map_or("vector", |dtype| dtype.name());
+            writeln!(f, "weight{i} {format} {:?}x{} {}", stored.rows, stored.cols, stored.names.join(" + "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn place_name(&self, id: ValueId) -> String {
+        match &self.graph.value(id).kind {
+            ValueKind::State(name) | ValueKind::Table(name, _) => name.clone(),
+            ValueKind::Weight(_) => format!("weight{}", self.groups.places[&id].0),
+            ValueKind::Temp | ValueKind::Input(_) => {
+                let (offset, bytes) = self.places[&id];
+                format!("@{offset}+{bytes}")
+            }
+        }
+    }
+}

@@ -1,5 +1,12 @@
 //! Golden folders load with the right configuration, and broken files get one clear sentence.
 
+mod blocks;
+mod broken;
+mod configs;
+#[path = "../../../tests/support/gguf.rs"]
+mod gguf_writer;
+mod pickles;
+
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -27,6 +34,7 @@ fn golden_folders() {
     let cases = [
         ("mobilellm_gqa", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
         ("mobilellm_bf16", 144, uniform(9, 3), uniform(3, 3), 16, uniform(200, 3), true),
+        ("mobilellm_fp16_bin", 192, uniform(3, 3), uniform(1, 3), 64, uniform(264, 3), true),
         ("mobilellm_ls", 120, uniform(6, 3), uniform(2, 3), 20, uniform(184, 3), true),
         ("mobilellm_pruned", 128, vec![8, 6, 4, 6], vec![4, 3, 2, 3], 16, vec![200, 152, 96, 136], true),
         ("llama_untied_sharded", 140, uniform(7, 3), uniform(1, 3), 20, uniform(212, 3), false),
@@ -84,72 +92,6 @@ fn published_parameter_counts() {
     }
 }
 
-/// A file of tests/fixtures/blocks: the number of values, and what follows it.
-fn block_fixture(name: &str) -> (usize, Vec<u8>) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/blocks").join(format!("{name}.bin"));
-    let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    (u32::from_le_bytes(*bytes.first_chunk().unwrap()) as usize, bytes[4..].to_vec())
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
-}
-
-#[test]
-fn blocks_decode_as_gguf_does() {
-    for dtype in DType::ALL {
-        let (count, bytes) = block_fixture(&format!("dequantize_{dtype}"));
-        let (blocks, expected) = bytes.split_at(dtype.row_bytes(count));
-        let mut values = vec![0.0; count];
-        quant::dequantize_row(dtype, blocks, &mut values);
-        for (i, (value, expected)) in values.iter().zip(floats(expected)).enumerate() {
-            let same = value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
-            assert!(same, "{dtype}: element {i} is {value:e}, expected {expected:e}");
-        }
-    }
-}
-
-#[test]
-fn rows_quantize_as_gguf_does() {
-    for dtype in [DType::F16, DType::Q8_0, DType::Q4_0] {
-        let (count, bytes) = block_fixture(&format!("quantize_{dtype}"));
-        let (values, expected) = bytes.split_at(4 * count);
-        let mut blocks = Vec::new();
-        quantize::quantize_row(dtype, &floats(values), &mut blocks);
-        let size = dtype.row_bytes(32);
-        for (row, (block, expected)) in blocks.chunks(size).zip(expected.chunks(size)).enumerate() {
-            assert_eq!(block, expected, "{dtype}: row {row}");
-        }
-    }
-}
-
-#[test]
-fn dots_multiply_what_is_decoded() {
-    for dtype in DType::ALL {
-        let blocks = if dtype.block().0 == 256 { 2 } else { 3 * 32 / dtype.block().0 };
-        // Plain types have rows of any length.
-        for cols in if dtype.block().0 == 1 { vec![1, 31, 32, 154] } else { vec![blocks * dtype.block().0] } {
-            // Scales must be of usual size, so that blocks come from a fixture's end.
-            let (count, bytes) = block_fixture(&format!("dequantize_{dtype}"));
-            let row = match dtype {
-                DType::F16 | DType::BF16 => [0x12, 0x3c].repeat(cols),
-                _ => bytes[dtype.row_bytes(count) - dtype.row_bytes(cols)..dtype.row_bytes(count)].to_vec(),
-            };
-            let mut weights = vec![0.0; cols];
-            quant::dequantize_row(dtype, &row, &mut weights);
-            let x: Vec<Vec<f32>> =
-                (0..4).map(|r| (0..cols).map(|i| ((i * 37 + r * 11) % 64) as f32 / 32.0 - 1.0).collect()).collect();
-            let sums = quant::dot_rows(dtype, &row, std::array::from_fn::<_, 4, _>(|r| &x[r][..]));
-            for (r, sum) in sums.into_iter().enumerate() {
-                let products = || weights.iter().zip(&x[r]).map(|(&w, &x)| w as f64 * x as f64);
-                let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
-                assert!((sum as f64 - expected).abs() <= 1e-6 * size, "{dtype} × {cols}: {sum}, expected {expected}");
-            }
-            assert_eq!(quant::dot_row(dtype, &row, &x[0]), sums[0], "{dtype} × {cols}");
-        }
-    }
-}
-
 /// The real model, where scripts have fetched it.
 #[test]
 fn smollm2() {
@@ -175,4 +117,76 @@ fn smollm2() {
     assert_eq!(tokens.strings().unwrap().nth(1), Some("<|im_start|>"));
     let types = gguf.metadata("tokenizer.ggml.token_type").and_then(Value::as_array).unwrap();
     assert_eq!(types.numbers().unwrap().nth(1), Some(3.0));
+}
+
+/// The same model as a folder and as GGUF: equal configurations, equal rows in logical order.
+#[test]
+fn gguf_holds_the_same_model() {
+    let cases = [
+        "mobilellm_gqa",
+        "mobilellm_bf16",
+        "mobilellm_ls",
+        "mobilellm_pruned",
+        "llama_untied_sharded",
+        "mobilellm_r1",
+        "efficientllm",
+    ];
+    for case in cases {
+        let folder = open(case);
+        let file = gguf_writer::from_folder(&golden(case), |_, ggml_type, bytes| (ggml_type, bytes.to_vec())).finish();
+        let gguf = Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file)).expect(case);
+        let architecture = gguf.config.architecture.clone();
+        assert_eq!(gguf.config, Config { architecture, ..folder.config.clone() }, "{case}");
+        assert_eq!(gguf.parameters(), folder.parameters(), "{case}");
+        for info in folder.tensors() {
+            let ours = folder.take(info.name, info.shape).unwrap();
+            let theirs = gguf.take(info.name, info.shape).unwrap();
+            assert_eq!(ours.to_f32(), theirs.to_f32(), "{case}: {}", info.name);
+            if info.name.ends_with("q_proj.weight") && case != "mobilellm_r1" {
+                assert_ne!(&ours.bytes[..], &theirs.bytes[..], "{case}: {} is not permuted", info.name);
+            }
+        }
+    }
+}
+
+/// `--weights`: matrices are quantised row by row, in logical order, and vectors stay f32.
+#[test]
+fn weights_are_converted_when_taken() {
+    let case = "mobilellm_pruned";
+    let original = open(case);
+    let encode = |_: &[usize], ggml_type, bytes: &[u8]| (ggml_type, bytes.to_vec());
+    let permuted = gguf_writer::from_folder(&golden(case), encode).finish();
+    for (weights, largest_error) in [(DType::F16, 1e-3), (DType::Q8_0, 1e-2), (DType::Q4_0, 1.3e-1)] {
+        let mut file = open(case);
+        let mut permuted = Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(permuted.clone())).unwrap();
+        file.convert(weights).unwrap();
+        permuted.convert(weights).unwrap();
+        assert_eq!(file.take("model.norm.weight", &[128]).unwrap().dtype, DType::F32);
+        // Rows of 152 are no multiple of 32 and become f16.
+        let matrices = [
+            ("model.embed_tokens.weight", [512, 128], weights),
+            ("model.layers.1.self_attn.q_proj.weight", [96, 128], weights),
+            ("model.layers.1.mlp.down_proj.weight", [128, 152], DType::F16),
+        ];
+        for (name, shape, dtype) in matrices {
+            let (exact, ours) = (original.take(name, &shape).unwrap().to_f32(), file.take(name, &shape).unwrap());
+            assert_eq!(ours.dtype, dtype, "{name} as {weights}");
+            assert_eq!(ours.to_f32(), permuted.take(name, &shape).unwrap().to_f32(), "{name} as {weights}");
+            let largest = exact.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+            for (value, exact) in ours.to_f32().iter().zip(exact) {
+                assert!((value - exact).abs() <= largest * largest_error, "{name} as {weights}: {value} for {exact}");
+            }
+        }
+    }
+    assert!(open(case).convert(DType::Q4_K).unwrap_err().to_string().contains("q4_k"));
+}
+
+/// Pages of a mapped file come back after a release, with the same content.
+#[test]
+fn released_tensors_can_be_read_again() {
+    let checkpoint = open("mobilellm_gqa");
+    let embedding = checkpoint.take("model.embed_tokens.weight", &[512, 144]).unwrap();
+    let before = embedding.to_f32();
+    embedding.bytes.release();
+    assert_eq!(embedding.to_f32(), before);
 }

@@ -1,0 +1,144 @@
+// y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]    t = 0 .. position + r
+//
+// One workgroup a row and query head: right for decoding, where rows are few. Keys go by in chunks of CHUNK whose
+// scores fit workgroup memory; a running maximum and sum (online softmax) join the chunks, so memory does not grow
+// with the context. Where `eps` is not negative, q and k are first brought to unit mean square (weightless QK-norm).
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,    // G = heads / kv_heads
+    head_dim: u32,    // D
+    head_stride: u32, // D rounded up to 4: a head in the cache
+    scale: f32,
+    eps: f32,         // < 0: no QK-norm
+}
+
+@group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
+@group(0) @binding(1) var<storage, read_write> keys: array<Kv4>;   // (capacity, kv_heads, head_stride / 4)
+@group(0) @binding(2) var<storage, read_write> values: array<Kv4>; // (capacity, kv_heads, head_stride / 4)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;      // (rows, heads · D)
+@group(1) @binding(0) var<uniform> params: Params;
+@group(1) @binding(1) var<uniform> run: Run;
+
+override WG: u32 = 64u;
+const CHUNK: u32 = 1024u;
+const MOST_QUADS: u32 = 64u; // D up to 256
+
+var<workgroup> query: array<vec4<f32>, MOST_QUADS>;
+var<workgroup> scores: array<f32, CHUNK>;
+var<workgroup> reduced: array<f32, WG>;
+var<workgroup> sums: array<vec4<f32>, WG>;
+var<workgroup> output: array<vec4<f32>, MOST_QUADS>;
+
+@compute @workgroup_size(WG)
+fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let head = group.x;
+    let kv_head = head / (params.heads / params.kv_heads);
+    let quads = params.head_stride / 4u;
+    let stride = params.kv_heads * quads;
+    let length = run.position + group.y + 1u;
+    let base = (group.y * params.heads + head) * params.head_dim;
+
+    for (var i = thread; i < quads; i += WG) {
+        var v = vec4<f32>(0.0);
+        for (var j = 0u; j < 4u; j++) {
+            if 4u * i + j < params.head_dim {
+                v[j] = q[base + 4u * i + j];
+            }
+        }
+        query[i] = v;
+        output[i] = vec4<f32>(0.0);
+    }
+    workgroupBarrier();
+    var scale = params.scale;
+    if params.eps >= 0.0 {
+        var squares = 0.0;
+        for (var i = 0u; i < quads; i++) {
+            squares += dot(query[i], query[i]);
+        }
+        scale *= inverseSqrt(squares / f32(params.head_dim) + params.eps);
+    }
+
+    // Threads of a column group add up the same four columns of v over every `groups`-th key.
+    let groups = max(WG / quads, 1u);
+    var largest = -3.0e38;
+    var total = 0.0;
+    for (var start = 0u; start < length; start += CHUNK) {
+        let count = min(CHUNK, length - start);
+        var most = -3.0e38;
+        for (var t = thread; t < count; t += WG) {
+            let at = (start + t) * stride + kv_head * quads;
+            var product = 0.0;
+            var squares = 0.0;
+            for (var i = 0u; i < quads; i++) {
+                let k = vec4<f32>(keys[at + i]);
+                product += dot(query[i], k);
+                squares += dot(k, k);
+            }
+            var score = product * scale;
+            if params.eps >= 0.0 {
+                score *= inverseSqrt(squares / f32(params.head_dim) + params.eps);
+            }
+            scores[t] = score;
+            most = max(most, score);
+        }
+        let before = largest;
+        largest = max(before, group_max(thread, most));
+        let kept = exp(before - largest);
+
+        var sum = 0.0;
+        for (var t = thread; t < count; t += WG) {
+            let p = exp(scores[t] - largest);
+            scores[t] = p;
+            sum += p;
+        }
+        total = total * kept + group_sum(thread, sum);
+
+        let column = thread % quads;
+        let part = thread / quads;
+        var v = vec4<f32>(0.0);
+        if part < groups {
+            for (var t = part; t < count; t += groups) {
+                v += scores[t] * vec4<f32>(values[(start + t) * stride + kv_head * quads + column]);
+            }
+        }
+        sums[thread] = v;
+        workgroupBarrier();
+        if thread < quads {
+            v = output[thread] * kept;
+            for (var part = 0u; part < groups; part++) {
+                v += sums[part * quads + thread];
+            }
+            output[thread] = v;
+        }
+        workgroupBarrier();
+    }
+
+    for (var d = thread; d < params.head_dim; d += WG) {
+        y[base + d] = output[d / 4u][d % 4u] / total;
+    }
+}
+
+// The largest value of all threads. Called by all of them.
+fn group_max(thread: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    reduced[thread] = value;
+    workgroupBarrier();
+    var v = reduced[0];
+    for (var i = 1u; i < WG; i++) {
+        v = max(v, reduced[i]);
+    }
+    return v;
+}
+
+// The sum of all threads' values, added in the same order everywhere. Called by all of them.
+fn group_sum(thread: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    reduced[thread] = value;
+    workgroupBarrier();
+    var v = 0.0;
+    for (var i = 0u; i < WG; i++) {
+        v += reduced[i];
+    }
+    return v;
+}

@@ -1,0 +1,25 @@
+// cache[position + r, head, d] = x[r, head · D + d]
+//
+// One thread an element.
+
+struct Params {
+    rows: u32,
+    heads: u32,
+    head_dim: u32,    // D
+    head_stride: u32, // D rounded up to 4
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
+@group(0) @binding(1) var<storage, read_write> cache: array<Kv>;     // (capacity, heads, head_stride)
+@group(1) @binding(0) var<uniform> params: Params;
+@group(1) @binding(1) var<uniform> run: Run;
+
+@compute @workgroup_size(64)
+fn cache_write(@builtin(global_invocation_id) id: vec3<u32>) {
+    let head = id.x / params.head_dim;   // over all rows
+    if head >= params.rows * params.heads {
+        return;
+    }
+    let at = (run.position * params.heads + head) * params.head_stride + id.x % params.head_dim;
+    cache[at] = Kv(x[id.x]);
+}

@@ -1,0 +1,48 @@
+// y[r, :] = W[tokens[position + r], :]
+//
+// One thread writes 32 columns of one row. Rows whose token is in another chunk of W are left alone.
+
+struct Params {
+    weight_rows: u32,   // rows of the chunk: the stride of its planes
+    weight_blocks: u32, // blocks of 32 columns
+    cols: u32,
+    rows: u32,          // tokens
+    start: u32,         // token of the chunk's first row
+}
+
+@group(0) @binding(0) var<storage, read_write> tokens: array<u32>;   // (capacity)
+@group(0) @binding(1) var<storage, read> codes: array<vec4<u32>>;    // W, (vocab, cols)
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (rows, cols)
+@group(1) @binding(0) var<uniform> params: Params;
+@group(1) @binding(1) var<uniform> run: Run;
+
+@compute @workgroup_size(64)
+fn embedding(@builtin(global_invocation_id) id: vec3<u32>) {
+    let row = id.x / params.weight_blocks;
+    let block = id.x % params.weight_blocks;
+    if row >= params.rows {
+        return;
+    }
+    let token = tokens[run.position + row];
+    if token < params.start || token - params.start >= params.weight_rows {
+        return;
+    }
+    let w = weight32(token - params.start, block);
+    put(row, 32u * block, w[0]);
+    put(row, 32u * block + 4u, w[1]);
+    put(row, 32u * block + 8u, w[2]);
+    put(row, 32u * block + 12u, w[3]);
+    put(row, 32u * block + 16u, w[4]);
+    put(row, 32u * block + 20u, w[5]);
+    put(row, 32u * block + 24u, w[6]);
+    put(row, 32u * block + 28u, w[7]);
+}
+
+fn put(row: u32, col: u32, v: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        if col + i < params.cols {
+            y[row * params.cols + col + i] = v[i];
+        }
+    }
+}

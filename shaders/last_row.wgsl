@@ -1,0 +1,19 @@
+// y[c] = x[rows − 1, c]
+//
+// One thread a column.
+
+struct Params {
+    rows: u32,
+    cols: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>; // (rows, cols)
+@group(0) @binding(1) var<storage, read_write> y: array<f32>; // (1, cols)
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn last_row(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x < params.cols {
+        y[id.x] = x[(params.rows - 1u) * params.cols + id.x];
+    }
+}

@@ -1,0 +1,38 @@
+// Rotates the pairs of each head by the angles of the row's position:
+//     y[a] = x[a] · cos − x[b] · sin        y[b] = x[b] · cos + x[a] · sin
+// (a, b) is (i, i + D/2), or (2i, 2i + 1) where pairs are interleaved.
+//
+// One thread a pair.
+
+struct Params {
+    rows: u32,
+    heads: u32,
+    head_dim: u32,    // D
+    interleaved: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
+@group(0) @binding(1) var<storage, read> angles: array<vec2<f32>>;   // (context, D/2): cos, sin
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;        // (rows, heads · D)
+@group(1) @binding(0) var<uniform> params: Params;
+@group(1) @binding(1) var<uniform> run: Run;
+
+@compute @workgroup_size(64)
+fn rope(@builtin(global_invocation_id) id: vec3<u32>) {
+    let half_dim = params.head_dim / 2u;
+    let i = id.x % half_dim;
+    let head = id.x / half_dim;   // over all rows
+    let row = head / params.heads;
+    if row >= params.rows {
+        return;
+    }
+    var a = head * params.head_dim + i;
+    var b = a + half_dim;
+    if params.interleaved != 0u {
+        a = head * params.head_dim + 2u * i;
+        b = a + 1u;
+    }
+    let angle = angles[(run.position + row) * half_dim + i];
+    y[a] = x[a] * angle.x - x[b] * angle.y;
+    y[b] = x[b] * angle.x + x[a] * angle.y;
+}

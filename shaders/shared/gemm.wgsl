@@ -1,0 +1,102 @@
+// The product of a tile of 32 rows of x with 64 rows of W; `store(row, n, value)` of the kernel takes each result.
+//
+// A workgroup is 64 threads. For every block of 32 columns both tiles go to workgroup memory as quads of columns, the
+// weights unpacked once for all 32 rows. Thread (a, b) = (thread / 8, thread % 8) then has rows 4a .. 4a + 3 of x and
+// rows b, b + 8, … b + 56 of W: 12 loads for 128 multiply-adds. Strides of 9 keep neighbouring rows in different banks.
+
+const TILE_M: u32 = 32u;
+const TILE_N: u32 = 64u;
+const STRIDE: u32 = 9u;
+
+var<workgroup> x_tile: array<Tile4, TILE_M * STRIDE>;
+var<workgroup> w_tile: array<Tile4, TILE_N * STRIDE>;
+
+fn tile_product(thread: u32, group: vec3<u32>) {
+    let m0 = group.x * TILE_M;
+    let n0 = group.y * TILE_N;
+    let a = (thread / 8u) * 4u;
+    let b = thread % 8u;
+    var s0 = vec4<f32>(0.0);
+    var s1 = vec4<f32>(0.0);
+    var s2 = vec4<f32>(0.0);
+    var s3 = vec4<f32>(0.0);
+    var s4 = vec4<f32>(0.0);
+    var s5 = vec4<f32>(0.0);
+    var s6 = vec4<f32>(0.0);
+    var s7 = vec4<f32>(0.0);
+    for (var block = 0u; block < params.weight_blocks; block++) {
+        let w = weight32(params.first + min(n0 + thread, params.rows - 1u), block);
+        let at = thread * STRIDE;
+        w_tile[at] = Tile4(w[0]);
+        w_tile[at + 1u] = Tile4(w[1]);
+        w_tile[at + 2u] = Tile4(w[2]);
+        w_tile[at + 3u] = Tile4(w[3]);
+        w_tile[at + 4u] = Tile4(w[4]);
+        w_tile[at + 5u] = Tile4(w[5]);
+        w_tile[at + 6u] = Tile4(w[6]);
+        w_tile[at + 7u] = Tile4(w[7]);
+        for (var i = thread; i < TILE_M * 8u; i += 64u) {
+            x_tile[(i / 8u) * STRIDE + i % 8u] = Tile4(x_quad(min(m0 + i / 8u, params.m - 1u), 8u * block + i % 8u));
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < 8u; k++) {
+            let x0 = vec4<f32>(x_tile[a * STRIDE + k]);
+            let x1 = vec4<f32>(x_tile[(a + 1u) * STRIDE + k]);
+            let x2 = vec4<f32>(x_tile[(a + 2u) * STRIDE + k]);
+            let x3 = vec4<f32>(x_tile[(a + 3u) * STRIDE + k]);
+            s0 += products(x0, x1, x2, x3, w_tile[b * STRIDE + k]);
+            s1 += products(x0, x1, x2, x3, w_tile[(b + 8u) * STRIDE + k]);
+            s2 += products(x0, x1, x2, x3, w_tile[(b + 16u) * STRIDE + k]);
+            s3 += products(x0, x1, x2, x3, w_tile[(b + 24u) * STRIDE + k]);
+            s4 += products(x0, x1, x2, x3, w_tile[(b + 32u) * STRIDE + k]);
+            s5 += products(x0, x1, x2, x3, w_tile[(b + 40u) * STRIDE + k]);
+            s6 += products(x0, x1, x2, x3, w_tile[(b + 48u) * STRIDE + k]);
+            s7 += products(x0, x1, x2, x3, w_tile[(b + 56u) * STRIDE + k]);
+        }
+        workgroupBarrier();
+    }
+    let m = m0 + a;
+    let n = n0 + b;
+    store4(m, n, s0);
+    store4(m, n + 8u, s1);
+    store4(m, n + 16u, s2);
+    store4(m, n + 24u, s3);
+    store4(m, n + 32u, s4);
+    store4(m, n + 40u, s5);
+    store4(m, n + 48u, s6);
+    store4(m, n + 56u, s7);
+}
+
+fn products(x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, tile: Tile4) -> vec4<f32> {
+    let w = vec4<f32>(tile);
+    return vec4<f32>(dot(x0, w), dot(x1, w), dot(x2, w), dot(x3, w));
+}
+
+fn store4(m: u32, n: u32, v: vec4<f32>) {
+    if n < params.rows {
+        for (var i = 0u; i < 4u; i++) {
+            if m + i < params.m {
+                store(m + i, n, v[i]);
+            }
+        }
+    }
+}
+
+// Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
+fn x_quad(row: u32, quad: u32) -> vec4<f32> {
+    let k = 4u * quad;
+    let at = row * params.cols + k;
+    if k >= params.cols {
+        return vec4<f32>(0.0);
+    }
+    if params.cols % 4u == 0u {
+        return x[at / 4u];
+    }
+    var v = vec4<f32>(0.0);
+    for (var i = 0u; i < 4u; i++) {
+        if k + i < params.cols {
+            v[i] = x[(at + i) / 4u][(at + i) % 4u];
+        }
+    }
+    return v;
+}

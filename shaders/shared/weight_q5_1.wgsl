@@ -1,0 +1,21 @@
+// 32 weights of a row, q5_1: w = d · q + m; bit 4 of q stands in a word of its own.
+fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
+    let q = codes[block * params.weight_rows + row];
+    let dm = unpack2x16float(scales[block * params.weight_rows + row]);
+    let high = scales[(params.weight_blocks + block) * params.weight_rows + row];
+    return array<vec4<f32>, 8>(
+        dm.x * nibbles(q.x, high) + dm.y,
+        dm.x * nibbles(q.y, high >> 1u) + dm.y,
+        dm.x * nibbles(q.z, high >> 2u) + dm.y,
+        dm.x * nibbles(q.w, high >> 3u) + dm.y,
+        dm.x * nibbles(q.x >> 4u, high >> 4u) + dm.y,
+        dm.x * nibbles(q.y >> 4u, high >> 5u) + dm.y,
+        dm.x * nibbles(q.z >> 4u, high >> 6u) + dm.y,
+        dm.x * nibbles(q.w >> 4u, high >> 7u) + dm.y,
+    );
+}
+
+// Four codes of 5 bits: low halves of the bytes of `word`, bit 0 of the bytes of `high`.
+fn nibbles(word: u32, high: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8((word & 0x0f0f0f0fu) | ((high & 0x01010101u) << 4u)));
+}

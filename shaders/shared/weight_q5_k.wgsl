@@ -1,0 +1,26 @@
+// 32 weights of a row, q5_k: w = (d · sc) · q − dmin · m, as q4_k with a fifth bit in a word of its own.
+fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
+    let q = codes[block * params.weight_rows + row];
+    let d = unpack2x16float(scales[(block / 8u) * params.weight_rows + row]);
+    let supers = (params.weight_blocks + 7u) / 8u;
+    let halves = (params.weight_blocks + 1u) / 2u;
+    let packed = scales[(supers + block / 2u) * params.weight_rows + row] >> (16u * (block % 2u));
+    let scale = d.x * f32(packed & 255u);
+    let minimum = d.y * f32((packed >> 8u) & 255u);
+    let high = scales[(supers + halves + block) * params.weight_rows + row];
+    return array<vec4<f32>, 8>(
+        scale * nibbles(q.x, high) - minimum,
+        scale * nibbles(q.y, high >> 1u) - minimum,
+        scale * nibbles(q.z, high >> 2u) - minimum,
+        scale * nibbles(q.w, high >> 3u) - minimum,
+        scale * nibbles(q.x >> 4u, high >> 4u) - minimum,
+        scale * nibbles(q.y >> 4u, high >> 5u) - minimum,
+        scale * nibbles(q.z >> 4u, high >> 6u) - minimum,
+        scale * nibbles(q.w >> 4u, high >> 7u) - minimum,
+    );
+}
+
+// Four codes of 5 bits: low halves of the bytes of `word`, bit 0 of the bytes of `high`.
+fn nibbles(word: u32, high: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8((word & 0x0f0f0f0fu) | ((high & 0x01010101u) << 4u)));
+}

@@ -1,0 +1,175 @@
+//! One case of an operator, by the reference and on a device: tests compare the two, benches time the second.
+
+use std::collections::HashMap;
+
+use crate::backend::cpu::{Runner, Weights};
+use crate::graph::{Graph, GraphBuilder, ValueKind};
+use crate::kernel::ValueId;
+use crate::ops::{Case, Elem, Matrix, TensorType};
+use crate::tensor::Tensor;
+
+/// A case as a graph of one node, with its contents.
+pub struct Prepared {
+    pub graph: Graph,
+    /// Inputs and state, which the host fills: name and bits.
+    pub filled: Vec<(ValueId, String, Vec<u32>)>,
+    pub weights: HashMap<String, Tensor>,
+    /// State and results, which are compared.
+    pub results: Vec<(String, ValueId)>,
+}
+
+impl Prepared {
+    pub fn new(case: &Case) -> Self {
+        let names: Vec<String> = (0..case.reads.len()).map(|i| format!("read{i}")).collect();
+        let formats = |name: &str| {
+            let i = names.iter().position(|n| n == name).expect("a weight of the case");
+            case.reads[i].ty.dtype()
+        };
+        let mut b = GraphBuilder::new(&formats);
+        let (mut filled, mut weights, mut results) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut reads = Vec::new();
+        for (i, (given, name)) in case.reads.iter().zip(&names).enumerate() {
+            let seed = i as u64 + 1;
+            reads.push(match given.ty.elem {
+                Elem::Weight(_) => {
+                    let (rows, cols) = given.ty.matrix();
+                    weights.insert(name.clone(), given.tensor(seed));
+                    b.weight(name, rows, cols)
+                }
+                elem => {
+                    let ty = given.ty.clone();
+                    let id = if elem == Elem::F32 { b.input(name, ty) } else { b.state(name, ty) };
+                    filled.push((id, name.clone(), given.data(seed)));
+                    id
+                }
+            });
+        }
+        let mut state = Vec::new();
+        for (i, given) in case.state.iter().enumerate() {
+            let name = format!("state{i}");
+            let id = b.state(&name, given.ty.clone());
+            filled.push((id, name.clone(), given.data(100 + i as u64)));
+            results.push((name, id));
+            state.push(id);
+        }
+        for (i, id) in b.apply_shared(case.op.clone(), &reads, &state).into_iter().enumerate() {
+            b.output(format!("result{i}"), id);
+            results.push((format!("result{i}"), id));
+        }
+        Prepared { graph: b.finish(), filled, weights, results }
+    }
+
+    /// The results by the operators' references, as bits.
+    pub fn reference(&self, case: &Case) -> Vec<Vec<u32>> {
+        let floats = |bits: &[u32]| bits.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<f32>>();
+        let (mut state, mut inputs) = (HashMap::new(), HashMap::new());
+        for (id, name, bits) in &self.filled {
+            let map = if matches!(self.graph.value(*id).kind, ValueKind::State(_)) { &mut state } else { &mut inputs };
+            map.insert(name.clone(), floats(bits));
+        }
+        let mut weights = Weights::default();
+        for (name, tensor) in &self.weights {
+            weights.matrices.insert(vec![name.clone()], Matrix::new(vec![tensor.clone()]));
+        }
+        let runner = Runner { graph: &self.graph, weights: &weights, state: &mut state, inputs };
+        let outputs: HashMap<String, Vec<f32>> = runner.run(&case.run).into_iter().collect();
+        let results = self.results.iter().map(|(name, _)| outputs.get(name).or(state.get(name)));
+        results.map(|data| data.expect("a result").iter().map(|v| v.to_bits()).collect()).collect()
+    }
+}
+
+/// Σ(found − wanted)² / Σ wanted², for floats; not a number where one is. Ids are equal (0) or not (infinite).
+pub fn nmse(ty: &TensorType, found: &[u32], wanted: &[u32]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    // Among words of ids there may be the bits of a logprob: floats that are no denormals.
+    let id = |&bits: &u32| ty.elem == Elem::U32 && !f32::from_bits(bits).is_normal();
+    if found.iter().zip(wanted).any(|(found, wanted)| (id(found) || id(wanted)) && found != wanted) {
+        return f64::INFINITY;
+    }
+    let float = |bits: &u32| f64::from(f32::from_bits(*bits));
+    let pairs = || found.iter().zip(wanted).filter(|(_, wanted)| !id(wanted));
+    let error: f64 = pairs().map(|(found, wanted)| (float(found) - float(wanted)).powi(2)).sum();
+    let size: f64 = pairs().map(|(_, wanted)| float(wanted).powi(2)).sum();
+    if error == 0.0 { 0.0 } else { error / size }
+}
+
+#[cfg(feature = "gpu")]
+pub mod gpu {
+    use super::{Prepared, TensorType};
+    use crate::backend::wgpu::device::Gpu;
+    use crate::backend::wgpu::session::Runner;
+    use crate::backend::wgpu::upload::Uploads;
+    use crate::error::{Error, Result};
+    use crate::graph::ValueKind;
+    use crate::kernel::DeviceProfile;
+    use crate::ops::{Case, Elem, head_stride};
+    use crate::plan::{Fusion, Plan};
+
+    impl Prepared {
+        /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
+        pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
+            let plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
+            let mut uploads = Uploads::new();
+            for stored in &plan.groups.stored {
+                uploads.weight(gpu, stored, profile.max_binding, |name, _| {
+                    self.weights.get(name).cloned().ok_or_else(|| Error::checkpoint(format!("{name} is missing")))
+                })?;
+            }
+            for value in &plan.graph.values {
+                if let ValueKind::Table(name, data) = &value.kind {
+                    uploads.table(gpu, name, data)?;
+                }
+            }
+            let runner = Runner::new(gpu, profile, plan, &uploads)?;
+            for (id, _, bits) in &self.filled {
+                runner.write(*id, &to_device(self.graph.ty(*id), bits, profile));
+            }
+            Ok(runner)
+        }
+
+        /// The results on a device, as bits.
+        pub fn on_device(&self, case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<Vec<Vec<u32>>> {
+            let runner = self.runner(gpu, profile)?;
+            runner.run(&case.run);
+            let read = |(_, id): &(String, _)| Ok(from_device(self.graph.ty(*id), &runner.read(*id)?, profile));
+            self.results.iter().map(read).collect()
+        }
+    }
+
+    /// The bytes of a value as a device holds it: a KV cache has padded heads, of f16 where the profile says so.
+    fn to_device(ty: &TensorType, bits: &[u32], profile: &DeviceProfile) -> Vec<u8> {
+        if ty.elem != Elem::Kv {
+            return bytemuck::cast_slice(bits).to_vec();
+        }
+        let head_dim = ty.shape[2];
+        let mut bytes = Vec::new();
+        for head in bits.chunks_exact(head_dim) {
+            for i in 0..head_stride(head_dim) {
+                let value = f32::from_bits(head.get(i).copied().unwrap_or(0));
+                if profile.kv_f16() {
+                    bytes.extend(half::f16::from_f32(value).to_le_bytes());
+                } else {
+                    bytes.extend(value.to_le_bytes());
+                }
+            }
+        }
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn from_device(ty: &TensorType, bytes: &[u8], profile: &DeviceProfile) -> Vec<u32> {
+        if ty.elem != Elem::Kv {
+            return bytemuck::pod_collect_to_vec(&bytes[..4 * ty.count()]);
+        }
+        let values: Vec<f32> = if profile.kv_f16() {
+            bytemuck::pod_collect_to_vec::<u8, u16>(bytes)
+                .into_iter()
+                .map(|bits| half::f16::from_bits(bits).to_f32())
+                .collect()
+        } else {
+            bytemuck::pod_collect_to_vec(bytes)
+        };
+        let heads = values.chunks_exact(head_stride(ty.shape[2]));
+        heads.flat_map(|head| head[..ty.shape[2]].iter().map(|v| v.to_bits())).collect()
+    }
+}

@@ -1,0 +1,235 @@
+//! The CPU path: walks a graph's nodes and calls each operator's reference. It defines what is right.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::graph::{Graph, ValueKind};
+use crate::kernel::{Run, ValueId};
+use crate::models::{self, Leaves, Pass};
+use crate::ops::{Elem, Matrix, Read};
+
+/// Temporaries of a graph and what they hold: runs one graph on the CPU.
+pub struct Runner<'a> {
+    pub graph: &'a Graph,
+    pub weights: &'a Weights,
+    /// State by name; [`Runner::run`] writes it in place.
+    pub state: &'a mut HashMap<String, Vec<f32>>,
+    /// Inputs by name.
+    pub inputs: HashMap<String, Vec<f32>>,
+}
+
+/// The weights of a model as the CPU reads them, by the names of their tensors.
+#[derive(Debug, Default)]
+pub struct Weights {
+    pub matrices: HashMap<Vec<String>, Matrix>,
+    pub vectors: HashMap<Vec<String>, Vec<f32>>,
+}
+
+impl Runner<'_> {
+    /// Executes every node; the outputs, in order.
+    pub fn run(self, run: &Run) -> Vec<(String, Vec<f32>)> {
+        let Runner { graph, weights, state, mut inputs } = self;
+        let mut last_use = vec![0; graph.values.len()];
+        for (i, node) in graph.nodes.iter().enumerate() {
+            node.reads.iter().chain(&node.writes).for_each(|id| last_use[id.0 as usize] = i);
+        }
+        graph.outputs.iter().for_each(|(_, id)| last_use[id.0 as usize] = usize::MAX);
+
+        let mut temps: HashMap<ValueId, Vec<f32>> = HashMap::new();
+        for (i, node) in graph.nodes.iter().enumerate() {
+            let mut writes: Vec<Vec<f32>> = node
+                .writes
+                .iter()
+                .map(|id| match &graph.value(*id).kind {
+                    ValueKind::State(name) => std::mem::take(state.get_mut(name).expect("state exists")),
+                    _ => vec![0.0; graph.ty(*id).count()],
+                })
+                .collect();
+            let reads: Vec<Read> = node
+                .reads
+                .iter()
+                .map(|id| {
+                    let value = graph.value(*id);
+                    let data: &[f32] = match &value.kind {
+                        ValueKind::Weight(names) => match value.ty.elem {
+                            Elem::Weight(_) => return Read::Weight(&weights.matrices[names]),
+                            _ => &weights.vectors[names],
+                        },
+                        ValueKind::Input(name) => &inputs[name],
+                        ValueKind::Table(_, data) => data,
+                        ValueKind::State(name) => &state[name],
+                        ValueKind::Temp => &temps[id],
+                    };
+                    if value.ty.elem == Elem::U32 { Read::U32(bytemuck::cast_slice(data)) } else { Read::F32(data) }
+                })
+                .collect();
+            let mut slices: Vec<&mut [f32]> = writes.iter_mut().map(Vec::as_mut_slice).collect();
+            node.op.reference(&reads, &mut slices, run);
+            for (id, data) in node.writes.iter().zip(writes) {
+                match &graph.value(*id).kind {
+                    ValueKind::State(name) => *state.get_mut(name).expect("state exists") = data,
+                    _ => drop(temps.insert(*id, data)),
+                }
+            }
+            temps.retain(|id, _| last_use[id.0 as usize] > i);
+        }
+        let outputs = graph.outputs.iter().map(|(name, id)| {
+            let data = match &graph.value(*id).kind {
+                ValueKind::Input(name) => inputs.remove(name).unwrap_or_default(),
+                ValueKind::State(name) => state[name].clone(),
+                _ => temps.get(id).cloned().unwrap_or_default(),
+            };
+            (name.clone(), data)
+        });
+        outputs.collect()
+    }
+}
+
+/// A model on the CPU.
+pub struct CpuEngine {
+    shared: Arc<Shared>,
+    info: DeviceInfo,
+    weight_bytes: u64,
+}
+
+/// What an engine and its sessions have in common.
+struct Shared {
+    weights: Weights,
+    /// Builds the graph of a pass.
+    build: Box<dyn Fn(Pass) -> Result<Graph> + Send + Sync>,
+    graphs: Mutex<HashMap<Pass, Arc<Graph>>>,
+}
+
+impl CpuEngine {
+    pub fn load(checkpoint: &Checkpoint, options: &EngineOptions, progress: Progress) -> Result<Self> {
+        let context = options.context.unwrap_or(checkpoint.config.context).max(1);
+        let angles = models::angles(&checkpoint.config, context);
+        let formats: BTreeMap<_, _> = checkpoint
+            .tensors()
+            .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
+            .collect();
+        let config = checkpoint.config.clone();
+        let build = move |pass| {
+            let format = |name: &str| formats.get(name).copied().unwrap_or(crate::tensor::DType::F32);
+            let mut graph = models::build(&config, &format, &angles, pass)?;
+            graph.prune();
+            Ok(graph)
+        };
+
+        let graph = build(Pass { rows: 1, leaves: Leaves::Token })?;
+        let mut weights = Weights::default();
+        let mut weight_bytes = 0;
+        for (i, value) in graph.values.iter().enumerate() {
+            let ValueKind::Weight(names) = &value.kind else { continue };
+            let tensor = checkpoint.take(&names[0], &value.ty.shape)?;
+            weight_bytes += tensor.bytes.len() as u64;
+            match value.ty.elem {
+                Elem::Weight(_) => drop(weights.matrices.insert(names.clone(), Matrix::new(vec![tensor]))),
+                _ => drop(weights.vectors.insert(names.clone(), tensor.to_f32())),
+            }
+            progress(i + 1, graph.values.len());
+        }
+        let info = DeviceInfo { name: "cpu".into(), backend: "cpu".into() };
+        let shared = Shared { weights, build: Box::new(build), graphs: Mutex::default() };
+        Ok(CpuEngine { shared: Arc::new(shared), info, weight_bytes })
+    }
+}
+
+impl Shared {
+    fn graph(&self, pass: Pass) -> Result<Arc<Graph>> {
+        let mut graphs = self.graphs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(graph) = graphs.get(&pass) {
+            return Ok(graph.clone());
+        }
+        let graph = Arc::new((self.build)(pass)?);
+        graphs.insert(pass, graph.clone());
+        Ok(graph)
+    }
+}
+
+impl Engine for CpuEngine {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    fn dispatches_per_token(&self) -> usize {
+        0
+    }
+
+    fn chunk(&self) -> usize {
+        256
+    }
+
+    fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
+        let graph = self.shared.graph(Pass { rows: 1, leaves: Leaves::Token })?;
+        let mut state = HashMap::new();
+        for value in &graph.values {
+            if let ValueKind::State(name) = &value.kind {
+                let positions = if value.ty.elem == Elem::U32 { capacity + 1 } else { capacity };
+                let each: usize = value.ty.shape[1..].iter().product();
+                state.insert(name.clone(), vec![0.0; positions * each]);
+            }
+        }
+        Ok(Box::new(CpuSession { shared: self.shared.clone(), state, sampled: VecDeque::new(), outputs: Vec::new() }))
+    }
+}
+
+struct CpuSession {
+    shared: Arc<Shared>,
+    state: HashMap<String, Vec<f32>>,
+    sampled: VecDeque<Sampled>,
+    outputs: Vec<(String, Output)>,
+}
+
+impl Session for CpuSession {
+    fn set_tokens(&mut self, position: usize, ids: &[u32]) -> Result<()> {
+        let tokens = self.state.get_mut("tokens").expect("every model reads tokens");
+        for (token, id) in tokens[position..].iter_mut().zip(ids) {
+            *token = f32::from_bits(*id);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let graph = self.shared.graph(step.pass())?;
+        let runner =
+            Runner { graph: &graph, weights: &self.shared.weights, state: &mut self.state, inputs: HashMap::new() };
+        let outputs = runner.run(&step.run());
+        match step.want {
+            Want::Nothing => {}
+            Want::Token | Want::TokenAndLogits => {
+                let find = |name| outputs.iter().find(|(n, _)| n == name).map(|(_, data)| data.clone());
+                let sampled = find("sampled").expect("a token was asked for");
+                let logits = if step.want == Want::TokenAndLogits { find("logits") } else { None };
+                self.sampled.push_back(Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits });
+            }
+            Want::Logits | Want::Trace => {
+                let named = outputs.into_iter().zip(&graph.outputs).map(|((name, data), (_, id))| {
+                    let (rows, cols) = graph.ty(*id).matrix();
+                    (name, Output { rows, cols, data })
+                });
+                self.outputs = named.collect();
+            }
+        }
+        Ok(())
+    }
+
+    fn sampled(&mut self) -> Result<Sampled> {
+        Ok(self.sampled.pop_front().expect("a token was asked for"))
+    }
+
+    fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
+        Ok(std::mem::take(&mut self.outputs))
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+}

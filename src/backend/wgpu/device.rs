@@ -1,0 +1,206 @@
+//! Adapters, and opening one: limits and features → [`DeviceProfile`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use crate::backend::AdapterInfo;
+use crate::backend::wgpu::pipelines::Pipelines;
+use crate::error::{Error, Result};
+use crate::kernel::DeviceProfile;
+
+/// An open device: queue, compiled pipelines, and what went wrong.
+pub struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub profile: DeviceProfile,
+    pub pipelines: Pipelines,
+    faults: Arc<Mutex<Option<Fault>>>,
+}
+
+/// What the driver reported since it was last asked.
+enum Fault {
+    OutOfMemory(String),
+    Lost(String),
+    Other(String),
+}
+
+/// Adapters by backend, best supported first, in the order that the driver gives: an index stays valid.
+static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    adapters.sort_by_key(|adapter| match adapter.get_info().backend {
+        wgpu::Backend::Vulkan => 0,
+        wgpu::Backend::Metal => 1,
+        wgpu::Backend::Dx12 => 2,
+        _ => 3,
+    });
+    adapters
+});
+
+/// Devices that are open: models on one adapter share it, and its pipelines.
+static OPEN: LazyLock<Mutex<HashMap<usize, Weak<Gpu>>>> = LazyLock::new(Mutex::default);
+
+/// Features that kernels or measurements can use.
+const FEATURES: [(wgpu::Features, &str); 4] = [
+    (wgpu::Features::SHADER_F16, "f16"),
+    (wgpu::Features::SUBGROUP, "subgroups"),
+    (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
+];
+
+/// Every adapter of this machine.
+pub fn adapters() -> Vec<AdapterInfo> {
+    ADAPTERS.iter().map(describe).collect()
+}
+
+fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "cpu",
+        wgpu::DeviceType::Other => "other",
+    };
+    // Mesa's GL rasteriser does not say that it is one.
+    let rasterisers = ["llvmpipe", "softpipe", "swiftshader", "warp", "basic render"];
+    let name = info.name.to_lowercase();
+    AdapterInfo {
+        backend: backend(info.backend).into(),
+        driver: [info.driver.trim(), info.driver_info.trim()].join(" ").trim().to_string(),
+        kind: kind.into(),
+        software: info.device_type == wgpu::DeviceType::Cpu || rasterisers.iter().any(|r| name.contains(r)),
+        unusable: too_small(&limits),
+        limits: vec![
+            ("max_storage_buffer_binding_size".into(), limits.max_storage_buffer_binding_size),
+            ("max_buffer_size".into(), limits.max_buffer_size),
+            ("max_storage_buffers_per_shader_stage".into(), limits.max_storage_buffers_per_shader_stage.into()),
+            ("max_compute_workgroup_storage_size".into(), limits.max_compute_workgroup_storage_size.into()),
+            ("max_compute_invocations_per_workgroup".into(), limits.max_compute_invocations_per_workgroup.into()),
+            ("min_storage_buffer_offset_alignment".into(), limits.min_storage_buffer_offset_alignment.into()),
+            ("subgroup_min_size".into(), info.subgroup_min_size.into()),
+            ("subgroup_max_size".into(), info.subgroup_max_size.into()),
+        ],
+        features: FEATURES.iter().filter(|(f, _)| adapter.features().contains(*f)).map(|f| f.1.into()).collect(),
+        name: info.name,
+    }
+}
+
+/// Which of the limits that every kernel counts on (WebGPU's defaults) an adapter misses.
+fn too_small(limits: &wgpu::Limits) -> Option<String> {
+    let least = [
+        ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, 8),
+        ("max_compute_workgroup_storage_size", limits.max_compute_workgroup_storage_size, 16 << 10),
+        ("max_compute_invocations_per_workgroup", limits.max_compute_invocations_per_workgroup, 256),
+    ];
+    least
+        .iter()
+        .find(|(_, have, need)| have < need)
+        .map(|(name, have, need)| format!("{name} is {have}, needed {need}"))
+}
+
+fn backend(backend: wgpu::Backend) -> &'static str {
+    match backend {
+        wgpu::Backend::Vulkan => "vulkan",
+        wgpu::Backend::Metal => "metal",
+        wgpu::Backend::Dx12 => "dx12",
+        wgpu::Backend::Gl => "gl",
+        _ => "other",
+    }
+}
+
+impl Gpu {
+    /// Opens the adapter at `index` of [`adapters`], or joins whoever has it open.
+    pub fn open(index: usize) -> Result<Arc<Gpu>> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = open.get(&index).and_then(Weak::upgrade)
+            && gpu.check().is_ok()
+        {
+            return Ok(gpu);
+        }
+        let gpu = Arc::new(pollster::block_on(Self::request(index))?);
+        open.insert(index, Arc::downgrade(&gpu));
+        Ok(gpu)
+    }
+
+    async fn request(index: usize) -> Result<Gpu> {
+        let adapter = ADAPTERS.get(index).ok_or_else(|| {
+            Error::device(format!(
+                "there is no adapter {index}; this machine has {}: see `dunlin info`",
+                ADAPTERS.len()
+            ))
+        })?;
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        if let Some(limit) = too_small(&limits) {
+            return Err(Error::device(format!("{} cannot be used: {limit}; take another device", info.name)));
+        }
+        let features = FEATURES.iter().fold(wgpu::Features::empty(), |all, f| all | f.0) & adapter.features();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("dunlin"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|error| Error::device(format!("{} does not open", info.name)).caused_by(error))?;
+
+        let faults: Arc<Mutex<Option<Fault>>> = Arc::default();
+        let seen = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let fault = match error {
+                wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory(error.to_string()),
+                _ => Fault::Other(error.to_string()),
+            };
+            seen.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+        }));
+        let seen = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                seen.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Fault::Lost(message));
+            }
+        });
+
+        let profile = DeviceProfile {
+            name: info.name.clone(),
+            backend: backend(info.backend),
+            max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+            max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            workgroup_memory: limits.max_compute_workgroup_storage_size,
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            subgroups: features
+                .contains(wgpu::Features::SUBGROUP)
+                .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            reduced_precision: true,
+        };
+        let pipelines = Pipelines::new(&device);
+        Ok(Gpu { device, queue, profile, pipelines, faults })
+    }
+
+    /// What the driver reported, if anything: the device may not be usable any more.
+    pub fn check(&self) -> Result<()> {
+        let name = &self.profile.name;
+        match self.faults.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            None => Ok(()),
+            Some(Fault::OutOfMemory(message)) => Err(Error::out_of_memory(format!(
+                "{name} is out of memory ({message}); take a shorter --context, smaller --weights, or another device"
+            ))),
+            Some(Fault::Lost(message)) => {
+                Err(Error::device(format!("{name} was lost ({message}); load the model again, or on another device")))
+            }
+            Some(Fault::Other(message)) => Err(Error::device(format!("{name} refused its work: {message}"))),
+        }
+    }
+
+    /// Waits until `submission`, or everything, is done.
+    pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
+        self.device.poll(wait).map_err(|error| {
+            Error::device(format!("{} did not finish its work", self.profile.name)).caused_by(error)
+        })?;
+        self.check()
+    }
+}

@@ -1,0 +1,250 @@
+//! A model on a GPU: weights uploaded once, plans made once and kept, sessions that run them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::session::{Bound, Buffers, InFlight, Readback, Readbacks, Source};
+use crate::backend::wgpu::upload::Uploads;
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::graph::ValueKind;
+use crate::kernel::{DeviceProfile, ValueId};
+use crate::models::{self, Leaves, Pass};
+use crate::plan::{Fusion, Plan};
+use crate::tensor::DType;
+
+/// A model on a GPU.
+pub struct GpuEngine {
+    shared: Arc<Shared>,
+    info: DeviceInfo,
+    dispatches_per_token: usize,
+    vocab: usize,
+}
+
+/// What an engine and its sessions have in common.
+struct Shared {
+    gpu: Arc<Gpu>,
+    /// The device's, as far as this model may use it.
+    profile: DeviceProfile,
+    uploads: Uploads,
+    build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
+    plans: Mutex<HashMap<Pass, Arc<Plan>>>,
+}
+
+/// Passes whose plans are kept; prompts of many lengths would pile them up.
+const MOST_PLANS: usize = 16;
+
+/// The pass of a decoding step.
+const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token };
+
+impl GpuEngine {
+    pub fn load(checkpoint: &Checkpoint, adapter: usize, options: &EngineOptions, progress: Progress) -> Result<Self> {
+        let gpu = Gpu::open(adapter)?;
+        let mut profile = gpu.profile.clone();
+        profile.reduced_precision = !options.full_precision;
+        if let Some(limit) = options.max_binding {
+            profile.max_binding = profile.max_binding.min(limit);
+        }
+        let build = plans(checkpoint, options, profile.clone());
+
+        let plan = build(DECODE)?;
+        let mut uploads = Uploads::new();
+        let count = plan.groups.stored.len();
+        for (i, stored) in plan.groups.stored.iter().enumerate() {
+            uploads.weight(&gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape))?;
+            progress(i + 1, count);
+        }
+        for value in &plan.graph.values {
+            if let ValueKind::Table(name, data) = &value.kind {
+                uploads.table(&gpu, name, data)?;
+            }
+        }
+        uploads.finish(&gpu)?;
+
+        let info = DeviceInfo { name: profile.name.clone(), backend: profile.backend.into() };
+        let dispatches_per_token = plan.steps.len();
+        let plans = Mutex::new(HashMap::from([(DECODE, Arc::new(plan))]));
+        let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans });
+        Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
+    }
+}
+
+/// Makes the plans of a checkpoint for devices with a profile.
+pub fn plans(
+    checkpoint: &Checkpoint,
+    options: &EngineOptions,
+    profile: DeviceProfile,
+) -> impl Fn(Pass) -> Result<Plan> + Send + Sync + use<> {
+    let context = options.context.unwrap_or(checkpoint.config.context).max(1);
+    let angles = models::angles(&checkpoint.config, context);
+    let formats: BTreeMap<String, DType> = checkpoint
+        .tensors()
+        .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
+        .collect();
+    let config = checkpoint.config.clone();
+    move |pass| {
+        let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
+        let graph = models::build(&config, &format, &angles, pass)?;
+        Ok(Plan::new(graph, &profile, Fusion::On))
+    }
+}
+
+impl Shared {
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.get(&pass) {
+            return Ok(plan.clone());
+        }
+        if plans.len() >= MOST_PLANS {
+            plans.retain(|pass, _| *pass == DECODE);
+        }
+        let plan = Arc::new((self.build)(pass)?);
+        plans.insert(pass, plan.clone());
+        Ok(plan)
+    }
+}
+
+impl Engine for GpuEngine {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.shared.uploads.bytes
+    }
+
+    fn dispatches_per_token(&self) -> usize {
+        self.dispatches_per_token
+    }
+
+    fn chunk(&self) -> usize {
+        let logits = (self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64)) as usize;
+        256.min(logits).max(1)
+    }
+
+    fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
+        let shared = self.shared.clone();
+        let plan = shared.plan(DECODE)?;
+        let buffers = Buffers::new(&shared.gpu, &shared.profile, &plan, Some(capacity), plan.arena)?;
+        Ok(Box::new(GpuSession {
+            shared,
+            arena: plan.arena,
+            buffers,
+            bound: HashMap::new(),
+            readbacks: Readbacks::default(),
+            in_flight: InFlight::new(),
+            outputs: None,
+        }))
+    }
+}
+
+/// One sequence on a GPU.
+struct GpuSession {
+    shared: Arc<Shared>,
+    buffers: Buffers,
+    /// Bytes of the arena.
+    arena: u64,
+    bound: HashMap<Pass, Bound>,
+    readbacks: Readbacks,
+    in_flight: InFlight,
+    outputs: Option<(Pass, Readback)>,
+}
+
+impl GpuSession {
+    /// Makes sure that the plan of a pass is bound to this session's buffers.
+    fn bind(&mut self, pass: Pass) -> Result<()> {
+        if self.bound.contains_key(&pass) {
+            return Ok(());
+        }
+        let (gpu, plan) = (&self.shared.gpu, self.shared.plan(pass)?);
+        if plan.arena > self.arena {
+            // Whatever is bound holds the old arena.
+            self.bound.clear();
+            self.buffers.arena = Buffers::arena(gpu, plan.arena)?;
+            self.arena = plan.arena;
+        }
+        if self.bound.len() >= MOST_PLANS {
+            self.bound.retain(|pass, _| *pass == DECODE);
+        }
+        let bound = Bound::new(gpu, plan, &self.shared.uploads, &self.buffers)?;
+        self.bound.insert(pass, bound);
+        Ok(())
+    }
+}
+
+impl Session for GpuSession {
+    fn set_tokens(&mut self, position: usize, ids: &[u32]) -> Result<()> {
+        let bytes = bytemuck::cast_slice(ids);
+        self.shared.gpu.queue.write_buffer(&self.buffers.state["tokens"], position as u64 * 4, bytes);
+        self.shared.gpu.check()
+    }
+
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let pass = step.pass();
+        self.bind(pass)?;
+        let gpu = &self.shared.gpu;
+        let bound = &self.bound[&pass];
+        gpu.queue.write_buffer(&self.buffers.run, 0, bytemuck::bytes_of(&step.run()));
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        bound.record(&mut encoder);
+
+        let source = |id: &ValueId| {
+            let (offset, _) = bound.plan.places[id];
+            Source { buffer: &self.buffers.arena, offset, bytes: 4 * bound.plan.graph.ty(*id).count() as u64 }
+        };
+        let wanted: Vec<Source> = bound
+            .plan
+            .graph
+            .outputs
+            .iter()
+            .filter(|(name, _)| match step.want {
+                Want::Nothing => false,
+                Want::Token => name == "sampled",
+                Want::TokenAndLogits | Want::Logits | Want::Trace => true,
+            })
+            .map(|(_, id)| source(id))
+            .collect();
+        if wanted.is_empty() {
+            gpu.queue.submit([encoder.finish()]);
+            return gpu.check();
+        }
+        let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
+        let submission = gpu.queue.submit([encoder.finish()]);
+        let readback = Readbacks::request(copy, submission);
+        match step.want {
+            Want::Token | Want::TokenAndLogits => self.in_flight.push_back(readback),
+            _ => self.outputs = Some((pass, readback)),
+        }
+        gpu.check()
+    }
+
+    fn sampled(&mut self) -> Result<Sampled> {
+        let readback = self.in_flight.pop_front().expect("a token was asked for");
+        let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        let logits = words[2..].iter().map(|&word| f32::from_bits(word)).collect::<Vec<_>>();
+        let logits = (!logits.is_empty()).then_some(logits);
+        Ok(Sampled { id: words[0], logprob: f32::from_bits(words[1]), logits })
+    }
+
+    fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
+        let Some((pass, readback)) = self.outputs.take() else { return Ok(Vec::new()) };
+        let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let plan = self.shared.plan(pass)?;
+        let mut rest = &values[..];
+        let named = plan.graph.outputs.iter().map(|(name, id)| {
+            let (rows, cols) = plan.graph.ty(*id).matrix();
+            let (data, after) = rest.split_at(rows * cols);
+            rest = after;
+            (name.clone(), Output { rows, cols, data: data.to_vec() })
+        });
+        Ok(named.collect())
+    }
+
+    fn depth(&self) -> usize {
+        4
+    }
+}

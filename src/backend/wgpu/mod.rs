@@ -1,0 +1,7 @@
+//! The GPU path through wgpu: interprets dispatches, and knows no operator by name.
+
+pub mod device;
+pub mod engine;
+mod pipelines;
+pub mod session;
+pub mod upload;

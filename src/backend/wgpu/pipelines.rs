@@ -1,0 +1,105 @@
+//! The one cache of pipelines: a kernel with constants is compiled once a device.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
+
+use crate::kernel::{Access, Dispatch, KernelRef, Run, source};
+
+/// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to ask for.
+pub const PARAMS_STRIDE: u64 = 256;
+
+/// Compiled kernels and their layouts.
+pub struct Pipelines {
+    compiled: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
+    layouts: Mutex<HashMap<&'static [Access], wgpu::BindGroupLayout>>,
+    /// Group 1: `params` at a dynamic offset, `run`.
+    pub common: wgpu::BindGroupLayout,
+}
+
+/// A kernel and the bits of its constants.
+type Key = (KernelRef, Vec<(&'static str, u64)>);
+
+impl Pipelines {
+    pub fn new(device: &wgpu::Device) -> Self {
+        let uniform = |binding, dynamic, size| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Uniform,
+                has_dynamic_offset: dynamic,
+                min_binding_size: NonZeroU64::new(size),
+            },
+            count: None,
+        };
+        let common = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("params and run"),
+            entries: &[uniform(0, true, 4), uniform(1, false, size_of::<Run>() as u64)],
+        });
+        Pipelines { compiled: Mutex::default(), layouts: Mutex::default(), common }
+    }
+
+    /// How many pipelines were compiled so far.
+    pub fn count(&self) -> usize {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The layout of group 0.
+    pub fn layout(&self, device: &wgpu::Device, bindings: &'static [Access]) -> wgpu::BindGroupLayout {
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        layouts.entry(bindings).or_insert_with(|| group_layout(device, bindings)).clone()
+    }
+
+    /// The pipeline of a dispatch.
+    pub fn pipeline(&self, device: &wgpu::Device, dispatch: &Dispatch) -> wgpu::ComputePipeline {
+        let constants = dispatch.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        let key = (dispatch.kernel, constants);
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.entry(key).or_insert_with(|| self.compile(device, dispatch)).clone()
+    }
+
+    fn compile(&self, device: &wgpu::Device, dispatch: &Dispatch) -> wgpu::ComputePipeline {
+        let kernel = dispatch.kernel.0;
+        let name = kernel.name();
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&name),
+            source: wgpu::ShaderSource::Wgsl(source::assemble(kernel).into()),
+        };
+        let mut checks = wgpu::ShaderRuntimeChecks::checked();
+        checks.force_loop_bounding = false;
+        // SAFETY: every loop of our shaders counts to a bound that is read once. Bounds checks stay on.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&name),
+            bind_group_layouts: &[Some(&self.layout(device, kernel.bindings)), Some(&self.common)],
+            immediate_size: 0,
+        });
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&name),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &dispatch.constants,
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
+    }
+}
+
+fn group_layout(device: &wgpu::Device, bindings: &[Access]) -> wgpu::BindGroupLayout {
+    let entry = |(i, access): (usize, &Access)| wgpu::BindGroupLayoutEntry {
+        binding: i as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: *access == Access::Read },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = bindings.iter().enumerate().map(entry).collect();
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("tensors"), entries: &entries })
+}

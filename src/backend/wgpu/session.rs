@@ -1,0 +1,285 @@
+//! A plan bound to buffers, and running it: one compute pass and one submission a step, nothing waits on the host.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::pipelines::PARAMS_STRIDE;
+use crate::backend::wgpu::upload::{Uploads, storage};
+use crate::error::{Error, Result};
+use crate::graph::ValueKind;
+use crate::kernel::{DeviceProfile, Plane, Run, Slot, ValueId};
+use crate::ops::{Elem, TensorType};
+use crate::plan::Plan;
+
+/// The memory of one sequence: arena, state, and the uniform that changes from step to step.
+pub struct Buffers {
+    pub arena: wgpu::Buffer,
+    pub state: HashMap<String, wgpu::Buffer>,
+    pub run: wgpu::Buffer,
+}
+
+impl Buffers {
+    /// State for `capacity` positions, and an arena of `arena` bytes.
+    pub fn new(gpu: &Gpu, profile: &DeviceProfile, plan: &Plan, capacity: Option<usize>, arena: u64) -> Result<Self> {
+        let mut state = HashMap::new();
+        for value in &plan.graph.values {
+            if let ValueKind::State(name) = &value.kind {
+                let ty = state_type(&value.ty, capacity);
+                let size = ty.bytes(profile).next_multiple_of(16);
+                if size > profile.max_binding {
+                    return Err(Error::out_of_memory(format!(
+                        "{name} of {} positions needs {size} bytes in one binding, {} allows {}; take a shorter --context",
+                        ty.shape[0], gpu.profile.name, profile.max_binding
+                    )));
+                }
+                let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+                state.insert(name.clone(), storage(gpu, name, size, usage)?);
+            }
+        }
+        let run = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("run"),
+            size: size_of::<Run>() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        Ok(Buffers { arena: Self::arena(gpu, arena)?, state, run })
+    }
+
+    pub fn arena(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        storage(gpu, "arena", size.max(256), usage)
+    }
+}
+
+/// A plan's state has room for the whole context; a sequence has `capacity` positions.
+fn state_type(ty: &TensorType, capacity: Option<usize>) -> TensorType {
+    let mut ty = ty.clone();
+    if let Some(capacity) = capacity {
+        ty.shape[0] = if ty.elem == Elem::U32 { capacity + 1 } else { capacity };
+    }
+    ty
+}
+
+/// A plan with its pipelines and bind groups: everything a run needs.
+pub struct Bound {
+    pub plan: Arc<Plan>,
+    steps: Vec<BoundStep>,
+    common: wgpu::BindGroup,
+}
+
+struct BoundStep {
+    pipeline: wgpu::ComputePipeline,
+    tensors: wgpu::BindGroup,
+    groups: [u32; 3],
+}
+
+impl Bound {
+    pub fn new(gpu: &Gpu, plan: Arc<Plan>, uploads: &Uploads, buffers: &Buffers) -> Result<Self> {
+        let size = plan.steps.len().max(1) as u64 * PARAMS_STRIDE;
+        let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut bytes = vec![0; size as usize];
+        for (i, step) in plan.steps.iter().enumerate() {
+            let at = i * PARAMS_STRIDE as usize;
+            bytes[at..at + step.dispatch.params.len()].copy_from_slice(&step.dispatch.params);
+        }
+        gpu.queue.write_buffer(&params, 0, &bytes);
+        let window = plan.steps.iter().map(|step| step.dispatch.params.len()).max().unwrap_or(4) as u64;
+        let common = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("params and run"),
+            layout: &gpu.pipelines.common,
+            entries: &[
+                wgpu::BindGroupEntry { binding: 0, resource: part(&params, 0, window.next_multiple_of(16)) },
+                wgpu::BindGroupEntry { binding: 1, resource: buffers.run.as_entire_binding() },
+            ],
+        });
+
+        let mut steps = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let dispatch = &step.dispatch;
+            let entries: Vec<wgpu::BindGroupEntry> = dispatch
+                .slots
+                .iter()
+                .enumerate()
+                .map(|(i, slot)| wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource: resource(&plan, slot, uploads, buffers),
+                })
+                .collect();
+            steps.push(BoundStep {
+                pipeline: gpu.pipelines.pipeline(&gpu.device, dispatch),
+                tensors: gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(step.op),
+                    layout: &gpu.pipelines.layout(&gpu.device, dispatch.kernel.0.bindings),
+                    entries: &entries,
+                }),
+                groups: dispatch.groups,
+            });
+        }
+        gpu.check()?;
+        Ok(Bound { plan, steps, common })
+    }
+
+    /// Records every dispatch into one compute pass.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (i, step) in self.steps.iter().enumerate() {
+            pass.set_pipeline(&step.pipeline);
+            pass.set_bind_group(0, &step.tensors, &[]);
+            pass.set_bind_group(1, &self.common, &[i as u32 * PARAMS_STRIDE as u32]);
+            let [x, y, z] = step.groups;
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+}
+
+/// The bytes that a slot names.
+fn resource<'a>(plan: &Plan, slot: &Slot, uploads: &'a Uploads, buffers: &'a Buffers) -> wgpu::BindingResource<'a> {
+    match *slot {
+        Slot::Plane { value, chunk, plane } => {
+            uploads.weights[&plan.stored(value).names].plane(chunk, plane).as_entire_binding()
+        }
+        Slot::Value(id) => match &plan.graph.value(id).kind {
+            ValueKind::Temp | ValueKind::Input(_) => {
+                let (offset, bytes) = plan.places[&id];
+                part(&buffers.arena, offset, bytes)
+            }
+            ValueKind::State(name) => buffers.state[name].as_entire_binding(),
+            ValueKind::Table(name, _) => uploads.tables[name].as_entire_binding(),
+            ValueKind::Weight(_) => uploads.weights[&plan.stored(id).names].plane(0, Plane::Codes).as_entire_binding(),
+        },
+    }
+}
+
+fn part(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
+}
+
+/// Bytes on their way back to the host.
+pub struct Readback {
+    buffer: wgpu::Buffer,
+    submission: Option<wgpu::SubmissionIndex>,
+    mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
+}
+
+/// Buffers for reading back, kept for the next time.
+#[derive(Default)]
+pub struct Readbacks {
+    free: Vec<wgpu::Buffer>,
+}
+
+/// Where a readback copies from: offset and bytes.
+pub struct Source<'a> {
+    pub buffer: &'a wgpu::Buffer,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Readbacks {
+    /// A buffer of `size` bytes, and the copies of `sources` into it, one after the other.
+    pub fn record(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, sources: &[Source]) -> wgpu::Buffer {
+        let size = sources.iter().map(|source| source.bytes).sum();
+        let buffer = match self.free.iter().position(|buffer| buffer.size() == size) {
+            Some(i) => self.free.swap_remove(i),
+            None => gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("readback"),
+                size,
+                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+                mapped_at_creation: false,
+            }),
+        };
+        let mut at = 0;
+        for source in sources {
+            encoder.copy_buffer_to_buffer(source.buffer, source.offset, &buffer, at, source.bytes);
+            at += source.bytes;
+        }
+        buffer
+    }
+
+    /// Asks for the bytes of a submitted copy.
+    pub fn request(buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Readback {
+        let (sender, mapped) = channel();
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone when a generation was dropped: nobody wants the bytes any more.
+            let _ = sender.send(result);
+        });
+        Readback { buffer, submission: Some(submission), mapped }
+    }
+
+    /// Waits for the bytes.
+    pub fn finish(&mut self, gpu: &Gpu, mut readback: Readback) -> Result<Vec<u8>> {
+        gpu.wait(readback.submission.take())?;
+        let failed = || Error::device(format!("{} did not return its results", gpu.profile.name));
+        match readback.mapped.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(failed().caused_by(error)),
+            Err(error) => return Err(failed().caused_by(error)),
+        }
+        let view = readback.buffer.get_mapped_range(..).map_err(|error| failed().caused_by(error.to_string()))?;
+        let bytes = view.to_vec();
+        drop(view);
+        readback.buffer.unmap();
+        if self.free.len() < 8 {
+            self.free.push(readback.buffer);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Runs one plan by itself: inputs and state from the host, outputs and state back. For tests and measurements.
+pub struct Runner<'a> {
+    pub gpu: &'a Gpu,
+    /// What the plan was made for.
+    pub profile: &'a DeviceProfile,
+    pub bound: Bound,
+    pub buffers: Buffers,
+}
+
+impl<'a> Runner<'a> {
+    pub fn new(gpu: &'a Gpu, profile: &'a DeviceProfile, plan: Plan, uploads: &Uploads) -> Result<Self> {
+        let buffers = Buffers::new(gpu, profile, &plan, None, plan.arena)?;
+        let bound = Bound::new(gpu, Arc::new(plan), uploads, &buffers)?;
+        Ok(Runner { gpu, profile, bound, buffers })
+    }
+
+    /// Writes an input or state.
+    pub fn write(&self, id: ValueId, bytes: &[u8]) {
+        let (buffer, offset) = self.place(id);
+        self.gpu.queue.write_buffer(buffer, offset, bytes);
+    }
+
+    pub fn run(&self, run: &Run) {
+        self.gpu.queue.write_buffer(&self.buffers.run, 0, bytemuck::bytes_of(run));
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.bound.record(&mut encoder);
+        self.gpu.queue.submit([encoder.finish()]);
+    }
+
+    /// Reads a value back.
+    pub fn read(&self, id: ValueId) -> Result<Vec<u8>> {
+        let (buffer, offset) = self.place(id);
+        let bytes = self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4);
+        let mut readbacks = Readbacks::default();
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let copy = readbacks.record(self.gpu, &mut encoder, &[Source { buffer, offset, bytes }]);
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        readbacks.finish(self.gpu, Readbacks::request(copy, submission))
+    }
+
+    fn place(&self, id: ValueId) -> (&wgpu::Buffer, u64) {
+        let plan = &self.bound.plan;
+        match &plan.graph.value(id).kind {
+            ValueKind::State(name) => (&self.buffers.state[name], 0),
+            _ => (&self.buffers.arena, plan.places[&id].0),
+        }
+    }
+}
+
+/// Steps whose results the host has not taken.
+pub type InFlight = VecDeque<Readback>;

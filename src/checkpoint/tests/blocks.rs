@@ -1,0 +1,71 @@
+//! Block formats against fixtures that gguf-py made, and dot products against decoded rows.
+
+use std::path::Path;
+
+use super::*;
+
+/// A file of tests/fixtures/blocks: the number of values, and what follows it.
+fn block_fixture(name: &str) -> (usize, Vec<u8>) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/blocks").join(format!("{name}.bin"));
+    let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    (u32::from_le_bytes(*bytes.first_chunk().unwrap()) as usize, bytes[4..].to_vec())
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
+}
+
+#[test]
+fn blocks_decode_as_gguf_does() {
+    for dtype in DType::ALL {
+        let (count, bytes) = block_fixture(&format!("dequantize_{dtype}"));
+        let (blocks, expected) = bytes.split_at(dtype.row_bytes(count));
+        let mut values = vec![0.0; count];
+        quant::dequantize_row(dtype, blocks, &mut values);
+        for (i, (value, expected)) in values.iter().zip(floats(expected)).enumerate() {
+            let same = value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
+            assert!(same, "{dtype}: element {i} is {value:e}, expected {expected:e}");
+        }
+    }
+}
+
+#[test]
+fn rows_quantize_as_gguf_does() {
+    for dtype in [DType::F16, DType::Q8_0, DType::Q4_0] {
+        let (count, bytes) = block_fixture(&format!("quantize_{dtype}"));
+        let (values, expected) = bytes.split_at(4 * count);
+        let mut blocks = Vec::new();
+        quantize::quantize_row(dtype, &floats(values), &mut blocks);
+        let size = dtype.row_bytes(32);
+        for (row, (block, expected)) in blocks.chunks(size).zip(expected.chunks(size)).enumerate() {
+            assert_eq!(block, expected, "{dtype}: row {row}");
+        }
+    }
+}
+
+#[test]
+fn dots_multiply_what_is_decoded() {
+    for dtype in DType::ALL {
+        let blocks = if dtype.block().0 == 256 { 2 } else { 3 * 32 / dtype.block().0 };
+        // Plain types have rows of any length.
+        for cols in if dtype.block().0 == 1 { vec![1, 31, 32, 154] } else { vec![blocks * dtype.block().0] } {
+            // Scales must be of usual size, so that blocks come from a fixture's end.
+            let (count, bytes) = block_fixture(&format!("dequantize_{dtype}"));
+            let row = match dtype {
+                DType::F16 | DType::BF16 => [0x12, 0x3c].repeat(cols),
+                _ => bytes[dtype.row_bytes(count) - dtype.row_bytes(cols)..dtype.row_bytes(count)].to_vec(),
+            };
+            let mut weights = vec![0.0; cols];
+            quant::dequantize_row(dtype, &row, &mut weights);
+            let x: Vec<Vec<f32>> =
+                (0..4).map(|r| (0..cols).map(|i| ((i * 37 + r * 11) % 64) as f32 / 32.0 - 1.0).collect()).collect();
+            let sums = quant::dot_rows(dtype, &row, std::array::from_fn::<_, 4, _>(|r| &x[r][..]));
+            for (r, sum) in sums.into_iter().enumerate() {
+                let products = || weights.iter().zip(&x[r]).map(|(&w, &x)| w as f64 * x as f64);
+                let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                assert!((sum as f64 - expected).abs() <= 1e-6 * size, "{dtype} × {cols}: {sum}, expected {expected}");
+            }
+            assert_eq!(quant::dot_row(dtype, &row, &x[0]), sums[0], "{dtype} × {cols}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `config.json` as families write it, and what is refused.
+
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+
+/// The description of a golden case's `config.json` after `edit`.
+fn describe(case: &str, edit: impl FnOnce(&mut Json)) -> Result<config::Description> {
+    let mut json: Json = serde_json::from_slice(&std::fs::read(golden(case).join("config.json")).unwrap()).unwrap();
+    edit(&mut json);
+    config_json::read(Path::new("case/config.json"), &serde_json::to_vec(&json).unwrap(), None)
+}
+
+/// The configuration of a golden case after `edit`.
+fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
+    let (_, tensors) = folder::read(&golden(case))?;
+    describe(case, edit)?.resolve(Path::new(case), &canonical(Path::new(case), tensors)?)
+}
+
+#[test]
+fn refused() {
+    let cases: [(&str, &str, Json, &[&str]); 14] = [
+        ("mobilellm_gqa", "model_type", json!("mamba"), &["`mamba`", "mobilellm, llama, llama4_text"]),
+        ("mobilellm_gqa", "hidden_act", json!("gelu"), &["`gelu`", "silu"]),
+        ("mobilellm_gqa", "attention_bias", json!(true), &["attention_bias"]),
+        ("mobilellm_gqa", "mlp_bias", json!(true), &["mlp_bias"]),
+        ("mobilellm_gqa", "rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), &["`yarn`", "linear"]),
+        ("mobilellm_gqa", "rope_scaling", json!({"type": "linear"}), &["factor"]),
+        ("mobilellm_gqa", "rope_theta", json!(-1.0), &["rope_theta", "-1"]),
+        ("mobilellm_gqa", "hidden_size", json!("wide"), &["string \"wide\""]),
+        ("mobilellm_gqa", "num_hidden_layers", json!(u64::MAX), &["num_hidden_layers"]),
+        ("mobilellm_pruned", "num_attention_heads", json!([1, 2]), &["num_attention_heads", "2", "4 layers"]),
+        ("mobilellm_r1", "num_local_experts", json!(16), &["experts"]),
+        ("mobilellm_r1", "moe_layers", json!([1]), &["experts"]),
+        ("mobilellm_r1", "no_rope_layers", json!([1, 1]), &["no_rope_layers"]),
+        ("mobilellm_gqa", "hidden_size", json!(145), &["embed_tokens", "144", "145"]),
+    ];
+    for (case, key, value, words) in cases {
+        let error = config(case, |json| json[key] = value.clone()).expect_err(key).to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{key} = {value}: `{error}` does not say {words:?}");
+    }
+    let tuned = |json: &mut Json| {
+        json["attn_temperature_tuning"] = json!(true);
+        json["no_rope_layers"] = json!([1, 1, 0]);
+    };
+    assert!(config("mobilellm_r1", tuned).unwrap_err().to_string().contains("attn_temperature_tuning"));
+}
+
+#[test]
+fn defaults_and_variants() {
+    let remove = |keys: &'static [&str]| {
+        move |json: &mut Json| keys.iter().for_each(|&key| drop(json.as_object_mut().unwrap().remove(key)))
+    };
+    let plain = config("mobilellm_gqa", |_| {}).unwrap();
+    // MobileLLM shares the embedding unless it is told otherwise; there is no other head in this file anyway.
+    assert_eq!(config("mobilellm_gqa", remove(&["share_embedding"])).unwrap(), plain);
+    let bare = config(
+        "mobilellm_gqa",
+        remove(&["head_dim", "rope_theta", "rope_scaling", "layer_sharing", "intermediate_size"]),
+    );
+    assert_eq!(bare.unwrap(), plain);
+    assert_eq!(config("mobilellm_gqa", remove(&["rms_norm_eps"])).unwrap().norm_eps, 1e-6);
+    // Shapes have the last word on widths.
+    let wrong = |json: &mut Json| (json["intermediate_size"], json["num_key_value_heads"]) = (json!(7), json!(1));
+    assert_eq!(config("mobilellm_gqa", wrong).unwrap(), plain);
+    // The same code under Llama's model type.
+    assert_eq!(config("mobilellm_gqa", |json| json["model_type"] = json!("llama")).unwrap(), plain);
+    assert_eq!(config("efficientllm", remove(&["hidden_size_in"])).unwrap().head_dim, 16);
+    assert!(!config("llama_untied_sharded", |_| {}).unwrap().tied);
+    assert!(config("llama_untied_sharded", |json| json["tie_word_embeddings"] = json!(true)).unwrap().tied);
+    let many = config("mobilellm_gqa", |json| json["eos_token_id"] = json!([2, 5])).unwrap();
+    assert_eq!(many.eos, [2, 5]);
+    let no_list = config("mobilellm_r1", |json| {
+        (json["no_rope_layers"], json["attn_temperature_tuning"]) = (Json::Null, json!(false));
+    });
+    assert_eq!(no_list.unwrap().rope_layers, [true; 3]);
+}
+
+#[test]
+fn generation_config_has_the_end_ids() {
+    let content = std::fs::read(golden("mobilellm_gqa").join("config.json")).unwrap();
+    let generation = br#"{"eos_token_id": [2, 7], "bos_token_id": 9}"#;
+    let path = Path::new("generation_config.json");
+    let description = config_json::read(Path::new("config.json"), &content, Some((path, generation))).unwrap();
+    assert_eq!((description.bos, &description.eos[..]), (Some(1), &[2, 7][..]));
+}
+
+#[test]
+fn rope_scaling() {
+    let theta = |i: usize, base: f64| base.powf(-2.0 * i as f64 / 16.0);
+    let inv_freq = |scaling: Json| {
+        let config = config("mobilellm_gqa", |json| json["rope_scaling"] = scaling).unwrap();
+        config.rope.inv_freq
+    };
+    for (i, value) in inv_freq(Json::Null).into_iter().enumerate() {
+        assert_eq!(value, theta(i, 1e4) as f32);
+    }
+    assert_eq!(inv_freq(json!({"type": "dynamic", "factor": 4.0})), inv_freq(Json::Null));
+    for (i, value) in inv_freq(json!({"rope_type": "linear", "factor": 4.0})).into_iter().enumerate() {
+        assert_eq!(value, (theta(i, 1e4) / 4.0) as f32);
+    }
+    // By wavelength: below 64 / 4 kept, above 64 / 1 divided, in between mixed.
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    for (i, value) in inv_freq(llama3).into_iter().enumerate() {
+        let theta = theta(i, 1e4);
+        let length = std::f64::consts::TAU / theta;
+        let expected = if length < 16.0 {
+            theta
+        } else if length > 64.0 {
+            theta / 8.0
+        } else {
+            let mix = (64.0 / length - 1.0) / 3.0;
+            (1.0 - mix) * theta / 8.0 + mix * theta
+        };
+        assert!((value as f64 / expected - 1.0).abs() < 1e-6, "{i}: {value}, expected {expected}");
+    }
+    // The newer key holds the base too.
+    let newer = config("mobilellm_gqa", |json| {
+        json.as_object_mut().unwrap().remove("rope_theta");
+        json["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 500_000.0});
+    });
+    assert_eq!(newer.unwrap().rope.inv_freq[3], theta(3, 5e5) as f32);
+}
+
+/// Folders whose index or files are not what they should be.
+#[test]
+fn broken_folders() {
+    let scratch = std::env::temp_dir().join(format!("dunlin-broken-folders-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).unwrap();
+    let complains = |words: &[&str]| {
+        let error = Checkpoint::open(&scratch).expect_err("a broken folder").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "`{error}` does not say {words:?}");
+    };
+    complains(&["config.json"]);
+    std::fs::copy(golden("llama_untied_sharded").join("config.json"), scratch.join("config.json")).unwrap();
+    complains(&["no weights", "model.safetensors", "pytorch_model.bin"]);
+    let index = scratch.join("model.safetensors.index.json");
+    let shard = "model-00001-of-00004.safetensors";
+    std::fs::write(&index, json!({"weight_map": {"a": shard}}).to_string()).unwrap();
+    complains(&["index.json", shard, "missing"]);
+    std::fs::copy(golden("llama_untied_sharded").join(shard), scratch.join(shard)).unwrap();
+    complains(&["index.json", "`a`", shard]);
+    std::fs::write(&index, json!({"weight_map": {"a": "../elsewhere.safetensors"}}).to_string()).unwrap();
+    complains(&["../elsewhere.safetensors", "beside it"]);
+    std::fs::write(&index, "{").unwrap();
+    complains(&["index.json"]);
+    std::fs::write(scratch.join("model.safetensors"), "").unwrap();
+    complains(&["model.safetensors", "truncated"]);
+    std::fs::remove_dir_all(&scratch).unwrap();
+
+    let error = Checkpoint::open(&scratch).unwrap_err().to_string();
+    assert!(error.contains("does not exist") && error.contains(".gguf"), "{error}");
+}

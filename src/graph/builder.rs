@@ -1,0 +1,145 @@
+//! One method per operator; shapes are inferred as you write.
+
+use std::sync::Arc;
+
+use crate::graph::{Graph, Node, Value, ValueKind};
+use crate::kernel::ValueId;
+use crate::ops::{self, Operator, TensorType};
+use crate::tensor::DType;
+
+/// Writes a [`Graph`], operator by operator.
+pub struct GraphBuilder<'a> {
+    graph: Graph,
+    formats: &'a dyn Fn(&str) -> DType,
+}
+
+impl<'a> GraphBuilder<'a> {
+    /// `formats` tells the format of a weight by its name: a property of the file, unknown to models.
+    pub fn new(formats: &'a dyn Fn(&str) -> DType) -> Self {
+        Self { graph: Graph::default(), formats }
+    }
+
+    /// The finished graph.
+    pub fn finish(self) -> Graph {
+        self.graph.verify();
+        self.graph
+    }
+
+    pub fn input(&mut self, name: impl Into<String>, ty: TensorType) -> ValueId {
+        self.push(ty, ValueKind::Input(name.into()))
+    }
+
+    /// A matrix (rows, cols) of the checkpoint.
+    pub fn weight(&mut self, name: impl Into<String>, rows: usize, cols: usize) -> ValueId {
+        let name = name.into();
+        self.push(TensorType::weight((self.formats)(&name), rows, cols), ValueKind::Weight(vec![name]))
+    }
+
+    /// A vector (cols) of the checkpoint, read as float32.
+    pub fn vector(&mut self, name: impl Into<String>, cols: usize) -> ValueId {
+        self.push(TensorType::f32([cols]), ValueKind::Weight(vec![name.into()]))
+    }
+
+    pub fn table(&mut self, name: impl Into<String>, ty: TensorType, data: Arc<Vec<f32>>) -> ValueId {
+        self.push(ty, ValueKind::Table(name.into(), data))
+    }
+
+    pub fn state(&mut self, name: impl Into<String>, ty: TensorType) -> ValueId {
+        self.push(ty, ValueKind::State(name.into()))
+    }
+
+    /// Lets the host read a value under a name.
+    pub fn output(&mut self, name: impl Into<String>, value: ValueId) {
+        self.graph.outputs.push((name.into(), value));
+    }
+
+    /// W[tokens]: (rows, cols), the tokens of this step.
+    pub fn embedding(&mut self, tokens: ValueId, w: ValueId, rows: usize) -> ValueId {
+        self.apply(ops::embedding::Embedding { rows }, &[tokens, w])
+    }
+
+    /// x / rms(x) · gain
+    pub fn rms_norm(&mut self, x: ValueId, gain: ValueId, eps: f32) -> ValueId {
+        self.apply(ops::rms_norm::RmsNorm { eps }, &[x, gain])
+    }
+
+    /// x · Wᵀ
+    pub fn matmul(&mut self, x: ValueId, w: ValueId) -> ValueId {
+        self.apply(ops::matmul::Matmul, &[x, w])
+    }
+
+    /// x with its heads rotated to their positions.
+    pub fn rope(&mut self, x: ValueId, angles: ValueId, rope: ops::rope::Rope) -> ValueId {
+        self.apply(rope, &[x, angles])
+    }
+
+    /// Puts x where attention will find it.
+    pub fn cache_write(&mut self, x: ValueId, cache: ValueId) {
+        let [_, heads, head_dim] = self.graph.ty(cache).shape[..] else { panic!("a cache has three dimensions") };
+        self.apply_in_place(ops::cache_write::CacheWrite { heads, head_dim }, &[x], &[cache]);
+    }
+
+    /// What each query makes of the keys and values up to its position.
+    pub fn attention(
+        &mut self,
+        q: ValueId,
+        keys: ValueId,
+        values: ValueId,
+        attention: ops::attention::Attention,
+    ) -> ValueId {
+        self.apply(attention, &[q, keys, values])
+    }
+
+    /// silu(gate) · up
+    pub fn swiglu(&mut self, gate: ValueId, up: ValueId) -> ValueId {
+        self.apply(ops::swiglu::Swiglu, &[gate, up])
+    }
+
+    /// a + b
+    pub fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        self.apply(ops::add::Add, &[a, b])
+    }
+
+    /// The last row of x.
+    pub fn last_row(&mut self, x: ValueId) -> ValueId {
+        self.apply(ops::last_row::LastRow, &[x])
+    }
+
+    /// Chooses a token and appends it to `tokens`; (id, logprob).
+    pub fn sample(&mut self, logits: ValueId, tokens: ValueId, rows: usize) -> ValueId {
+        self.apply_in_place(ops::sample::Sample { rows }, &[logits], &[tokens])[0]
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, value: ValueId) -> &TensorType {
+        self.graph.ty(value)
+    }
+
+    /// Any operator with one result.
+    pub fn apply(&mut self, op: impl Operator + 'static, reads: &[ValueId]) -> ValueId {
+        self.apply_in_place(op, reads, &[])[0]
+    }
+
+    /// Any operator; `state` is written in place.
+    pub fn apply_in_place(
+        &mut self,
+        op: impl Operator + 'static,
+        reads: &[ValueId],
+        state: &[ValueId],
+    ) -> Vec<ValueId> {
+        self.apply_shared(Arc::new(op), reads, state)
+    }
+
+    pub(crate) fn apply_shared(&mut self, op: Arc<dyn Operator>, reads: &[ValueId], state: &[ValueId]) -> Vec<ValueId> {
+        let types: Vec<&TensorType> = reads.iter().map(|&id| self.graph.ty(id)).collect();
+        let results: Vec<ValueId> = op.infer(&types).into_iter().map(|ty| self.push(ty, ValueKind::Temp)).collect();
+        let writes = state.iter().chain(&results).copied().collect();
+        self.graph.nodes.push(Node { op, reads: reads.to_vec(), writes });
+        results
+    }
+
+    fn push(&mut self, ty: TensorType, kind: ValueKind) -> ValueId {
+        self.graph.values.push(Value { ty, kind });
+        ValueId(self.graph.values.len() as u32 - 1)
+    }
+}

@@ -1,0 +1,63 @@
+//! Kernel file + shared modules → one WGSL text.
+//!
+//! Assembly is concatenation, the shared files after the kernel, so that error lines are those of the file on disk.
+//! WGSL declarations may stand in any order; directives (`enable f16;`) go in front, on line 1.
+
+use super::Kernel;
+
+/// A file of `shaders/shared/`. A `variant` is one of several that define the same names.
+#[derive(Debug)]
+pub struct Module {
+    pub name: &'static str,
+    pub source: &'static str,
+    pub variant: bool,
+}
+
+macro_rules! modules {
+    ($($id:ident $name:literal $variant:literal)*) => {
+        $(pub static $id: Module = Module {
+            name: $name,
+            source: include_str!(concat!("../../shaders/shared/", $name, ".wgsl")),
+            variant: $variant,
+        };)*
+        /// Every shared file.
+        pub static KERNEL_MODULES: &[&Module] = &[$(&$id),*];
+    };
+}
+
+modules! {
+    GEMV "gemv" false
+    GEMM "gemm" false
+    NORM "norm" false
+    PLAIN "plain" false
+    RUN "run" false
+    KV_F32 "kv_f32" true
+    KV_F16 "kv_f16" true
+    TILE_F32 "tile_f32" true
+    TILE_F16 "tile_f16" true
+    WEIGHT_F32 "weight_f32" true
+    WEIGHT_F16 "weight_f16" true
+    WEIGHT_BF16 "weight_bf16" true
+    WEIGHT_Q4_0 "weight_q4_0" true
+    WEIGHT_Q4_1 "weight_q4_1" true
+    WEIGHT_Q5_0 "weight_q5_0" true
+    WEIGHT_Q5_1 "weight_q5_1" true
+    WEIGHT_Q8_0 "weight_q8_0" true
+    WEIGHT_Q4_K "weight_q4_k" true
+    WEIGHT_Q5_K "weight_q5_k" true
+    WEIGHT_Q6_K "weight_q6_k" true
+}
+
+/// The complete WGSL of a kernel.
+pub fn assemble(kernel: &Kernel) -> String {
+    let mut text = String::new();
+    if kernel.requires.f16 {
+        text += "enable f16; ";
+    }
+    text += kernel.source;
+    for module in kernel.modules {
+        text += &format!("\n// shared/{}.wgsl\n", module.name);
+        text += module.source;
+    }
+    text
+}

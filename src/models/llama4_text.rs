@@ -1,0 +1,13 @@
+//! MobileLLM-R1: the dense text model of Llama 4. Rope turns neighbouring pairs, and after it q and k are brought to
+//! unit mean square, without a weight (`Llama4TextL2Norm`); both stand in the configuration, so the block is the same.
+
+use crate::kernel::ValueId;
+use crate::models::blocks::Decoder;
+
+pub fn hidden(decoder: &mut Decoder) -> ValueId {
+    let mut x = decoder.embed();
+    for layer in 0..decoder.config.layers {
+        x = decoder.block(layer, x);
+    }
+    x
+}

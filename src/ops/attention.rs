@@ -1,0 +1,125 @@
+//! y[r, h, :] = Σ_t softmax_t(q[r, h] · k[t, h / G] / sqrt(D)) · v[t, h / G, :]    t = 0 ..= position + r
+//!
+//! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
+//!
+//! With `qk_norm` each q[r, h] and k[t, g] is first divided by sqrt(mean(·²) + eps). Where rope comes before the norm
+//! (Llama 4, MobileLLM-R1) a rotation leaves the mean square as it is, so normalising where q meets k is the same.
+
+use crate::kernel::source::{KV_F16, KV_F32, RUN};
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, kernel, params};
+use crate::threads;
+
+#[derive(Clone, Debug)]
+pub struct Attention {
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// D
+    pub head_dim: usize,
+    /// eps of the weightless QK-norm, where there is one.
+    pub qk_norm: Option<f32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    head_stride: u32,
+    scale: f32,
+    eps: f32,
+}
+
+static ROW_F32: Kernel = kernel!("attention/row.wgsl", "row", [RUN, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING);
+static ROW_F16: Kernel = kernel!("attention/row.wgsl", "row", [RUN, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16);
+
+pub fn kernels() -> Vec<&'static Kernel> {
+    vec![&ROW_F32, &ROW_F16]
+}
+
+impl Operator for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        assert_eq!(self.heads % self.kv_heads, 0, "{self:?}");
+        assert_eq!(reads[0].matrix().1, self.heads * self.head_dim, "{self:?}");
+        for cache in &reads[1..] {
+            assert_eq!(cache.shape[1..], [self.kv_heads, self.head_dim], "the cache of {self:?}");
+        }
+        vec![reads[0].clone()]
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+        let (q, keys, values) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
+        let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let factor = |x: &[f32]| match self.qk_norm {
+            Some(eps) => 1.0 / (x.iter().map(|v| v * v).sum::<f32>() / d as f32 + eps).sqrt(),
+            None => 1.0,
+        };
+        threads::rows(writes[0], d, |i, y| {
+            let (row, head) = (i / self.heads, i % self.heads);
+            let at = head / (self.heads / self.kv_heads) * d;
+            let q = &q[i * d..(i + 1) * d];
+            let length = run.position as usize + row + 1;
+            let scale = factor(q) / (d as f32).sqrt();
+            let mut scores: Vec<f32> = (0..length)
+                .map(|t| {
+                    let k = &keys[t * width + at..][..d];
+                    q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>() * scale * factor(k)
+                })
+                .collect();
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0.0;
+            for score in &mut scores {
+                *score = (*score - largest).exp();
+                total += *score;
+            }
+            y.fill(0.0);
+            for (t, score) in scores.iter().enumerate() {
+                let v = &values[t * width + at..][..d];
+                y.iter_mut().zip(v).for_each(|(y, v)| *y += score / total * v);
+            }
+        });
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (rows, _) = reads[0].ty.matrix();
+        vec![Dispatch {
+            kernel: KernelRef(if profile.kv_f16() { &ROW_F16 } else { &ROW_F32 }),
+            constants: vec![("WG", 64.0)],
+            slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
+            params: params(&Params {
+                heads: self.heads as u32,
+                kv_heads: self.kv_heads as u32,
+                head_dim: self.head_dim as u32,
+                head_stride: head_stride(self.head_dim) as u32,
+                scale: 1.0 / (self.head_dim as f32).sqrt(),
+                eps: self.qk_norm.unwrap_or(-1.0),
+            }),
+            groups: [self.heads as u32, rows as u32, 1],
+        }]
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize, qk_norm| {
+        let cache = Given::kv(position + rows + 1, kv_heads, head_dim);
+        let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
+        Case::new(Attention { heads, kv_heads, head_dim, qk_norm }, reads).at(position)
+    };
+    vec![
+        case(1, 1, 1, 2, 0, None),
+        case(1, 3, 1, 22, 63, None),
+        case(7, 6, 2, 20, 61, None),
+        case(5, 9, 3, 16, 0, Some(1e-5)),
+        case(1, 32, 32, 80, 64, None),          // MobileVLM-3B
+        case(2, 4, 2, 128, 1023, None),         // past one chunk of scores
+        case(1, 2, 1, 256, 5, None),
+        case(1, 9, 3, 64, 255, None).bench(),   // MobileLLM-125M, one token
+        case(1, 9, 3, 64, 2047, None).bench(),
+        case(128, 9, 3, 64, 128, None).bench(), // MobileLLM-125M, a prompt
+    ]
+}

@@ -1,0 +1,73 @@
+//! cache[position + r, head, d] = x[r, head · D + d]
+//!
+//! x: (rows, heads · D)   cache: (capacity, heads, D), written in place
+
+use crate::kernel::source::{KV_F16, KV_F32, RUN};
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
+
+#[derive(Clone, Debug)]
+pub struct CacheWrite {
+    pub heads: usize,
+    /// D
+    pub head_dim: usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    heads: u32,
+    head_dim: u32,
+    head_stride: u32,
+}
+
+static KERNEL_F32: Kernel = kernel!("cache_write.wgsl", "cache_write", [RUN, KV_F32], [ReadWrite ReadWrite], Params);
+static KERNEL_F16: Kernel =
+    kernel!("cache_write.wgsl", "cache_write", [RUN, KV_F16], [ReadWrite ReadWrite], Params, [], Requires::F16);
+
+pub fn kernels() -> Vec<&'static Kernel> {
+    vec![&KERNEL_F32, &KERNEL_F16]
+}
+
+impl Operator for CacheWrite {
+    fn name(&self) -> &'static str {
+        "cache_write"
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        assert_eq!(reads[0].matrix().1, self.heads * self.head_dim, "{self:?}");
+        vec![]
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+        let x = reads[0].f32();
+        let at = run.position as usize * self.heads * self.head_dim;
+        writes[0][at..at + x.len()].copy_from_slice(x);
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (rows, cols) = reads[0].ty.matrix();
+        vec![Dispatch {
+            kernel: KernelRef(if profile.kv_f16() { &KERNEL_F16 } else { &KERNEL_F32 }),
+            constants: vec![],
+            slots: vec![reads[0].slot(), writes[0].slot()],
+            params: params(&Params {
+                rows: rows as u32,
+                heads: self.heads as u32,
+                head_dim: self.head_dim as u32,
+                head_stride: head_stride(self.head_dim) as u32,
+            }),
+            groups: [groups(rows * cols, 64), 1, 1],
+        }]
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |rows: usize, heads: usize, head_dim: usize, position: usize| {
+        Case::new(CacheWrite { heads, head_dim }, vec![Given::f32([rows, heads * head_dim])])
+            .state(vec![Given::kv(position + rows + 1, heads, head_dim)])
+            .at(position)
+    };
+    vec![case(1, 1, 2, 0), case(3, 5, 22, 7), case(7, 2, 20, 1), case(1, 3, 64, 33).bench(), case(128, 3, 64, 0).bench()]
+}

@@ -1,0 +1,170 @@
+//! The cases that operators are held to: one description serves tests, benches and the check on a user's device.
+
+use std::sync::Arc;
+
+use crate::kernel::Run;
+use crate::ops::{Operator, TensorType};
+use crate::tensor::{Bytes, DType, RowOrder, Tensor};
+
+/// One operator with inputs of given shapes and contents.
+#[derive(Debug)]
+pub struct Case {
+    pub op: Arc<dyn Operator>,
+    pub reads: Vec<Given>,
+    /// State that the operator writes in place; it begins with this content.
+    pub state: Vec<Given>,
+    pub run: Run,
+    /// Largest normalised mean squared error, Σ(y − ref)² / Σref², against the reference.
+    pub nmse: f64,
+    /// Whether benches time it.
+    pub bench: bool,
+}
+
+/// A value of a case: its type, and what is in it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    pub ty: TensorType,
+    pub fill: Fill,
+}
+
+/// Contents, reproducible from a seed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fill {
+    /// Uniform in −scale .. scale.
+    Random(f32),
+    /// Ids below this.
+    Below(u32),
+    /// cos and sin of angles, alternating.
+    Angles,
+    /// These ids.
+    Ids(Vec<u32>),
+    Zero,
+}
+
+impl Case {
+    /// float32 arithmetic in another order: 1e-10 leaves room for sums over some thousands of terms and for `exp` and
+    /// `inverseSqrt` of a few ulp, and none for a wrong element.
+    pub fn new(op: impl Operator + 'static, reads: Vec<Given>) -> Self {
+        Case { op: Arc::new(op), reads, state: Vec::new(), run: Run::at(0), nmse: 1e-10, bench: false }
+    }
+
+    pub fn state(mut self, state: Vec<Given>) -> Self {
+        self.state = state;
+        self
+    }
+
+    pub fn run(mut self, run: Run) -> Self {
+        self.run = run;
+        self
+    }
+
+    pub fn at(self, position: usize) -> Self {
+        self.run(Run::at(position))
+    }
+
+    pub fn bench(mut self) -> Self {
+        self.bench = true;
+        self
+    }
+
+    /// What reports call it: the operator, its attributes and shapes.
+    pub fn label(&self) -> String {
+        let shapes: Vec<String> = self.reads.iter().chain(&self.state).map(|given| given.ty.to_string()).collect();
+        format!("{:?} ({}) at {}", self.op, shapes.join(", "), self.run.position)
+    }
+}
+
+impl Given {
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        Given { ty: TensorType::f32(shape), fill: Fill::Random(1.0) }
+    }
+
+    /// A weight (rows, cols), scaled so that products with unit vectors stay near 1.
+    pub fn weight(dtype: DType, rows: usize, cols: usize) -> Self {
+        Given { ty: TensorType::weight(dtype, rows, cols), fill: Fill::Random((3.0 / cols as f32).sqrt()) }
+    }
+
+    /// Token ids (count), below `vocab`.
+    pub fn tokens(count: usize, vocab: u32) -> Self {
+        Given { ty: TensorType::u32([count]), fill: Fill::Below(vocab) }
+    }
+
+    /// A table of angles (context, head_dim).
+    pub fn angles(context: usize, head_dim: usize) -> Self {
+        Given { ty: TensorType::f32([context, head_dim]), fill: Fill::Angles }
+    }
+
+    pub fn kv(capacity: usize, heads: usize, head_dim: usize) -> Self {
+        Given { ty: TensorType::kv(capacity, heads, head_dim), fill: Fill::Random(1.0) }
+    }
+
+    pub fn zero(mut self) -> Self {
+        self.fill = Fill::Zero;
+        self
+    }
+
+    /// The content as the bits of floats, or as ids.
+    pub fn data(&self, seed: u64) -> Vec<u32> {
+        let count = self.ty.count();
+        let mut next = random(seed);
+        match &self.fill {
+            Fill::Random(scale) => {
+                (0..count).map(|_| (scale * (next() as f32 / 2f32.powi(31) - 1.0)).to_bits()).collect()
+            }
+            Fill::Below(n) => (0..count).map(|_| next() % n).collect(),
+            Fill::Angles => (0..count / 2)
+                .flat_map(|_| {
+                    let angle = next() as f32 / 2f32.powi(32) * std::f32::consts::TAU;
+                    [angle.cos().to_bits(), angle.sin().to_bits()]
+                })
+                .collect(),
+            Fill::Ids(ids) => ids.clone(),
+            Fill::Zero => vec![0; count],
+        }
+    }
+
+    /// The content of a weight, in its format. Blocks are random codes under scales that bound them by the fill's.
+    pub fn tensor(&self, seed: u64) -> Tensor {
+        let (dtype, (rows, cols)) = (self.ty.dtype(), self.ty.matrix());
+        let scale = if let Fill::Random(scale) = self.fill { scale } else { 1.0 };
+        let mut next = random(seed);
+        let uniform = |word: u32| scale * (word as f32 / 2f32.powi(31) - 1.0);
+        let halves = |values: [f32; 2]| values.map(|v| half::f16::from_f32(v).to_le_bytes()).concat();
+        let mut bytes = Vec::with_capacity(rows * dtype.row_bytes(cols));
+        for _ in 0..rows * cols / dtype.block().0 {
+            let start = bytes.len();
+            match dtype {
+                DType::F32 => bytes.extend(uniform(next()).to_le_bytes()),
+                DType::F16 => bytes.extend(half::f16::from_f32(uniform(next())).to_le_bytes()),
+                DType::BF16 => bytes.extend(half::bf16::from_f32(uniform(next())).to_le_bytes()),
+                _ => bytes.extend((0..dtype.block().1).map(|_| (next() >> 13) as u8)),
+            }
+            // d first, then m or dmin; half of the random bound, so that blocks differ.
+            let d = scale * (0.5 + next() as f32 / 2f32.powi(33));
+            let block = &mut bytes[start..];
+            match dtype {
+                DType::F32 | DType::F16 | DType::BF16 => {}
+                DType::Q4_0 => block[..2].copy_from_slice(&halves([d / 8.0, 0.0])[..2]),
+                DType::Q5_0 => block[..2].copy_from_slice(&halves([d / 16.0, 0.0])[..2]),
+                DType::Q8_0 => block[..2].copy_from_slice(&halves([d / 127.0, 0.0])[..2]),
+                DType::Q4_1 => block[..4].copy_from_slice(&halves([d / 7.5, -d])),
+                DType::Q5_1 => block[..4].copy_from_slice(&halves([d / 15.5, -d])),
+                DType::Q4_K => block[..4].copy_from_slice(&halves([d / (63.0 * 7.5), d / 63.0])),
+                DType::Q5_K => block[..4].copy_from_slice(&halves([d / (63.0 * 15.5), d / 63.0])),
+                DType::Q6_K => block[208..].copy_from_slice(&halves([d / (128.0 * 32.0), 0.0])[..2]),
+            }
+        }
+        Tensor { dtype, shape: vec![rows, cols], bytes: Bytes::new(bytes), order: RowOrder::Stored }
+    }
+}
+
+/// xorshift64*: the same numbers on every machine.
+fn random(seed: u64) -> impl FnMut() -> u32 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+}

@@ -1,0 +1,88 @@
+//! y[r, :] = W[tokens[position + r], :]
+//!
+//! tokens: (capacity) u32   W: (vocab, cols)   y: (rows, cols)
+
+use crate::checkpoint::quant::dequantize_row;
+use crate::kernel::source::RUN;
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run, layout};
+use crate::ops::weight::{WeightKernels, parts};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
+use crate::tensor::DType;
+
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// Tokens of a step.
+    pub rows: usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    weight_rows: u32,
+    weight_blocks: u32,
+    cols: u32,
+    rows: u32,
+    start: u32,
+}
+
+static KERNELS: WeightKernels =
+    weight_kernels!("embedding.wgsl", "embedding", [RUN], [ReadWrite Read Read ReadWrite], Params);
+
+pub fn kernels() -> Vec<&'static Kernel> {
+    KERNELS.iter().collect()
+}
+
+impl Operator for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        vec![TensorType::f32([self.rows, reads[1].matrix().1])]
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+        let (tokens, w) = (reads[0].u32(), reads[1].weight());
+        for (r, y) in writes[0].chunks_exact_mut(w.cols).enumerate() {
+            let token = tokens[run.position as usize + r];
+            dequantize_row(w.dtype, w.row(token as usize), y);
+        }
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (_, cols) = reads[1].ty.matrix();
+        let blocks = layout::blocks(cols);
+        let dispatch = |part: crate::ops::weight::Part| Dispatch {
+            kernel: KernelRef(weight_kernel(&KERNELS, reads[1].ty.dtype())),
+            constants: vec![],
+            slots: vec![reads[0].slot(), part.codes, part.scales, writes[0].slot()],
+            params: params(&Params {
+                weight_rows: part.weight_rows as u32,
+                weight_blocks: blocks as u32,
+                cols: cols as u32,
+                rows: self.rows as u32,
+                start: part.out as u32,
+            }),
+            groups: [groups(self.rows * blocks, 64), 1, 1],
+        };
+        parts(&reads[1], profile).into_iter().map(dispatch).collect()
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in DType::ALL {
+        let (vocab, cols) = if dtype.block().0 == 256 { (31, 512) } else { (31, 160) };
+        let table = Given::weight(dtype, vocab, cols);
+        cases.push(Case::new(Embedding { rows: 7 }, vec![Given::tokens(11, vocab as u32), table]).at(3));
+    }
+    // Rows that end inside a block, and one that begins off a quad.
+    for cols in [1, 31, 154, 257] {
+        let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
+        cases.push(Case::new(Embedding { rows: 5 }, reads));
+    }
+    // SmolLM2-135M, one token.
+    let reads = vec![Given::tokens(1, 49152), Given::weight(DType::Q8_0, 49152, 576)];
+    cases.push(Case::new(Embedding { rows: 1 }, reads).bench());
+    cases
+}

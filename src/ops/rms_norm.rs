@@ -1,0 +1,80 @@
+//! y[r, c] = x[r, c] / sqrt(mean(x[r, :]²) + eps) · gain[c]
+//!
+//! x, y: (rows, cols)   gain: (cols)
+
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
+
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    pub eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    cols: u32,
+    eps: f32,
+}
+
+static KERNEL: Kernel = kernel!("rms_norm.wgsl", "rms_norm", [], [ReadWrite Read ReadWrite], Params);
+
+pub fn kernels() -> Vec<&'static Kernel> {
+    vec![&KERNEL]
+}
+
+impl RmsNorm {
+    /// One row. Fused operators begin with it.
+    pub fn row(&self, x: &[f32], gain: &[f32], y: &mut [f32]) {
+        let squares: f32 = x.iter().map(|v| v * v).sum();
+        let factor = 1.0 / (squares / x.len() as f32 + self.eps).sqrt();
+        for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
+            *y = x * factor * gain;
+        }
+    }
+}
+
+impl Operator for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        let (rows, cols) = reads[0].matrix();
+        assert_eq!(reads[1].shape, [cols], "rms_norm of ({rows}, {cols})");
+        vec![reads[0].clone()]
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+        let (x, gain) = (reads[0].f32(), reads[1].f32());
+        for (x, y) in x.chunks_exact(gain.len()).zip(writes[0].chunks_exact_mut(gain.len())) {
+            self.row(x, gain, y);
+        }
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (rows, cols) = reads[0].ty.matrix();
+        vec![Dispatch {
+            kernel: KernelRef(&KERNEL),
+            constants: vec![],
+            slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
+            params: params(&Params { cols: cols as u32, eps: self.eps }),
+            groups: [rows as u32, 1, 1],
+        }]
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |rows: usize, cols: usize| {
+        Case::new(RmsNorm { eps: 1e-5 }, vec![Given::f32([rows, cols]), Given::f32([cols])])
+    };
+    vec![
+        case(1, 1),
+        case(3, 31),
+        case(7, 65),
+        case(2, 1757),
+        case(1, 576).bench(),     // MobileLLM-125M, one token
+        case(128, 576).bench(),   // MobileLLM-125M, a prompt
+        case(64, 2048).bench(),   // MobileVLM-1.7B
+    ]
+}

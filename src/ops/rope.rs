@@ -1,0 +1,101 @@
+//! Rotates the pairs of each head by the angles of the row's position:
+//!     y[a] = x[a] · cos − x[b] · sin        y[b] = x[b] · cos + x[a] · sin
+//! (a, b) is (i, i + D/2), or (2i, 2i + 1) where pairs are interleaved.
+//!
+//! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …
+
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+
+#[derive(Clone, Debug)]
+pub struct Rope {
+    pub heads: usize,
+    /// D
+    pub head_dim: usize,
+    pub interleaved: bool,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    heads: u32,
+    head_dim: u32,
+    interleaved: u32,
+}
+
+static KERNEL: Kernel = kernel!("rope.wgsl", "rope", [crate::kernel::source::RUN], [ReadWrite Read ReadWrite], Params);
+
+pub fn kernels() -> Vec<&'static Kernel> {
+    vec![&KERNEL]
+}
+
+impl Rope {
+    /// The two elements of pair i of a head.
+    pub fn pair(&self, i: usize) -> (usize, usize) {
+        if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.head_dim / 2) }
+    }
+
+    /// One head, by one row of angles.
+    pub fn rotate(&self, x: &[f32], angles: &[f32], y: &mut [f32]) {
+        for (i, angle) in angles.chunks_exact(2).enumerate() {
+            let (a, b) = self.pair(i);
+            y[a] = x[a] * angle[0] - x[b] * angle[1];
+            y[b] = x[b] * angle[0] + x[a] * angle[1];
+        }
+    }
+}
+
+impl Operator for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        assert_eq!(reads[0].matrix().1, self.heads * self.head_dim, "{self:?}");
+        assert_eq!(reads[1].matrix().1, self.head_dim, "the table of rope");
+        vec![reads[0].clone()]
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+        let (x, table) = (reads[0].f32(), reads[1].f32());
+        let (d, cols) = (self.head_dim, self.heads * self.head_dim);
+        for (r, (x, y)) in x.chunks_exact(cols).zip(writes[0].chunks_exact_mut(cols)).enumerate() {
+            let angles = &table[(run.position as usize + r) * d..][..d];
+            for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+                self.rotate(x, angles, y);
+            }
+        }
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (rows, cols) = reads[0].ty.matrix();
+        vec![Dispatch {
+            kernel: KernelRef(&KERNEL),
+            constants: vec![],
+            slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
+            params: params(&Params {
+                rows: rows as u32,
+                heads: self.heads as u32,
+                head_dim: self.head_dim as u32,
+                interleaved: self.interleaved.into(),
+            }),
+            groups: [groups(rows * cols / 2, 64), 1, 1],
+        }]
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |rows: usize, heads: usize, head_dim: usize, interleaved, position: usize| {
+        let reads = vec![Given::f32([rows, heads * head_dim]), Given::angles(position + rows, head_dim)];
+        Case::new(Rope { heads, head_dim, interleaved }, reads).at(position)
+    };
+    vec![
+        case(1, 1, 2, false, 0),
+        case(3, 5, 22, false, 7),
+        case(3, 5, 20, true, 7),
+        case(1, 9, 64, false, 130).bench(),   // MobileLLM-125M, one token
+        case(64, 32, 80, false, 64).bench(),  // MobileVLM-3B
+        case(33, 9, 64, true, 0),             // MobileLLM-R1-140M
+    ]
+}

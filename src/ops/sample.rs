@@ -1,0 +1,170 @@
+//! Chooses the next token from a row of logits and writes it where the next step reads it.
+//!
+//!     l'      = logits, those of the last 64 tokens divided by the repeat penalty (multiplied where negative)
+//!     greedy  : argmax l', the lowest id among equals
+//!     else    : among tokens kept by top-k, top-p and min-p: argmax l' / T − ln(−ln u(seed, position, id))
+//!     logprob = logits[id] − ln Σ exp logits
+//!
+//! logits: (1, vocab)   tokens: (capacity + 1) u32, written in place   sampled: (2) = id, bits of logprob
+//!
+//! The Gumbel maximum draws from softmax(l' / T). Filters keep equals of the last logit kept. min-p and top-p are
+//! taken at temperature T, top-p among what top-k and min-p kept.
+
+use crate::kernel::source::RUN;
+use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, kernel, params};
+
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Tokens of the step: the chosen one goes to `tokens[position + rows]`.
+    pub rows: usize,
+}
+
+/// Tokens that the repeat penalty looks back on.
+const WINDOW: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    vocab: u32,
+    rows: u32,
+}
+
+static KERNEL: Kernel = kernel!("sample.wgsl", "sample", [RUN], [ReadWrite ReadWrite ReadWrite], Params);
+
+pub fn kernels() -> Vec<&'static Kernel> {
+    vec![&KERNEL]
+}
+
+impl Operator for Sample {
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        assert_eq!(reads[0].matrix().0, 1, "sample takes one row of logits");
+        vec![TensorType::u32([2])]
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+        let logits = reads[0].f32();
+        let [tokens, sampled] = writes else { panic!("sample writes tokens and the choice") };
+        let position = run.position as usize + self.rows;
+
+        let mut penalised = logits.to_vec();
+        if run.repeat_penalty != 1.0 {
+            let mut seen: Vec<usize> =
+                tokens[position.saturating_sub(WINDOW)..position].iter().map(|id| id.to_bits() as usize).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            for id in seen.into_iter().filter(|&id| id < logits.len()) {
+                let l = &mut penalised[id];
+                *l = if *l > 0.0 { *l / run.repeat_penalty } else { *l * run.repeat_penalty };
+            }
+        }
+        let id = if run.temperature > 0.0 {
+            let threshold = kept(&penalised, run);
+            argmax(&penalised, |id, l| (l >= threshold).then(|| l / run.temperature + gumbel(id as u32, position as u32, run.seed)))
+        } else {
+            argmax(&penalised, |_, l| Some(l))
+        };
+
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mass: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+        let logprob = f64::from(logits[id] - largest) - mass.ln();
+        tokens[position] = f32::from_bits(id as u32);
+        sampled[0] = f32::from_bits(id as u32);
+        sampled[1] = logprob as f32;
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (_, vocab) = reads[0].ty.matrix();
+        vec![Dispatch {
+            kernel: KernelRef(&KERNEL),
+            constants: vec![],
+            slots: vec![reads[0].slot(), writes[0].slot(), writes[1].slot()],
+            params: params(&Params { vocab: vocab as u32, rows: self.rows as u32 }),
+            groups: [1, 1, 1],
+        }]
+    }
+}
+
+/// The smallest logit that the filters keep.
+fn kept(logits: &[f32], run: &Run) -> f32 {
+    let mut sorted = logits.to_vec();
+    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+    let largest = sorted[0];
+    let mut threshold = f32::NEG_INFINITY;
+    if run.min_p > 0.0 {
+        threshold = threshold.max(largest + run.temperature * run.min_p.ln());
+    }
+    if run.top_k > 0 && (run.top_k as usize) < sorted.len() {
+        threshold = threshold.max(sorted[run.top_k as usize - 1]);
+    }
+    if run.top_p < 1.0 {
+        sorted.retain(|&l| l >= threshold);
+        let weight = |l: f32| f64::from((l - largest) / run.temperature).exp();
+        let need = f64::from(run.top_p) * sorted.iter().map(|&l| weight(l)).sum::<f64>();
+        let mut mass = 0.0;
+        for &l in &sorted {
+            mass += weight(l);
+            threshold = l;
+            if mass >= need {
+                break;
+            }
+        }
+    }
+    threshold.min(largest)
+}
+
+/// The first id with the largest score.
+fn argmax(logits: &[f32], score: impl Fn(usize, f32) -> Option<f32>) -> usize {
+    let mut best: Option<(usize, f32)> = None;
+    for (id, &l) in logits.iter().enumerate() {
+        if let Some(score) = score(id, l)
+            && best.is_none_or(|(_, most)| score > most)
+        {
+            best = Some((id, score));
+        }
+    }
+    best.map_or(0, |(id, _)| id)
+}
+
+/// −ln(−ln u), u in (0, 1) from a hash of seed, position and id.
+fn gumbel(id: u32, position: u32, seed: u32) -> f32 {
+    let bits = hash(id ^ hash(position ^ hash(seed)));
+    let u = ((bits >> 9) as f32 + 0.5) / 8_388_608.0;
+    -(-u.ln()).ln()
+}
+
+/// Wellons' lowbias32.
+fn hash(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |vocab: usize, run: Run| {
+        let mut logits = Given::f32([1, vocab]);
+        logits.fill = Fill::Random(8.0);
+        let position = run.position as usize;
+        Case::new(Sample { rows: 1 }, vec![logits]).state(vec![Given::tokens(position + 3, vocab as u32)]).run(run)
+    };
+    let warm = Run { temperature: 0.8, seed: 7, ..Run::at(5) };
+    vec![
+        case(1, Run::at(0)),
+        case(31, Run::at(3)),
+        case(257, Run { repeat_penalty: 1.3, ..Run::at(70) }),
+        case(257, warm),
+        case(512, Run { top_k: 1, ..warm }),
+        case(512, Run { top_k: 5, ..warm }),
+        case(512, Run { top_p: 0.7, ..warm }),
+        case(512, Run { min_p: 0.1, ..warm }),
+        case(1757, Run { top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 11, ..warm }),
+        case(49152, Run::at(9)).bench(),
+        case(49152, Run { top_k: 40, top_p: 0.95, ..warm }).bench(),
+    ]
+}

@@ -1,0 +1,102 @@
+//! Weight matrices as operators see them: the rows of one or several stored tensors, in their own format.
+
+use crate::kernel::layout::WeightLayout;
+use crate::kernel::{DeviceProfile, Kernel, Plane, Slot};
+use crate::ops::Operand;
+use crate::tensor::{DType, Tensor};
+
+/// A matrix (rows, cols) for the CPU: tensors of one type and width, one below the other.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    pub dtype: DType,
+    pub cols: usize,
+    parts: Vec<Tensor>,
+}
+
+impl Matrix {
+    #[track_caller]
+    pub fn new(parts: Vec<Tensor>) -> Self {
+        let (dtype, cols) = (parts[0].dtype, parts[0].cols());
+        assert!(parts.iter().all(|part| part.dtype == dtype && part.cols() == cols), "parts of one matrix differ");
+        Matrix { dtype, cols, parts }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(Tensor::rows).sum()
+    }
+
+    /// The stored bytes of a row.
+    pub fn row(&self, mut row: usize) -> &[u8] {
+        for part in &self.parts {
+            if row < part.rows() {
+                return part.row(row);
+            }
+            row -= part.rows();
+        }
+        panic!("row {row} past the end of a matrix");
+    }
+}
+
+/// The kernels of one shader, one for each weight format.
+pub type WeightKernels = [Kernel; DType::ALL.len()];
+
+/// Declares [`WeightKernels`]: `weight_kernels!("file.wgsl", "entry", [modules], [accesses], Params, …)`.
+macro_rules! weight_kernels {
+    ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty) => {
+        $crate::ops::weight_kernels!($file, $entry, [$($module),*], $accesses, $params, [], $crate::kernel::Requires::NOTHING)
+    };
+    ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
+        $crate::ops::weight_kernels!(@ [WEIGHT_F32 WEIGHT_F16 WEIGHT_BF16 WEIGHT_Q4_0 WEIGHT_Q4_1 WEIGHT_Q5_0 WEIGHT_Q5_1
+            WEIGHT_Q8_0 WEIGHT_Q4_K WEIGHT_Q5_K WEIGHT_Q6_K] $file, $entry, [$($module),*], $accesses, $params, $constants, $requires)
+    };
+    (@ [$($format:ident)*] $file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
+        [$($crate::ops::weight_kernels!(@one $format $file, $entry, $modules, $accesses, $params, $constants, $requires)),*]
+    };
+    (@one $format:ident $file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
+        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::$format], $accesses, $params, $constants, $requires)
+    };
+}
+pub(crate) use weight_kernels;
+
+/// The kernel for a format: tables are in the order of [`DType::ALL`].
+pub fn weight_kernel(kernels: &'static WeightKernels, dtype: DType) -> &'static Kernel {
+    &kernels[DType::ALL.iter().position(|&d| d == dtype).expect("ALL lists every type")]
+}
+
+/// The part of a weight that lies in one chunk of the matrix it is stored in.
+pub struct Part {
+    /// Rows of the chunk.
+    pub weight_rows: usize,
+    /// First row of the part within the chunk.
+    pub first: usize,
+    pub rows: usize,
+    /// First row of the part within the weight.
+    pub out: usize,
+    pub codes: Slot,
+    pub scales: Slot,
+}
+
+/// The parts of a weight, in order of rows.
+pub fn parts(weight: &Operand, profile: &DeviceProfile) -> Vec<Part> {
+    let (rows, cols) = weight.ty.matrix();
+    let (stored_rows, first) = weight.stored.map_or((rows, 0), |stored| (stored.rows, stored.first));
+    let layout = WeightLayout::new(weight.ty.dtype(), stored_rows, cols, profile.max_binding);
+    let wanted = first..first + rows;
+    let plane = |chunk, plane| Slot::Plane { value: weight.id, chunk, plane };
+    layout
+        .chunks
+        .iter()
+        .enumerate()
+        .filter_map(|(i, chunk)| {
+            let (start, end) = (chunk.start.max(wanted.start), chunk.end.min(wanted.end));
+            (start < end).then(|| Part {
+                weight_rows: chunk.len(),
+                first: start - chunk.start,
+                rows: end - start,
+                out: start - first,
+                codes: plane(i, Plane::Codes),
+                scales: plane(i, Plane::Scales),
+            })
+        })
+        .collect()
+}

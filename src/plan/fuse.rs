@@ -1,0 +1,244 @@
+//! Graph → graph: operators that can be one dispatch become one operator.
+//!
+//! Decoding one token, a layer becomes five:
+//!
+//!     rms_norm, matmul ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
+//!     attention                                          attention
+//!     matmul, add                                    →  matmul_add
+//!     rms_norm, matmul ×2, swiglu                    →  norm_swiglu
+//!     matmul, add                                    →  matmul_add
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::graph::{Graph, Node, Value, ValueKind};
+use crate::kernel::ValueId;
+use crate::ops::matmul::Matmul;
+use crate::ops::matmul_add::MatmulAdd;
+use crate::ops::norm_matmul::NormMatmul;
+use crate::ops::norm_qkv_rope::NormQkvRope;
+use crate::ops::norm_swiglu::NormSwiglu;
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::rope::Rope;
+use crate::ops::{Operator, Stored, TensorType};
+use crate::plan::group::Groups;
+
+/// All rules, in order. What they leave unused is dropped.
+pub fn fuse(graph: Graph, groups: &mut Groups) -> Graph {
+    let mut fuser = Fuser::new(graph, groups);
+    for i in 0..fuser.graph.nodes.len() {
+        fuser.norm_qkv_rope(i);
+        fuser.norm_swiglu(i);
+        fuser.matmul_add(i);
+    }
+    for i in 0..fuser.graph.nodes.len() {
+        fuser.norm_matmul(i);
+    }
+    let mut graph = fuser.finish();
+    graph.prune();
+    graph.verify();
+    graph
+}
+
+struct Fuser<'a> {
+    graph: Graph,
+    groups: &'a mut Groups,
+    /// Which node writes a value.
+    producer: Vec<Option<usize>>,
+    /// How many nodes and outputs read a value.
+    uses: Vec<usize>,
+    /// What node i becomes; `None` leaves it.
+    replaced: Vec<Option<Vec<Node>>>,
+}
+
+impl<'a> Fuser<'a> {
+    fn new(graph: Graph, groups: &'a mut Groups) -> Self {
+        let mut producer = vec![None; graph.values.len()];
+        let mut uses = vec![0; graph.values.len()];
+        for (i, node) in graph.nodes.iter().enumerate() {
+            node.reads.iter().for_each(|id| uses[id.0 as usize] += 1);
+            for id in node.writes.iter().filter(|id| matches!(graph.value(**id).kind, ValueKind::Temp)) {
+                producer[id.0 as usize] = Some(i);
+            }
+        }
+        graph.outputs.iter().for_each(|(_, id)| uses[id.0 as usize] += 1);
+        let replaced = vec![None; graph.nodes.len()];
+        Fuser { graph, groups, producer, uses, replaced }
+    }
+
+    fn finish(self) -> Graph {
+        let Graph { values, nodes, outputs } = self.graph;
+        let nodes = nodes.into_iter().zip(self.replaced).flat_map(|(node, new)| new.unwrap_or_else(|| vec![node]));
+        Graph { values, nodes: nodes.collect(), outputs }
+    }
+
+    /// add(x, matmul(a, W))  →  matmul_add(a, W, x)
+    fn matmul_add(&mut self, i: usize) {
+        let node = &self.graph.nodes[i];
+        if node.op.name() != "add" {
+            return;
+        }
+        let [a, b] = node.reads[..] else { return };
+        let Some((residual, product)) =
+            [(a, b), (b, a)].into_iter().find(|&(_, product)| self.used_once::<Matmul>(product).is_some())
+        else {
+            return;
+        };
+        let matmul = self.used_once::<Matmul>(product).expect("found above");
+        let reads = vec![self.graph.nodes[matmul].reads[0], self.graph.nodes[matmul].reads[1], residual];
+        let writes = node.writes.clone();
+        self.replace(i, &[matmul], vec![Node { op: Arc::new(MatmulAdd), reads, writes }]);
+    }
+
+    /// matmul(rms_norm(x, g), W)  →  norm_matmul(x, g, W), for one row
+    fn norm_matmul(&mut self, i: usize) {
+        if self.replaced[i].is_some() || self.graph.nodes[i].op.name() != "matmul" {
+            return;
+        }
+        let Some((x, gain, eps)) = self.norm_of(self.graph.nodes[i].reads[0]) else { return };
+        let node = &self.graph.nodes[i];
+        let reads = vec![x, gain, node.reads[1]];
+        let writes = node.writes.clone();
+        self.replace(i, &[], vec![Node { op: Arc::new(NormMatmul { eps }), reads, writes }]);
+    }
+
+    /// swiglu(matmul(n, Wgate), matmul(n, Wup)), n = rms_norm(x, g)  →  norm_swiglu(x, g, W), for one row
+    fn norm_swiglu(&mut self, i: usize) {
+        let node = &self.graph.nodes[i];
+        if node.op.name() != "swiglu" {
+            return;
+        }
+        let parts: Option<Vec<usize>> = node.reads.iter().map(|&id| self.used_once::<Matmul>(id)).collect();
+        let Some([gate, up]) = parts.as_deref().and_then(|parts| <[usize; 2]>::try_from(parts).ok()) else { return };
+        let (gate_reads, up_reads) = (&self.graph.nodes[gate].reads, &self.graph.nodes[up].reads);
+        let members: Vec<ValueId> = self.groups.members(gate_reads[1]).into_iter().map(|(id, _)| id).collect();
+        if gate_reads[0] != up_reads[0] || members != [gate_reads[1], up_reads[1]] {
+            return;
+        }
+        let Some((x, gain, eps)) = self.norm_of(gate_reads[0]) else { return };
+        let writes = node.writes.clone();
+        let w = self.joined(&members);
+        self.replace(i, &[gate, up], vec![Node { op: Arc::new(NormSwiglu { eps }), reads: vec![x, gain, w], writes }]);
+    }
+
+    /// What feeds attention: n = rms_norm(x, g); q, k, v = matmul(n, ·); rope of q and k; cache writes of k and v
+    ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, for one row
+    fn norm_qkv_rope(&mut self, i: usize) {
+        let node = &self.graph.nodes[i];
+        if node.op.name() != "attention" {
+            return;
+        }
+        let (q, keys, values) = (node.reads[0], node.reads[1], node.reads[2]);
+        let Some((q_rope, q_matmul)) = self.rope_of(q) else { return };
+        let Some(k_write) = self.write_before(i, keys) else { return };
+        let Some(v_write) = self.write_before(i, values) else { return };
+        let Some((k_rope, k_matmul)) = self.rope_of(self.graph.nodes[k_write].reads[0]) else { return };
+        let Some(v_matmul) = self.used_once::<Matmul>(self.graph.nodes[v_write].reads[0]) else { return };
+        let matmuls = [q_matmul, k_matmul, v_matmul];
+        let n = self.graph.nodes[q_matmul].reads[0];
+        if matmuls.iter().any(|&m| self.graph.nodes[m].reads[0] != n) {
+            return;
+        }
+        let Some((x, gain, eps)) = self.norm_of(n) else { return };
+        let Some(rope) = self.op::<Rope>(q_rope).cloned() else { return };
+        let angles = self.graph.nodes[q_rope].reads[1];
+        let weights = matmuls.map(|m| self.graph.nodes[m].reads[1]);
+        let kv_heads = self.graph.ty(keys).shape[1];
+
+        // Parts: weights that are stored together, in order q, k, v.
+        let mut parts: Vec<Vec<usize>> = Vec::new();
+        for (which, weight) in weights.iter().enumerate() {
+            match parts.last_mut() {
+                Some(part) if self.groups.places[&weights[part[0]]].0 == self.groups.places[weight].0 => {
+                    part.push(which)
+                }
+                _ => parts.push(vec![which]),
+            }
+        }
+        let mut nodes = Vec::new();
+        for part in parts {
+            let members: Vec<ValueId> = part.iter().map(|&which| weights[which]).collect();
+            let rows = |which: usize| if part.contains(&which) { self.graph.ty(weights[which]).matrix().0 } else { 0 };
+            let op = NormQkvRope {
+                eps,
+                q_rows: rows(0),
+                k_rows: rows(1),
+                v_rows: rows(2),
+                kv_heads,
+                head_dim: rope.head_dim,
+                interleaved: rope.interleaved,
+            };
+            let w = if members.len() == 1 { members[0] } else { self.joined(&members) };
+            let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([1, 1])) };
+            nodes.push(Node { op: Arc::new(op), reads: vec![x, gain, w, angles], writes: vec![keys, values, out] });
+        }
+        nodes.push(self.graph.nodes[i].clone());
+        self.replace(i, &[q_matmul, k_matmul, v_matmul, q_rope, k_rope, k_write, v_write], nodes);
+    }
+
+    /// (x, gain, eps) where `value` is the norm of a single row.
+    fn norm_of(&self, value: ValueId) -> Option<(ValueId, ValueId, f32)> {
+        let node = self.producer[value.0 as usize]?;
+        let norm = self.op::<RmsNorm>(node)?;
+        let reads = &self.graph.nodes[node].reads;
+        (self.graph.ty(value).matrix().0 == 1).then_some((reads[0], reads[1], norm.eps))
+    }
+
+    /// (rope, matmul) where `value` is a rotated product that nobody else reads.
+    fn rope_of(&self, value: ValueId) -> Option<(usize, usize)> {
+        let rope = self.used_once::<Rope>(value)?;
+        let matmul = self.used_once::<Matmul>(self.graph.nodes[rope].reads[0])?;
+        Some((rope, matmul))
+    }
+
+    /// The last node before `i` that writes a cache.
+    fn write_before(&self, i: usize, cache: ValueId) -> Option<usize> {
+        (0..i)
+            .rev()
+            .find(|&n| self.graph.nodes[n].writes.contains(&cache) && self.graph.nodes[n].op.name() == "cache_write")
+    }
+
+    /// The node of type `T` that writes `value`, if it is read once.
+    fn used_once<T: Operator>(&self, value: ValueId) -> Option<usize> {
+        let node = self.producer[value.0 as usize]?;
+        (self.uses[value.0 as usize] == 1 && self.replaced[node].is_none() && self.op::<T>(node).is_some())
+            .then_some(node)
+    }
+
+    fn op<T: Operator>(&self, node: usize) -> Option<&T> {
+        (self.graph.nodes[node].op.as_ref() as &dyn Any).downcast_ref::<T>()
+    }
+
+    /// Weights that lie one after the other in one stored matrix, as one weight.
+    fn joined(&mut self, members: &[ValueId]) -> ValueId {
+        let (index, place) = self.groups.places[&members[0]];
+        let rows = members.iter().map(|&id| self.graph.ty(id).matrix().0).sum();
+        let ty = self.graph.ty(members[0]);
+        let ty = TensorType::weight(ty.dtype(), rows, ty.matrix().1);
+        let kinds = members.iter().map(|&id| self.graph.value(id).kind.clone());
+        let names =
+            kinds.flat_map(|kind| if let ValueKind::Weight(names) = kind { names } else { Vec::new() }).collect();
+        let id = self.push(ty, ValueKind::Weight(names));
+        self.groups.places.insert(id, (index, Stored { rows: place.rows, first: place.first }));
+        id
+    }
+
+    fn temp(&mut self, ty: TensorType) -> ValueId {
+        self.push(ty, ValueKind::Temp)
+    }
+
+    fn push(&mut self, ty: TensorType, kind: ValueKind) -> ValueId {
+        self.graph.values.push(Value { ty, kind });
+        self.producer.push(None);
+        self.uses.push(0);
+        ValueId(self.graph.values.len() as u32 - 1)
+    }
+
+    /// Node `i` becomes `new`, the nodes `gone` nothing.
+    fn replace(&mut self, i: usize, gone: &[usize], new: Vec<Node>) {
+        for &node in gone {
+            self.replaced[node] = Some(Vec::new());
+        }
+        self.replaced[i] = Some(new);
+    }
+}

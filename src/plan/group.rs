@@ -1,0 +1,114 @@
+//! Matrices that read the same vector are stored as one: q, k and v; gate and up.
+//!
+//! A fused operator then reads them as one matrix, and an unfused one its rows of it: every plan of a model shares one
+//! copy of the weights. Grouping looks at the whole graph, before anything is dropped or fused.
+
+use std::collections::BTreeMap;
+
+use crate::graph::{Graph, ValueKind};
+use crate::kernel::{DeviceProfile, ValueId, layout};
+use crate::ops::{Elem, Stored};
+use crate::tensor::DType;
+
+/// A matrix as it is stored: tensors of one format, one below the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredWeight {
+    pub names: Vec<String>,
+    /// Rows of each tensor.
+    pub rows: Vec<usize>,
+    pub cols: usize,
+    /// `None`: a vector of float32.
+    pub dtype: Option<DType>,
+}
+
+/// Which stored matrix a weight is a part of, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    pub stored: Vec<StoredWeight>,
+    /// Weight → (index in `stored`, place in it).
+    pub places: BTreeMap<ValueId, (usize, Stored)>,
+}
+
+impl Groups {
+    pub fn new(graph: &Graph, profile: &DeviceProfile) -> Self {
+        let mut groups = Groups::default();
+        let mut siblings: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
+        for node in graph.nodes.iter().filter(|node| node.op.name() == "matmul") {
+            siblings.entry(node.reads[0]).or_default().push(node.reads[1]);
+        }
+        for weights in siblings.values() {
+            let mut group: Vec<ValueId> = Vec::new();
+            for &weight in weights {
+                if groups.places.contains_key(&weight) || group.contains(&weight) {
+                    continue; // a shared layer's second execution, or a head that is the embedding
+                }
+                let fits = group.first().is_none_or(|&first| joinable(graph, &group, first, weight, profile));
+                if !fits {
+                    groups.push(graph, &group);
+                    group.clear();
+                }
+                group.push(weight);
+            }
+            groups.push(graph, &group);
+        }
+        // Everything else is stored by itself.
+        for (i, value) in graph.values.iter().enumerate() {
+            let id = ValueId(i as u32);
+            if matches!(value.kind, ValueKind::Weight(_)) && !groups.places.contains_key(&id) {
+                groups.push(graph, &[id]);
+            }
+        }
+        groups
+    }
+
+    /// The weights that share a stored matrix with `weight`, in its order, with their places.
+    pub fn members(&self, weight: ValueId) -> Vec<(ValueId, Stored)> {
+        let (index, _) = self.places[&weight];
+        let mut members: Vec<_> =
+            self.places.iter().filter(|(_, place)| place.0 == index).map(|(id, place)| (*id, place.1)).collect();
+        members.sort_by_key(|(_, stored)| stored.first);
+        members
+    }
+
+    fn push(&mut self, graph: &Graph, group: &[ValueId]) {
+        let Some(&first) = group.first() else { return };
+        let ty = graph.ty(first);
+        let rows: Vec<usize> = group
+            .iter()
+            .map(|&id| graph.ty(id).shape[..].split_last().map_or(1, |(_, r)| r.iter().product()))
+            .collect();
+        let total = rows.iter().sum();
+        let mut at = 0;
+        for (&id, &rows) in group.iter().zip(&rows) {
+            self.places.insert(id, (self.stored.len(), Stored { rows: total, first: at }));
+            at += rows;
+        }
+        self.stored.push(StoredWeight {
+            names: group.iter().flat_map(|&id| names(graph, id).iter().cloned()).collect(),
+            rows,
+            cols: *ty.shape.last().expect("a weight has a shape"),
+            dtype: match ty.elem {
+                Elem::Weight(dtype) => Some(dtype),
+                _ => None,
+            },
+        });
+    }
+}
+
+/// Whether `weight` may join the group: same format and width, and the whole still one binding.
+fn joinable(graph: &Graph, group: &[ValueId], first: ValueId, weight: ValueId, profile: &DeviceProfile) -> bool {
+    let (a, b) = (graph.ty(first), graph.ty(weight));
+    let rows: usize = group.iter().chain([&weight]).map(|&id| graph.ty(id).matrix().0).sum();
+    let cols = a.matrix().1;
+    a.elem == b.elem
+        && cols == b.matrix().1
+        && layout::codes_words(a.dtype(), rows, cols) as u64 * 4 <= profile.max_binding
+        && layout::scales_words(a.dtype(), rows, cols) as u64 * 4 <= profile.max_binding
+}
+
+fn names(graph: &Graph, id: ValueId) -> &[String] {
+    match &graph.value(id).kind {
+        ValueKind::Weight(names) => names,
+        other => panic!("expected a weight, found {other:?}"),
+    }
+}

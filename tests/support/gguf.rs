@@ -1,0 +1,224 @@
+//! A small GGUF v3 writer, and golden folders as GGUF.
+//!
+//! magic · version · tensor count · value count · values · tensor infos · padding · data, all little endian. Strings and
+//! arrays begin with a u64 length. Shapes are written with the contiguous dimension first.
+
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+/// Types of tensors, as the file numbers them.
+pub mod ggml {
+    pub const F32: u32 = 0;
+    pub const F16: u32 = 1;
+    pub const Q4_0: u32 = 2;
+    pub const Q8_0: u32 = 8;
+    pub const BF16: u32 = 30;
+}
+
+/// A file in the making. Methods add a value or a tensor and return the writer.
+#[derive(Clone, Default)]
+pub struct Writer {
+    values: Vec<u8>,
+    value_count: u64,
+    tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>,
+}
+
+impl Writer {
+    pub fn new(architecture: &str) -> Self {
+        Self::default().string("general.architecture", architecture)
+    }
+
+    pub fn u32(self, key: &str, value: u32) -> Self {
+        self.value(key, 4, &value.to_le_bytes())
+    }
+
+    pub fn f32(self, key: &str, value: f32) -> Self {
+        self.value(key, 6, &value.to_le_bytes())
+    }
+
+    pub fn bool(self, key: &str, value: bool) -> Self {
+        self.value(key, 7, &[value.into()])
+    }
+
+    pub fn string(self, key: &str, value: &str) -> Self {
+        self.value(key, 8, &text(value))
+    }
+
+    pub fn u32s(self, key: &str, values: &[u32]) -> Self {
+        self.array(key, 4, values.len(), values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    pub fn i32s(self, key: &str, values: &[i32]) -> Self {
+        self.array(key, 5, values.len(), values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    pub fn f32s(self, key: &str, values: &[f32]) -> Self {
+        self.array(key, 6, values.len(), values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    pub fn strings(self, key: &str, values: &[impl AsRef<str>]) -> Self {
+        self.array(key, 8, values.len(), values.iter().flat_map(|value| text(value.as_ref())))
+    }
+
+    /// `shape` is (rows, cols), as everywhere but in the file. `bytes` are the rows in stored order.
+    pub fn tensor(mut self, name: &str, shape: &[usize], ggml_type: u32, bytes: Vec<u8>) -> Self {
+        self.tensors.push((name.to_string(), shape.to_vec(), ggml_type, bytes));
+        self
+    }
+
+    /// A value of any type, already in the bytes of the file.
+    pub fn value(mut self, key: &str, value_type: u32, bytes: &[u8]) -> Self {
+        self.values.extend(text(key));
+        self.values.extend(value_type.to_le_bytes());
+        self.values.extend(bytes);
+        self.value_count += 1;
+        self
+    }
+
+    fn array(self, key: &str, element: u32, count: usize, bytes: impl Iterator<Item = u8>) -> Self {
+        let mut array = element.to_le_bytes().to_vec();
+        array.extend((count as u64).to_le_bytes());
+        array.extend(bytes);
+        self.value(key, 9, &array)
+    }
+
+    /// The content of the file.
+    pub fn finish(&self) -> Vec<u8> {
+        const ALIGNMENT: usize = 32;
+        let mut file = b"GGUF".to_vec();
+        file.extend(3u32.to_le_bytes());
+        file.extend((self.tensors.len() as u64).to_le_bytes());
+        file.extend(self.value_count.to_le_bytes());
+        file.extend(&self.values);
+        let mut offset = 0;
+        for (name, shape, ggml_type, bytes) in &self.tensors {
+            file.extend(text(name));
+            file.extend((shape.len() as u32).to_le_bytes());
+            file.extend(shape.iter().rev().flat_map(|&size| (size as u64).to_le_bytes()));
+            file.extend(ggml_type.to_le_bytes());
+            file.extend((offset as u64).to_le_bytes());
+            offset += bytes.len().next_multiple_of(ALIGNMENT);
+        }
+        for (_, _, _, bytes) in &self.tensors {
+            file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+            file.extend(bytes);
+        }
+        file
+    }
+}
+
+fn text(value: &str) -> Vec<u8> {
+    [&(value.len() as u64).to_le_bytes(), value.as_bytes()].concat()
+}
+
+/// The rows of q or k as the `llama` converter stores them: row `head·D + s·D/2 + j` goes to `head·D + 2j + s`.
+pub fn permute_rows(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
+    let size = bytes.len() / rows;
+    let mut permuted = vec![0; bytes.len()];
+    for (row, content) in bytes.chunks(size).enumerate() {
+        let (head, half, j) = (row / head_dim, row % head_dim / (head_dim / 2), row % (head_dim / 2));
+        let to = head * head_dim + 2 * j + half;
+        permuted[to * size..(to + 1) * size].copy_from_slice(content);
+    }
+    permuted
+}
+
+/// The GGUF name of a Hugging Face tensor.
+pub fn gguf_name(name: &str) -> String {
+    match name {
+        "model.embed_tokens.weight" => return "token_embd.weight".into(),
+        "model.norm.weight" => return "output_norm.weight".into(),
+        "lm_head.weight" => return "output.weight".into(),
+        _ => {}
+    }
+    let (layer, tensor) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')).expect(name);
+    let tensor = match tensor {
+        "input_layernorm.weight" => "attn_norm",
+        "self_attn.q_proj.weight" => "attn_q",
+        "self_attn.k_proj.weight" => "attn_k",
+        "self_attn.v_proj.weight" => "attn_v",
+        "self_attn.o_proj.weight" => "attn_output",
+        "post_attention_layernorm.weight" => "ffn_norm",
+        "mlp.gate_proj.weight" | "feed_forward.gate_proj.weight" => "ffn_gate",
+        "mlp.up_proj.weight" | "feed_forward.up_proj.weight" => "ffn_up",
+        "mlp.down_proj.weight" | "feed_forward.down_proj.weight" => "ffn_down",
+        _ => panic!("{name} has no GGUF name"),
+    };
+    format!("blk.{layer}.{tensor}.weight")
+}
+
+/// A golden folder with safetensors as GGUF: metadata with per-layer arrays where the configuration has lists, q and k
+/// permuted for `llama`. The tokenizer is the caller's to add.
+///
+/// `encode` gets a tensor's shape and its element type in the file and its bytes, and gives the type and bytes to write.
+pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32, Vec<u8>)) -> Writer {
+    let json = std::fs::read(folder.join("config.json")).expect("config.json");
+    let config: Value = serde_json::from_slice(&json).expect("config.json");
+    let number = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("{key} of config.json")) as u32;
+    let per_layer = |writer: Writer, name: &str, key: &str| match &config[key] {
+        Value::Array(list) => {
+            let list: Vec<u32> = list.iter().map(|value| value.as_u64().expect(key) as u32).collect();
+            writer.u32s(name, &list)
+        }
+        _ => writer.u32(name, number(key)),
+    };
+    let llama4 = config["model_type"] == "llama4_text";
+    let arch = if llama4 { "llama4" } else { "llama" };
+    let head_dim = match (config["head_dim"].as_u64(), config["hidden_size_in"].as_u64()) {
+        (Some(head_dim), _) => head_dim as u32,
+        (None, Some(width)) => width as u32 / number("num_attention_heads"),
+        (None, None) => number("hidden_size") / number("num_attention_heads"),
+    };
+    let key = |name: &str| format!("{arch}.{name}");
+    let mut writer = Writer::new(arch)
+        .u32(&key("context_length"), number("max_position_embeddings"))
+        .u32(&key("embedding_length"), number("hidden_size"))
+        .u32(&key("block_count"), number("num_hidden_layers"))
+        .u32(&key("attention.key_length"), head_dim)
+        .u32(&key("attention.value_length"), head_dim)
+        .u32(&key("rope.dimension_count"), head_dim)
+        .u32(&key("vocab_size"), number("vocab_size"))
+        .f32(&key("rope.freq_base"), config["rope_theta"].as_f64().expect("rope_theta") as f32)
+        .f32(&key("attention.layer_norm_rms_epsilon"), config["rms_norm_eps"].as_f64().expect("rms_norm_eps") as f32)
+        .u32("tokenizer.ggml.bos_token_id", number("bos_token_id"))
+        .u32("tokenizer.ggml.eos_token_id", number("eos_token_id"));
+    writer = per_layer(writer, &key("attention.head_count"), "num_attention_heads");
+    writer = per_layer(writer, &key("attention.head_count_kv"), "num_key_value_heads");
+    let ffn = if llama4 { "intermediate_size_mlp" } else { "intermediate_size" };
+    writer = per_layer(writer, &key("feed_forward_length"), ffn);
+    if config["layer_sharing"] == true {
+        writer = writer.bool("dunlin.layer_sharing", true);
+    }
+
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|file| file.file_name().unwrap().to_string_lossy().starts_with("model"));
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    files.sort();
+    assert!(!files.is_empty(), "{} has no safetensors", folder.display());
+    for file in files {
+        let content = std::fs::read(&file).expect("a readable file");
+        let tensors = SafeTensors::deserialize(&content).expect("a safetensors file");
+        for (name, view) in tensors.tensors() {
+            if name.ends_with("rotary_emb.inv_freq") {
+                continue;
+            }
+            let ggml_type = match view.dtype() {
+                Dtype::F32 => ggml::F32,
+                Dtype::F16 => ggml::F16,
+                Dtype::BF16 => ggml::BF16,
+                other => panic!("{name} is {other:?}"),
+            };
+            let (ggml_type, mut bytes) = encode(view.shape(), ggml_type, view.data());
+            if !llama4 && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
+                bytes = permute_rows(&bytes, view.shape()[0], head_dim as usize);
+            }
+            writer = writer.tensor(&gguf_name(&name), view.shape(), ggml_type, bytes);
+        }
+    }
+    writer
+}
