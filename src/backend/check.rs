@@ -1,11 +1,12 @@
 //! One case of an operator, by the reference and on a device: tests compare the two, benches time the second.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::backend::cpu::{Runner, Weights};
 use crate::graph::{Graph, GraphBuilder, ValueKind};
 use crate::kernel::ValueId;
-use crate::ops::{Case, Elem, Matrix, TensorType};
+use crate::ops::{Case, Elem, Fill, Matrix, TensorType};
 use crate::tensor::Tensor;
 
 /// A case as a graph of one node, with its contents.
@@ -35,6 +36,11 @@ impl Prepared {
                     let (rows, cols) = given.ty.matrix();
                     weights.insert(name.clone(), given.tensor(seed));
                     b.weight(name, rows, cols)
+                }
+                // Gains and angles are constants of a model, and bound as such.
+                Elem::F32 if given.ty.shape.len() == 1 || given.fill == Fill::Angles => {
+                    let data = given.data(seed).into_iter().map(f32::from_bits).collect();
+                    b.table(name, given.ty.clone(), Arc::new(data))
                 }
                 elem => {
                     let ty = given.ty.clone();

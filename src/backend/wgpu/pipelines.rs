@@ -9,6 +9,9 @@ use crate::kernel::{Access, Dispatch, KernelRef, Run, source};
 /// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to ask for.
 pub const PARAMS_STRIDE: u64 = 256;
 
+/// Bytes of the largest params struct.
+pub const PARAMS_BYTES: u64 = 64;
+
 /// Compiled kernels and their layouts.
 pub struct Pipelines {
     compiled: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
@@ -34,7 +37,7 @@ impl Pipelines {
         };
         let common = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some("params and run"),
-            entries: &[uniform(0, true, 4), uniform(1, false, size_of::<Run>() as u64)],
+            entries: &[uniform(0, true, PARAMS_BYTES), uniform(1, false, size_of::<Run>() as u64)],
         });
         Pipelines { compiled: Mutex::default(), layouts: Mutex::default(), common }
     }

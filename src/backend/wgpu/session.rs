@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use crate::backend::wgpu::device::Gpu;
-use crate::backend::wgpu::pipelines::PARAMS_STRIDE;
+use crate::backend::wgpu::pipelines::{PARAMS_BYTES, PARAMS_STRIDE};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
@@ -90,12 +90,11 @@ impl Bound {
             bytes[at..at + step.dispatch.params.len()].copy_from_slice(&step.dispatch.params);
         }
         gpu.queue.write_buffer(&params, 0, &bytes);
-        let window = plan.steps.iter().map(|step| step.dispatch.params.len()).max().unwrap_or(4) as u64;
         let common = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("params and run"),
             layout: &gpu.pipelines.common,
             entries: &[
-                wgpu::BindGroupEntry { binding: 0, resource: part(&params, 0, window.next_multiple_of(16)) },
+                wgpu::BindGroupEntry { binding: 0, resource: part(&params, 0, PARAMS_BYTES) },
                 wgpu::BindGroupEntry { binding: 1, resource: buffers.run.as_entire_binding() },
             ],
         });

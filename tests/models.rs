@@ -1,0 +1,210 @@
+//! Golden checkpoints on the CPU and on every adapter: hidden states, logits, greedy ids, perplexity.
+
+#[path = "support/adapters.rs"]
+mod adapters;
+#[path = "support/forward.rs"]
+mod forward;
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/real_model.rs"]
+mod real_model;
+
+use std::sync::Arc;
+
+use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Want};
+use dunlin::checkpoint::Checkpoint;
+use golden::Golden;
+
+/// The tolerances of `tests/golden/README.md` for one arithmetic.
+#[derive(Clone, Copy)]
+struct Tolerance {
+    hidden_absolute: f32,
+    hidden_relative: f32,
+    logits: f32,
+    mean_nll: f64,
+    exact_ids: bool,
+    smollm2_logits: f32,
+}
+
+const F32: Tolerance = Tolerance {
+    hidden_absolute: 1e-3,
+    hidden_relative: f32::INFINITY,
+    logits: 2e-3,
+    mean_nll: 1e-4,
+    exact_ids: true,
+    smollm2_logits: 5e-3,
+};
+
+const F16: Tolerance = Tolerance {
+    hidden_absolute: f32::INFINITY,
+    hidden_relative: 1e-2,
+    logits: 0.3,
+    mean_nll: 1e-2,
+    exact_ids: false,
+    smollm2_logits: 0.1,
+};
+
+/// A device and an arithmetic.
+struct Runtime {
+    label: String,
+    choice: DeviceChoice,
+    options: EngineOptions,
+    tolerance: Tolerance,
+}
+
+fn runtimes() -> Vec<Runtime> {
+    let full = EngineOptions { full_precision: true, ..Default::default() };
+    let mut runtimes =
+        vec![Runtime { label: "cpu".into(), choice: DeviceChoice::Cpu, options: full.clone(), tolerance: F32 }];
+    for adapter in adapters::all() {
+        let choice = DeviceChoice::Adapter(adapter.index);
+        let label = |precision| format!("{} {precision}", adapter.label());
+        runtimes.push(Runtime { label: label("f32"), choice, options: full.clone(), tolerance: F32 });
+        runtimes.push(Runtime { label: label("auto"), choice, options: EngineOptions::default(), tolerance: F16 });
+    }
+    runtimes
+}
+
+impl Runtime {
+    fn load(&self, checkpoint: &Checkpoint) -> Arc<dyn Engine> {
+        backend::load(checkpoint, &self.choice, &self.options, &|_, _| {})
+            .unwrap_or_else(|e| panic!("{}: {e}", self.label))
+    }
+}
+
+#[test]
+fn golden_text_cases() {
+    let runtimes = runtimes();
+    for golden in golden::text_cases() {
+        let checkpoint = Checkpoint::open(&golden.folder).unwrap_or_else(|e| panic!("{}: {e}", golden.name));
+        for runtime in &runtimes {
+            check(&golden, &checkpoint, runtime);
+        }
+    }
+}
+
+/// Everything that a golden case expects, on one runtime.
+fn check(golden: &Golden, checkpoint: &Checkpoint, runtime: &Runtime) {
+    let engine = runtime.load(checkpoint);
+    let (engine, tolerance) = (&*engine, runtime.tolerance);
+    let at = |what: &str| format!("{} on {}: {what}", golden.name, runtime.label);
+
+    let ids = golden.ids("p0.input_ids");
+    let traced = forward::outputs(engine, &ids, Want::Trace, 256);
+    let hidden = golden.f32("p0.hidden_states");
+    let layers = traced.len() - 1;
+    for (i, (name, output)) in traced[..layers].iter().enumerate() {
+        let wanted = &hidden[i * output.data.len()..(i + 1) * output.data.len()];
+        close(&at(name), &output.data, wanted, tolerance.hidden_absolute, tolerance.hidden_relative);
+    }
+    assert_eq!(hidden.len(), layers * traced[0].1.data.len(), "{}", at("number of layers"));
+    close(&at("logits"), &traced[layers].1.data, &golden.f32("p0.logits"), tolerance.logits, f32::INFINITY);
+
+    for prompt in golden.prompts() {
+        let ids = golden.ids(&format!("{prompt}.input_ids"));
+        let wanted = golden.ids(&format!("{prompt}.greedy_ids"));
+        let found = forward::greedy(engine, &ids, wanted.len(), &checkpoint.config.eos);
+        if golden.has(&format!("{prompt}.last_logits")) {
+            let wanted = golden.f32(&format!("{prompt}.last_logits"));
+            close(&at(&format!("{prompt} last logits")), &found[0].1, &wanted, tolerance.logits, f32::INFINITY);
+        }
+        if golden.has(&format!("{prompt}.greedy_logits")) && tolerance.exact_ids {
+            let wanted = golden.f32(&format!("{prompt}.greedy_logits"));
+            let found: Vec<f32> = found.iter().flat_map(|(_, logits)| logits.clone()).collect();
+            close(
+                &at(&format!("{prompt} greedy logits")),
+                &found,
+                &wanted[..found.len()],
+                tolerance.logits,
+                f32::INFINITY,
+            );
+        }
+        same_ids(&at(&prompt), &found, &wanted, tolerance);
+    }
+
+    if golden.has("long.logits") {
+        let logits = forward::logits(engine, &golden.ids("long.input_ids"), 256);
+        let found: Vec<f32> =
+            golden.ids("long.positions").iter().flat_map(|&p| row(&logits, p as usize).to_vec()).collect();
+        close(&at("long logits"), &found, &golden.f32("long.logits"), tolerance.logits, f32::INFINITY);
+    }
+
+    let ids = golden.ids("ppl.input_ids");
+    let logits = forward::logits(engine, &ids, 256);
+    let found: Vec<f64> = (1..ids.len()).map(|t| nll(row(&logits, t - 1), ids[t])).collect();
+    let wanted = golden.f32("ppl.token_nll");
+    let mean = |sum: f64| sum / wanted.len() as f64;
+    let (found, wanted) = (mean(found.iter().sum()), mean(wanted.iter().map(|&v| f64::from(v)).sum()));
+    assert!((found - wanted).abs() <= tolerance.mean_nll, "{}: {found} for {wanted}", at("mean nll"));
+}
+
+/// Greedy ids: all equal, or equal up to the first step whose margin is below twice the logit error.
+fn same_ids(at: &str, found: &[(u32, Vec<f32>)], wanted: &[u32], tolerance: Tolerance) {
+    for (step, ((id, logits), &wanted)) in found.iter().zip(wanted).enumerate() {
+        if *id == wanted {
+            continue;
+        }
+        let margin = logits[*id as usize] - logits[wanted as usize];
+        let near = !tolerance.exact_ids && margin < 2.0 * tolerance.logits;
+        assert!(near, "{at}: step {step} chose {id}, expected {wanted}, by {margin}");
+        return;
+    }
+    assert_eq!(found.len(), wanted.len(), "{at}: number of tokens");
+}
+
+fn close(at: &str, found: &[f32], wanted: &[f32], absolute: f32, relative: f32) {
+    assert_eq!(found.len(), wanted.len(), "{at}");
+    let worst = found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, |a: f32, b| if b <= a { a } else { b });
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+    let error = square(&mut found.iter().zip(wanted).map(|(f, w)| f - w));
+    let ratio = (error / square(&mut wanted.iter().copied())).sqrt() as f32;
+    assert!(
+        worst <= absolute && ratio <= relative,
+        "{at}: off by {worst} (at most {absolute}), {ratio} of the whole (at most {relative})"
+    );
+}
+
+fn row(output: &backend::Output, row: usize) -> &[f32] {
+    &output.data[row * output.cols..(row + 1) * output.cols]
+}
+
+fn nll(logits: &[f32], id: u32) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - most).exp()).sum();
+    sum.ln() - f64::from(logits[id as usize] - most)
+}
+
+#[test]
+fn smollm2() {
+    let Some(path) = real_model::smollm2() else { return };
+    let checkpoint = Checkpoint::open(path).expect("SmolLM2");
+    let (logits, greedy) = (golden::json("smollm2_logits.json"), golden::json("smollm2_greedy.json"));
+    let ids = |value: &serde_json::Value| -> Vec<u32> {
+        value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("id") as u32).collect()
+    };
+    // GL compiles and runs the same kernels as the golden cases do; the real model is for the CPU and Vulkan.
+    for runtime in runtimes().iter().filter(|runtime| !runtime.label.starts_with("gl:")) {
+        let engine = runtime.load(&checkpoint);
+        for (name, prompt) in logits["prompts"].as_object().expect("prompts") {
+            let at = format!("{name} on {}", runtime.label);
+            let found = forward::greedy(&*engine, &ids(&prompt["input_ids"]), 1, &[]).pop().expect("one").1;
+            let best = ids(&prompt["last_top20_ids"]);
+            let wanted: Vec<f32> = prompt["last_top20_logits"]
+                .as_array()
+                .expect("logits")
+                .iter()
+                .map(|l| l.as_f64().expect("logit") as f32)
+                .collect();
+            let of_best: Vec<f32> = best.iter().map(|&id| found[id as usize]).collect();
+            close(&at, &of_best, &wanted, runtime.tolerance.smollm2_logits, f32::INFINITY);
+            let first = (0..found.len()).max_by(|&a, &b| found[a].total_cmp(&found[b])).expect("logits");
+            assert_eq!(first as u32, best[0], "{at}: first id");
+        }
+        for (name, prompt) in greedy["prompts"].as_object().expect("prompts") {
+            let wanted = ids(&prompt["greedy_ids"]);
+            let found = forward::greedy(&*engine, &ids(&prompt["input_ids"]), wanted.len(), &checkpoint.config.eos);
+            let tolerance = Tolerance { logits: runtime.tolerance.smollm2_logits, ..runtime.tolerance };
+            same_ids(&format!("{name} on {}", runtime.label), &found, &wanted, tolerance);
+        }
+    }
+}

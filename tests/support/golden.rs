@@ -1,0 +1,79 @@
+//! The golden cases: folders of `tests/golden` with what the authors' PyTorch code makes of them.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+/// A case: its folder and its expected tensors.
+pub struct Golden {
+    pub name: String,
+    pub folder: PathBuf,
+    expected: Vec<u8>,
+}
+
+/// The text cases.
+pub fn text_cases() -> Vec<Golden> {
+    let root = root();
+    let mut names: Vec<String> = std::fs::read_dir(&root)
+        .expect("tests/golden")
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("utf-8"))
+        .filter(|name| root.join(name).join("expected.safetensors").exists() && !name.starts_with("mobilevlm"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 8, "text cases in {}: {names:?}", root.display());
+    names.iter().map(|name| Golden::open(name)).collect()
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// One of the `smollm2_*.json` files.
+pub fn json(name: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(root().join(name)).expect(name);
+    serde_json::from_str(&text).expect(name)
+}
+
+impl Golden {
+    pub fn open(name: &str) -> Self {
+        let folder = root().join(name);
+        let expected = std::fs::read(folder.join("expected.safetensors")).expect(name);
+        Golden { name: name.into(), folder, expected }
+    }
+
+    pub fn has(&self, tensor: &str) -> bool {
+        self.tensors().tensor(tensor).is_ok()
+    }
+
+    pub fn f32(&self, tensor: &str) -> Vec<f32> {
+        let tensors = self.tensors();
+        let view = tensors.tensor(tensor).unwrap_or_else(|_| panic!("{} has no {tensor}", self.name));
+        assert_eq!(view.dtype(), Dtype::F32);
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
+    }
+
+    pub fn ids(&self, tensor: &str) -> Vec<u32> {
+        let tensors = self.tensors();
+        let view = tensors.tensor(tensor).unwrap_or_else(|_| panic!("{} has no {tensor}", self.name));
+        assert_eq!(view.dtype(), Dtype::I64);
+        let ids = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
+        ids.map(|id| u32::try_from(id).expect("an id")).collect()
+    }
+
+    /// Names of the prompts that have a greedy continuation.
+    pub fn prompts(&self) -> Vec<String> {
+        let names = self
+            .tensors()
+            .names()
+            .into_iter()
+            .filter_map(|n| n.strip_suffix(".greedy_ids").map(str::to_string))
+            .collect::<Vec<_>>();
+        let mut names = names;
+        names.sort();
+        names
+    }
+
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.expected).expect("expected.safetensors")
+    }
+}
