@@ -6,6 +6,9 @@
 pub mod backend;
 #[doc(hidden)]
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod error;
 #[doc(hidden)]
 pub mod generate;
@@ -24,3 +27,7 @@ pub mod tensor;
 mod threads;
 
 pub use error::{Error, ErrorKind, Result};
+pub use generate::{
+    Adapter, Decoder, Device, Generation, LoadOptions, Matrix, Message, Model, Piece, Precision, Prompt, Sampler,
+    Score, Stats, Stop, Tokenizer, Trace, Weights,
+};

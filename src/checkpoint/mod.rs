@@ -12,9 +12,11 @@ mod pickle;
 pub mod quant;
 pub mod quantize;
 mod safetensors;
+pub mod sentencepiece;
 mod stored;
 #[cfg(test)]
 mod tests;
+pub mod text;
 mod torch;
 
 use std::collections::BTreeMap;

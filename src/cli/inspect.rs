@@ -1,0 +1,175 @@
+//! `dunlin inspect`: what a model is made of, and what would run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use crate::checkpoint::{Checkpoint, Config};
+use crate::error::{Error, Result};
+
+#[derive(Args)]
+pub struct Inspect {
+    /// A Hugging Face folder or a .gguf file
+    model: PathBuf,
+    /// Print the dispatches of a decode step
+    #[arg(long)]
+    plan: bool,
+    /// Print an assembled shader
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+    /// Count memory for this many tokens [default: what the model was made for]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// The device to plan for
+    #[arg(long, value_name = "D", default_value = "auto")]
+    device: String,
+}
+
+impl Inspect {
+    pub fn run(self) -> Result<(), Failure> {
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let text = match &self.kernel {
+            Some(name) => kernel_text(&checkpoint, name, &self.device)?,
+            None if self.plan => plan_text(&checkpoint, self.context, &self.device)?,
+            None => summary(&checkpoint, self.context),
+        };
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+}
+
+/// The dispatches of a decode step, as text.
+fn plan_text(checkpoint: &Checkpoint, context: Option<usize>, device: &str) -> Result<String> {
+    let _ = (checkpoint, context, device);
+    Err(Error::unsupported("plans are not built yet"))
+}
+
+/// The source of a kernel as this model uses it.
+fn kernel_text(checkpoint: &Checkpoint, name: &str, device: &str) -> Result<String> {
+    let _ = (checkpoint, name, device);
+    Err(Error::unsupported("kernels are not built yet"))
+}
+
+fn summary(checkpoint: &Checkpoint, context: Option<usize>) -> String {
+    let config = &checkpoint.config;
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<18} {value}");
+    };
+    line("model", checkpoint.path.display().to_string());
+    line("architecture", config.architecture.clone());
+    let twice =
+        if config.layer_sharing { format!(", each run twice ({} passes)", 2 * config.layers) } else { String::new() };
+    line("layers", format!("{}{twice}", config.layers));
+    line("hidden", config.hidden.to_string());
+    line("heads", each(&config.heads));
+    line("kv heads", each(&config.kv_heads));
+    line("head size", config.head_dim.to_string());
+    line("ffn", each(&config.ffn));
+    line("vocabulary", config.vocab.to_string());
+    line("head", if config.tied { "the embedding".into() } else { "its own matrix".to_owned() });
+    let pairs = if config.rope.interleaved { "pairs (2i, 2i+1)" } else { "pairs (i, i + half)" };
+    line("rope", format!("{pairs}{}", if config.qk_norm { ", then q and k are normalised" } else { "" }));
+    line("norm eps", format!("{:e}", config.norm_eps));
+    line("context", config.context.to_string());
+    line("bos, eos", format!("{}, {}", config.bos.map_or("none".into(), |id| id.to_string()), each_id(&config.eos)));
+    line("parameters", thousands(checkpoint.parameters()));
+
+    let mut formats: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let entry = formats.entry(tensor.element).or_default();
+        *entry = (entry.0 + 1, entry.1 + tensor.bytes);
+    }
+    let weights: usize = formats.values().map(|(_, bytes)| bytes).sum();
+    let formats = formats.iter().map(|(name, (count, bytes))| format!("{count} × {name} {}", mebibytes(*bytes)));
+    line("weights", format!("{} ({})", mebibytes(weights), formats.collect::<Vec<_>>().join(", ")));
+    let context = context.unwrap_or(config.context);
+    let values = kv_values(config);
+    line(
+        "memory",
+        format!(
+            "at {context} tokens: {} of weights, and a KV cache of {} in f16 or {} in f32",
+            mebibytes(weights),
+            mebibytes(2 * values * context),
+            mebibytes(4 * values * context),
+        ),
+    );
+
+    let _ = writeln!(text, "\ntensors");
+    for tensor in checkpoint.tensors() {
+        let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+        let _ = writeln!(
+            text,
+            "  {:<52} {:<6} {:<16} {}",
+            tensor.name,
+            tensor.element,
+            shape.join(" × "),
+            mebibytes(tensor.bytes)
+        );
+    }
+    text
+}
+
+/// Numbers that the KV cache holds for each token.
+fn kv_values(config: &Config) -> usize {
+    let passes = if config.layer_sharing { 2 } else { 1 };
+    passes * 2 * config.head_dim * config.kv_heads.iter().sum::<usize>()
+}
+
+/// One number where all layers have the same.
+fn each(values: &[usize]) -> String {
+    match values {
+        [first, rest @ ..] if rest.iter().all(|value| value == first) => first.to_string(),
+        _ => values.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+    }
+}
+
+fn each_id(ids: &[u32]) -> String {
+    if ids.is_empty() { "none".into() } else { ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ") }
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.2} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+/// 124,635,456
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(thousands(124_635_456), "124,635,456");
+        assert_eq!((thousands(0), thousands(999), thousands(1000)), ("0".into(), "999".into(), "1,000".into()));
+        assert_eq!((each(&[3, 3, 3]), each(&[3, 4])), ("3".into(), "3 4".into()));
+        assert_eq!(mebibytes(3 << 19), "1.50 MiB");
+    }
+
+    #[test]
+    fn a_golden_model_is_described() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mobilellm_ls");
+        let text = summary(&Checkpoint::open(path.as_ref()).unwrap(), Some(100));
+        for part in
+            ["mobilellm", "3, each run twice (6 passes)", "model.layers.2.mlp.down_proj.weight", "at 100 tokens"]
+        {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+
+mod info;
+mod inspect;
+mod progress;
+mod run;
+mod score;
+mod tokenize;
+mod trace;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::{Error, Result};
+use crate::generate::{Device, LoadOptions, Model, Precision, Weights};
+
+/// Run deep-and-thin language models (MobileLLM and its family) on GPUs and CPUs.
+#[derive(Parser)]
+#[command(name = "dunlin", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt, streaming text
+    Run(run::Run),
+    /// Measure how well a model predicts a text
+    Score(score::Score),
+    /// Write hidden states and logits to a file
+    Trace(trace::Trace),
+    /// Turn text into ids, ids into text, or a chat into text
+    Tokenize(tokenize::Tokenize),
+    /// List the adapters of this machine
+    Info(info::Info),
+    /// Show what a model is made of
+    Inspect(inspect::Inspect),
+}
+
+/// What every command that loads a model takes.
+#[derive(Args)]
+struct Load {
+    /// A Hugging Face folder or a .gguf file
+    model: PathBuf,
+    /// auto, cpu, gpu, an index of `dunlin info`, or [BACKEND:]NAME-PART
+    #[arg(long, value_name = "D", default_value = "auto")]
+    device: String,
+    /// Convert weights of a float checkpoint while loading
+    #[arg(long, value_name = "F")]
+    weights: Option<Format>,
+    /// f32 keeps activations and KV cache in f32; auto may use f16
+    #[arg(long, value_name = "P", default_value = "auto")]
+    precision: Digits,
+    /// The most tokens of prompt and continuation [default: what the model was made for]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Digits {
+    Auto,
+    F32,
+}
+
+impl Load {
+    fn load(&self) -> Result<Model> {
+        let device = Device::parse(&self.device)?;
+        let mut options = LoadOptions::new().precision(match self.precision {
+            Digits::Auto => Precision::Auto,
+            Digits::F32 => Precision::F32,
+        });
+        if let Some(weights) = self.weights {
+            options = options.weights(match weights {
+                Format::F16 => Weights::F16,
+                Format::Q8_0 => Weights::Q8_0,
+                Format::Q4_0 => Weights::Q4_0,
+            });
+        }
+        if let Some(context) = self.context {
+            options = options.context(context);
+        }
+        let bar = progress::Bar::share("loading");
+        let shown = bar.clone();
+        let model = Model::load_with(&self.model, &device, &options.progress(move |done, all| shown.set(done, all)));
+        bar.clear();
+        model
+    }
+}
+
+/// Why a command ended early.
+enum Failure {
+    Error(Error),
+    /// Whoever read our output has had enough, which is not an error.
+    Closed,
+    Interrupted,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Error(Error::prompt("the output cannot be written").caused_by(error)),
+        }
+    }
+}
+
+/// Set by the first Ctrl-C while something can stop by itself.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whether something checks [`interrupted`].
+static STOPPABLE: AtomicBool = AtomicBool::new(false);
+
+fn interrupted() -> bool {
+    STOPPABLE.store(true, Ordering::Relaxed);
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Help and version are errors to clap; a closed pipe is none to us.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    // A second Ctrl-C, or one that nothing would notice, ends the process at once.
+    let _ = ctrlc::set_handler(|| {
+        if !STOPPABLE.load(Ordering::Relaxed) || INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    let result = match command {
+        Command::Run(command) => command.run(),
+        Command::Score(command) => command.run(),
+        Command::Trace(command) => command.run(),
+        Command::Tokenize(command) => command.run(),
+        Command::Info(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+    };
+    match result {
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
+        Err(Failure::Interrupted) => ExitCode::from(130),
+        Err(Failure::Error(error)) => {
+            eprintln!("error: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The message, and what caused it.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// Ids as `--tokens` and `--decode` give them: `1,2,3`.
+fn parse_ids(flag: &str, text: &str) -> Result<Vec<u32>> {
+    let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty()).map(|id| {
+        id.parse()
+            .map_err(|_| Error::prompt(format!("{flag}: `{id}` is not a token id, which is a whole number from 0")))
+    });
+    ids.collect()
+}

@@ -1,0 +1,138 @@
+//! `dunlin run`: continue a prompt.
+
+use std::io::{IsTerminal, Write};
+
+use clap::Args;
+
+use super::progress::Bar;
+use super::{Failure, Load, interrupted, parse_ids};
+use crate::generate::{Generation, Prompt, Sampler};
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("input").required(true)))]
+pub struct Run {
+    #[command(flatten)]
+    load: Load,
+    /// Text to answer or to continue; chat models get it through their template
+    #[arg(long, value_name = "TEXT", group = "input", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Ids to continue, fed as they are
+    #[arg(long, value_name = "IDS", group = "input", allow_hyphen_values = true)]
+    tokens: Option<String>,
+    /// Stop after this many tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the N most probable tokens; 0 means all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: u32,
+    /// Draw from the fewest tokens that reach this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw from tokens at least this fraction as probable as the best
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Divide logits of recent tokens by this; 1 is off
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repeat_penalty: f32,
+    /// Draw the same tokens again [default: new ones each time]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Do not use the chat template
+    #[arg(long)]
+    raw: bool,
+    /// One JSON object a token, then one with statistics
+    #[arg(long)]
+    json: bool,
+    /// With --json, the N most probable tokens of each step
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    logprobs: usize,
+}
+
+impl Run {
+    pub fn run(self) -> Result<(), Failure> {
+        let prompt = match (&self.tokens, self.prompt.as_deref().unwrap_or_default()) {
+            (Some(ids), _) => Prompt::tokens(parse_ids("--tokens", ids)?),
+            (None, text) if self.raw => Prompt::raw(text),
+            (None, text) => Prompt::user(text),
+        };
+        let model = self.load.load()?;
+        let mut generation =
+            model.generate(prompt, &self.sampler())?.max_tokens(self.max_tokens).logprobs(self.logprobs);
+        let bar = Bar::tokens("reading the prompt");
+        generation.prefill(|done, all| bar.set(done, all))?;
+        bar.clear();
+        if self.json {
+            print_json(generation)
+        } else {
+            // Without a tokenizer there is no text: ids are better than nothing.
+            print_text(generation, model.tokenizer().is_err())
+        }
+    }
+
+    fn sampler(&self) -> Sampler {
+        let sampler = Sampler::greedy()
+            .temperature(self.temperature)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .min_p(self.min_p)
+            .repeat_penalty(self.repeat_penalty);
+        match self.seed {
+            Some(seed) => sampler.seed(seed),
+            None => sampler,
+        }
+    }
+}
+
+fn print_json(mut generation: Generation) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut stopped = false;
+    while let Some(piece) = generation.next() {
+        serde_json::to_writer(&mut out, &piece?).map_err(std::io::Error::from)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+        stopped = interrupted();
+        if stopped {
+            break;
+        }
+    }
+    let stats = serde_json::json!({"stats": generation.stats()});
+    writeln!(out, "{stats}")?;
+    out.flush()?;
+    if stopped { Err(Failure::Interrupted) } else { Ok(()) }
+}
+
+fn print_text(mut generation: Generation, ids: bool) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut line_ended = true;
+    let mut stopped = false;
+    while let Some(piece) = generation.next() {
+        let piece = piece?;
+        let text = if ids { format!("{} ", piece.id) } else { piece.text };
+        if !text.is_empty() {
+            line_ended = text.ends_with('\n');
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+        }
+        stopped = interrupted();
+        if stopped {
+            break;
+        }
+    }
+    if !line_ended {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    if std::io::stderr().is_terminal() {
+        let stats = generation.stats();
+        let prompt = stats.prompt_tokens as f64 / stats.prefill_s.max(1e-9);
+        let decode = stats.generated_tokens.saturating_sub(1) as f64 / stats.decode_s.max(1e-9);
+        eprintln!(
+            "\n[{} prompt tokens at {prompt:.1}/s, {} tokens at {decode:.1}/s on {}]",
+            stats.prompt_tokens, stats.generated_tokens, stats.device
+        );
+    }
+    if stopped { Err(Failure::Interrupted) } else { Ok(()) }
+}

@@ -1,0 +1,299 @@
+//! Prefill, then decode with several steps in flight; ids are read late and turned into pieces of text.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::model::Model;
+use super::tokenizer::Decoder;
+use crate::backend::{Sampled, Sampling, Session, Step, Want};
+use crate::error::{Error, Result};
+
+/// A continuation in the making: an iterator of [`Piece`]s with its own KV cache. Dropping it cancels it.
+///
+/// It ends at the model's end token, after [`Generation::max_tokens`], when the context is full, or with an error.
+pub struct Generation {
+    model: Model,
+    prompt: Vec<u32>,
+    sampling: Sampling,
+    max_tokens: usize,
+    logprobs: usize,
+    decoder: Option<Decoder>,
+    session: Option<Box<dyn Session>>,
+    /// Tokens that may be generated: `max_tokens`, or what the context leaves.
+    limit: usize,
+    /// Steps that choose a token: asked for, and read.
+    enqueued: usize,
+    taken: usize,
+    /// Pieces whose text waits for the rest of a character, and pieces to hand out.
+    waiting: Vec<Piece>,
+    ready: VecDeque<Piece>,
+    end: Option<Option<Stop>>,
+    generated: usize,
+    started: Option<Instant>,
+    prefill_s: f64,
+    decode_s: f64,
+}
+
+/// One generated token.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Piece {
+    #[serde(rename = "token")]
+    pub id: u32,
+    /// The text that this token completes: empty inside a character, where the last of its tokens has it.
+    pub text: String,
+    /// Natural logarithm of the token's probability at temperature 1.
+    pub logprob: f32,
+    /// The most probable tokens with their logarithms, best first; empty unless [`Generation::logprobs`] asked.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stop {
+    /// The model said so.
+    Eos,
+    /// `max_tokens` were generated, or the context is full.
+    Length,
+}
+
+/// What a generation took. Times are in seconds.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Stats {
+    pub prompt_tokens: usize,
+    /// The end token is not counted.
+    pub generated_tokens: usize,
+    /// Nothing while it runs, or if it failed.
+    pub stop: Option<Stop>,
+    pub load_s: f64,
+    /// From the start until the first token was there.
+    pub prefill_s: f64,
+    /// From the first token to the last.
+    pub decode_s: f64,
+    pub device: String,
+    pub backend: String,
+    /// Bytes of weights on the device.
+    pub weight_bytes: u64,
+    pub dispatches_per_token: usize,
+}
+
+impl Generation {
+    pub(super) fn new(model: Model, prompt: Vec<u32>, sampling: Sampling) -> Result<Self> {
+        model.0.check(&prompt)?;
+        let decoder = model.tokenizer().ok().map(|tokenizer| tokenizer.continuation());
+        Ok(Self {
+            model,
+            prompt,
+            sampling,
+            max_tokens: usize::MAX,
+            logprobs: 0,
+            decoder,
+            session: None,
+            limit: 0,
+            enqueued: 0,
+            taken: 0,
+            waiting: Vec::new(),
+            ready: VecDeque::new(),
+            end: None,
+            generated: 0,
+            started: None,
+            prefill_s: 0.0,
+            decode_s: 0.0,
+        })
+    }
+
+    /// Ends after this many tokens. Without it, when the context is full.
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = tokens;
+        self
+    }
+
+    /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
+    pub fn logprobs(mut self, count: usize) -> Self {
+        self.logprobs = count;
+        self
+    }
+
+    /// Runs the prompt, telling `progress` how many of its tokens were handed to the device, and of how many.
+    ///
+    /// The first piece does this by itself; calling it is for showing progress.
+    pub fn prefill(&mut self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+        if self.session.is_some() || self.end.is_some() {
+            return Ok(());
+        }
+        self.started = Some(Instant::now());
+        let rows = self.prompt.len();
+        self.limit = self.max_tokens.min(self.model.0.context - rows);
+        if self.limit == 0 {
+            self.end = Some(Some(Stop::Length));
+            return Ok(());
+        }
+        let mut session = self.model.0.engine.session(rows + self.limit)?;
+        session.set_tokens(0, &self.prompt)?;
+        let chunk = self.model.0.engine.chunk();
+        for start in (0..rows).step_by(chunk) {
+            progress(start, rows);
+            let end = (start + chunk).min(rows);
+            let want = if end == rows { self.want() } else { Want::Nothing };
+            session.run(&Step { position: start, rows: end - start, want, sampling: self.sampling.clone() })?;
+        }
+        progress(rows, rows);
+        self.enqueued = 1;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// What it took so far.
+    pub fn stats(&self) -> Stats {
+        let engine = &self.model.0.engine;
+        let device = engine.device();
+        Stats {
+            prompt_tokens: self.prompt.len(),
+            generated_tokens: self.generated,
+            stop: self.end.flatten(),
+            load_s: self.model.0.load_s,
+            prefill_s: self.prefill_s,
+            decode_s: self.decode_s,
+            device: device.name.clone(),
+            backend: device.backend.clone(),
+            weight_bytes: engine.weight_bytes(),
+            dispatches_per_token: engine.dispatches_per_token(),
+        }
+    }
+
+    fn want(&self) -> Want {
+        if self.logprobs > 0 { Want::TokenAndLogits } else { Want::Token }
+    }
+
+    /// Keeps the device busy, then reads one token.
+    fn advance(&mut self) -> Result<()> {
+        self.prefill(|_, _| ())?;
+        let want = self.want();
+        let Some(session) = &mut self.session else { return Ok(()) };
+        while self.enqueued < self.limit && self.enqueued - self.taken < session.depth().max(1) {
+            let position = self.prompt.len() + self.enqueued - 1;
+            session.run(&Step { position, rows: 1, want, sampling: self.sampling.clone() })?;
+            self.enqueued += 1;
+        }
+        let sampled = session.sampled()?;
+        self.clock();
+        self.taken += 1;
+        let config = &self.model.0.config;
+        if sampled.id as usize >= config.vocab || sampled.logprob.is_nan() {
+            return Err(Error::device(format!(
+                "{} computed no token after {} (id {}, log-probability {}): its driver may be wrong; try --device cpu",
+                self.model.device(),
+                self.prompt.len() + self.taken - 1,
+                sampled.id,
+                sampled.logprob,
+            )));
+        }
+        if config.eos.contains(&sampled.id) {
+            self.finish(Stop::Eos);
+            return Ok(());
+        }
+        self.emit(sampled)?;
+        if self.taken == self.limit {
+            self.finish(Stop::Length);
+        }
+        Ok(())
+    }
+
+    fn emit(&mut self, sampled: Sampled) -> Result<()> {
+        let Sampled { id, mut logprob, logits } = sampled;
+        let mut top = Vec::new();
+        if let Some(logits) = logits.filter(|_| self.logprobs > 0) {
+            let logprobs = log_softmax(&logits).ok_or_else(|| not_a_number(&self.model))?;
+            logprob = logprobs[id as usize];
+            top = best(&logprobs, self.logprobs);
+        }
+        let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).unwrap_or_default();
+        self.generated += 1;
+        self.waiting.push(Piece { id, text, logprob, top });
+        if !self.decoder.as_ref().is_some_and(Decoder::is_waiting) {
+            self.ready.extend(self.waiting.drain(..));
+        }
+        Ok(())
+    }
+
+    /// Steps that were enqueued past the end are dropped with the session.
+    fn finish(&mut self, stop: Stop) {
+        if let (Some(decoder), Some(last)) = (&mut self.decoder, self.waiting.last_mut()) {
+            last.text.push_str(&decoder.finish());
+        }
+        self.ready.extend(self.waiting.drain(..));
+        self.end = Some(Some(stop));
+        self.session = None;
+    }
+
+    fn clock(&mut self) {
+        let elapsed = self.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        if self.taken == 0 {
+            self.prefill_s = elapsed;
+        } else {
+            self.decode_s = elapsed - self.prefill_s;
+        }
+    }
+}
+
+impl Iterator for Generation {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Some(Ok(piece));
+            }
+            if self.end.is_some() {
+                return None;
+            }
+            if let Err(error) = self.advance() {
+                self.end = Some(None);
+                self.session = None;
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn not_a_number(model: &Model) -> Error {
+    Error::device(format!(
+        "{} computed logits that are not numbers: its driver may be wrong; try --device cpu",
+        model.device()
+    ))
+}
+
+/// Logarithms of probabilities, summed in f64. Nothing if a logit is not a number.
+pub(super) fn log_softmax(logits: &[f32]) -> Option<Vec<f32>> {
+    let offset = log_sum_exp(logits)?;
+    Some(logits.iter().map(|&logit| (f64::from(logit) - offset) as f32).collect())
+}
+
+/// ln Σ exp(logit). Nothing if it is not a number.
+pub(super) fn log_sum_exp(logits: &[f32]) -> Option<f64> {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+    Some(largest + sum.ln()).filter(|value| value.is_finite())
+}
+
+/// The `count` largest, best first, ties by id.
+fn best(logprobs: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> = (0..).zip(logprobs.iter().copied()).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if count < all.len() {
+        all.select_nth_unstable_by(count, order);
+        all.truncate(count);
+    }
+    all.sort_unstable_by(order);
+    all
+}
+
+#[cfg(test)]
+#[path = "generation_tests.rs"]
+mod tests;

@@ -1,0 +1,264 @@
+//! A model that is ready to run: weights on a device, tokenizer and chat template beside them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::device::{self, Device};
+use super::generation::Generation;
+use super::prompt::{ChatTemplate, Kind, Message, Prompt};
+use super::sampler::Sampler;
+use super::score::{self, Score, Trace};
+use super::tokenizer::{Tokenizer, missing};
+use crate::backend::{Engine, EngineOptions};
+use crate::checkpoint::text::TextFiles;
+use crate::checkpoint::{Checkpoint, Config};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// A loaded model. Cheap to clone, and shared between threads; every [`Generation`] has its own KV cache.
+#[derive(Clone)]
+pub struct Model(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub engine: Arc<dyn Engine>,
+    pub config: Config,
+    pub context: usize,
+    pub text: Text,
+    pub load_s: f64,
+}
+
+/// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
+pub(crate) struct Text {
+    path: std::path::PathBuf,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Default)]
+pub struct LoadOptions {
+    weights: Option<Weights>,
+    precision: Precision,
+    context: Option<usize>,
+    progress: Option<Arc<dyn Fn(usize, usize) + Send + Sync>>,
+}
+
+/// A format that weights can be converted to while loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    F16,
+    /// 8 bits and a scale for every 32 weights.
+    Q8_0,
+    /// 4 bits and a scale for every 32 weights.
+    Q4_0,
+}
+
+/// The arithmetic of activations, tiles and KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f16 where the device has it and the model stays right, else f32.
+    #[default]
+    Auto,
+    F32,
+}
+
+impl LoadOptions {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Converts matrices of floats while loading. Weights that are quantised already stay as they are.
+    pub fn weights(mut self, weights: Weights) -> Self {
+        self.weights = Some(weights);
+        self
+    }
+
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// The most tokens of a prompt and its continuation together; without it, what the model was made for.
+    pub fn context(mut self, tokens: usize) -> Self {
+        self.context = Some(tokens);
+        self
+    }
+
+    /// Called now and then while weights go to the device, with steps done and steps in all.
+    pub fn progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(progress));
+        self
+    }
+}
+
+impl Model {
+    /// Loads a Hugging Face folder or a `.gguf` file.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::load_with(path, device, &LoadOptions::new())
+    }
+
+    /// Loads a Hugging Face folder or a `.gguf` file, with options.
+    pub fn load_with(path: impl AsRef<Path>, device: &Device, options: &LoadOptions) -> Result<Self> {
+        let start = Instant::now();
+        let mut checkpoint = Checkpoint::open(path.as_ref())?;
+        if let Some(weights) = options.weights {
+            checkpoint.convert(match weights {
+                Weights::F16 => DType::F16,
+                Weights::Q8_0 => DType::Q8_0,
+                Weights::Q4_0 => DType::Q4_0,
+            })?;
+        }
+        let context = options.context.unwrap_or(checkpoint.config.context);
+        if context == 0 {
+            return Err(Error::prompt("the context is 0 tokens: give at least 1 with --context"));
+        }
+        let text = Text::of(&checkpoint)?;
+        let engine_options = EngineOptions {
+            full_precision: options.precision == Precision::F32,
+            context: Some(context),
+            ..EngineOptions::default()
+        };
+        let progress = |done, all| {
+            if let Some(progress) = &options.progress {
+                progress(done, all);
+            }
+        };
+        let engine = device::load(&checkpoint, device, &engine_options, &progress)?;
+        let load_s = start.elapsed().as_secs_f64();
+        Ok(Self(Arc::new(Inner { engine, config: checkpoint.config, context, text, load_s })))
+    }
+
+    /// Continues a prompt. Nothing runs before the first piece is asked for.
+    pub fn generate(&self, prompt: impl Into<Prompt>, sampler: &Sampler) -> Result<Generation> {
+        let ids = self.encode(&prompt.into())?;
+        Generation::new(self.clone(), ids, sampler.resolve()?)
+    }
+
+    /// The ids that a prompt stands for.
+    pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        self.0.text.encode(prompt)
+    }
+
+    /// How well the model predicts `ids`: the negative log-likelihood of each, given those before it.
+    ///
+    /// Longer texts than the context are cut into windows of `window` ids, each scored alone; without `window`, of as
+    /// many as the context holds. Nothing is predicted for the first id of a window.
+    pub fn score(&self, ids: &[u32], window: Option<usize>) -> Result<Score> {
+        self.score_with(ids, window, |_, _| ())
+    }
+
+    /// [`Model::score`], telling `progress` how many ids are done, and of how many.
+    pub fn score_with(
+        &self,
+        ids: &[u32],
+        window: Option<usize>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Score> {
+        score::score(&self.0, ids, window, &mut progress)
+    }
+
+    /// What passes through the model: embeddings, the hidden state after each executed block, and all logits.
+    pub fn trace(&self, ids: &[u32]) -> Result<Trace> {
+        score::trace(&self.0, ids)
+    }
+
+    /// The model's tokenizer; an error if its folder has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.0.text.tokenizer()
+    }
+
+    /// The name of the device that the model runs on.
+    pub fn device(&self) -> &str {
+        &self.0.engine.device().name
+    }
+
+    /// The most tokens of a prompt and its continuation together.
+    pub fn context(&self) -> usize {
+        self.0.context
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("config", &self.0.config).field("device", self.0.engine.device()).finish()
+    }
+}
+
+impl Inner {
+    /// Checks ids against the vocabulary and the context.
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::prompt("the prompt is empty: the model needs at least one token to continue"));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab) {
+            return Err(Error::prompt(format!(
+                "token {id} is not in the vocabulary, which has {} ids from 0",
+                self.config.vocab
+            )));
+        }
+        if ids.len() > self.context {
+            return Err(Error::prompt(format!(
+                "the prompt has {} tokens, more than the context of {}: shorten it or give a larger --context \
+                 (the model was made for {})",
+                ids.len(),
+                self.context,
+                self.config.context,
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Text {
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?)
+    }
+
+    /// Reads no weights.
+    #[cfg(any(test, feature = "cli"))]
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_files(path, TextFiles::open(path)?)
+    }
+
+    fn from_files(path: &Path, files: Option<TextFiles>) -> Result<Self> {
+        let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
+        if let Some(files) = files {
+            let tokenizer = Tokenizer::new(&files)?;
+            text.template = ChatTemplate::new(&files, &tokenizer)?;
+            text.tokenizer = Some(tokenizer);
+        }
+        Ok(text)
+    }
+
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| missing(&self.path))
+    }
+
+    pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        match &prompt.0 {
+            Kind::Tokens(ids) => Ok(ids.clone()),
+            Kind::Raw(text) => self.tokenizer()?.encode(text),
+            Kind::User(text) if self.template.is_none() => self.tokenizer()?.encode(text),
+            Kind::User(text) => self.encode_chat(&[Message::new("user", text)]),
+            Kind::Chat(messages) => self.encode_chat(messages),
+        }
+    }
+
+    /// The text of a chat, by the model's template.
+    pub fn render(&self, messages: &[serde_json::Value], generation: bool) -> Result<String> {
+        self.tokenizer()?;
+        let template = self.template.as_ref().ok_or_else(|| {
+            Error::prompt(format!("{} has no chat template: it continues plain text", self.path.display()))
+        })?;
+        template.render(messages, generation)
+    }
+
+    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let message = |message: &Message| serde_json::json!({"role": message.role, "content": message.content});
+        let messages: Vec<serde_json::Value> = messages.iter().map(message).collect();
+        let text = self.render(&messages, true)?;
+        // Templates write the start token themselves.
+        self.tokenizer()?.encode_without_special(&text)
+    }
+}

@@ -1,0 +1,83 @@
+//! How tokens are chosen. The choice itself is made on the device.
+
+use std::hash::{BuildHasher, Hasher};
+
+use crate::backend::Sampling;
+use crate::error::{Error, Result};
+
+/// How the next token is chosen from the logits. Steps apply in this order: repeat penalty, temperature, top-k, top-p,
+/// min-p.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampler {
+    sampling: Sampling,
+    seed: Option<u64>,
+}
+
+impl Sampler {
+    /// Always the most probable token.
+    pub fn greedy() -> Self {
+        let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
+        Self { sampling, seed: None }
+    }
+
+    /// Divides logits by `temperature` before drawing. 0 is greedy.
+    pub fn temperature(mut self, temperature: f32) -> Self {
+        self.sampling.temperature = temperature;
+        self
+    }
+
+    /// Draws from the k most probable tokens; 0 means all.
+    pub fn top_k(mut self, k: u32) -> Self {
+        self.sampling.top_k = k;
+        self
+    }
+
+    /// Draws from the fewest tokens that together reach this probability, 0 to 1; 1 means all.
+    pub fn top_p(mut self, p: f32) -> Self {
+        self.sampling.top_p = p;
+        self
+    }
+
+    /// Draws from tokens at least this fraction as probable as the most probable one, 0 to 1; 0 means all.
+    pub fn min_p(mut self, p: f32) -> Self {
+        self.sampling.min_p = p;
+        self
+    }
+
+    /// Makes the last 64 tokens less probable: their logits are divided by this, or multiplied where negative. 1 is off.
+    pub fn repeat_penalty(mut self, penalty: f32) -> Self {
+        self.sampling.repeat_penalty = penalty;
+        self
+    }
+
+    /// The same seed draws the same tokens on the same device. Without one, every generation draws its own.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The device's form, checked.
+    pub(super) fn resolve(&self) -> Result<Sampling> {
+        let Sampling { temperature, top_p, min_p, repeat_penalty, .. } = self.sampling;
+        let checks = [
+            ("temperature", temperature, temperature >= 0.0, "0 or more"),
+            ("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1"),
+            ("min-p", min_p, (0.0..=1.0).contains(&min_p), "between 0 and 1"),
+            ("repeat penalty", repeat_penalty, repeat_penalty > 0.0, "above 0"),
+        ];
+        for (name, value, good, range) in checks {
+            if !good || !value.is_finite() {
+                return Err(Error::prompt(format!("{name} is {value}, but must be {range}")));
+            }
+        }
+        // The standard library's only source of entropy.
+        let entropy = || std::hash::RandomState::new().build_hasher().finish();
+        Ok(Sampling { seed: self.seed.unwrap_or_else(entropy), ..self.sampling.clone() })
+    }
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::greedy()
+    }
+}

@@ -1,0 +1,76 @@
+//! Ids → text, one id at a time.
+
+use super::{Shown, Tokenizer};
+
+/// Turns ids into text as they come. Never hands out half a character: bytes wait until theirs is whole.
+///
+/// What [`Decoder::push`] and [`Decoder::finish`] return, put together, is [`Tokenizer::decode`] of all ids.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    tokenizer: Tokenizer,
+    /// The beginning of a character.
+    waiting: Vec<u8>,
+    /// SentencePiece puts a space in front of every text; the first character loses it again.
+    drop_space: bool,
+}
+
+impl Decoder {
+    pub(super) fn new(tokenizer: Tokenizer, drop_space: bool) -> Self {
+        Self { tokenizer, waiting: Vec::new(), drop_space }
+    }
+
+    /// The text that `id` completes; often that of `id`, empty for control tokens and inside a character.
+    pub fn push(&mut self, id: u32) -> String {
+        match self.tokenizer.shown(id) {
+            Shown::Nothing => return String::new(),
+            Shown::Text(text) => self.waiting.extend_from_slice(text.as_bytes()),
+            Shown::Bytes(bytes) => self.waiting.extend_from_slice(&bytes),
+        }
+        self.take(false)
+    }
+
+    /// The rest: U+FFFD for a character that was never finished.
+    pub fn finish(&mut self) -> String {
+        self.take(true)
+    }
+
+    /// Whether the beginning of a character waits for its end.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn take(&mut self, all: bool) -> String {
+        let each = self.tokenizer.replaces_every_byte();
+        let mut text = String::new();
+        let mut bytes = self.waiting.as_slice();
+        while !bytes.is_empty() {
+            let error = match std::str::from_utf8(bytes) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    bytes = &[];
+                    break;
+                }
+                Err(error) => error,
+            };
+            let (valid, rest) = bytes.split_at(error.valid_up_to());
+            text.push_str(&String::from_utf8_lossy(valid));
+            bytes = rest;
+            let broken = match error.error_len() {
+                Some(len) => len,
+                None if all => rest.len(),
+                None => break,
+            };
+            text.push(char::REPLACEMENT_CHARACTER);
+            bytes = &bytes[if each { 1 } else { broken }..];
+        }
+        let rest = bytes.len();
+        self.waiting.drain(..self.waiting.len() - rest);
+        if self.drop_space && !text.is_empty() {
+            self.drop_space = false;
+            if text.starts_with(' ') {
+                text.remove(0);
+            }
+        }
+        text
+    }
+}
