@@ -283,7 +283,7 @@ fn style(json: &[u8]) -> Style {
 struct Added {
     tokens: Vec<AddedToken>,
     /// Which bytes begin one.
-    first: [bool; 256],
+    first: Box<[bool; 256]>,
 }
 
 enum Part<'a> {
@@ -295,7 +295,7 @@ impl Added {
     fn new(tokens: &[AddedToken]) -> Self {
         let mut tokens = tokens.to_vec();
         tokens.sort_by_key(|token| std::cmp::Reverse(token.text.len()));
-        let mut first = [false; 256];
+        let mut first = Box::new([false; 256]);
         for token in &tokens {
             first[usize::from(token.text.as_bytes()[0])] = true;
         }

@@ -295,5 +295,4 @@ fn best(logprobs: &[f32], count: usize) -> Vec<(u32, f32)> {
 }
 
 #[cfg(test)]
-#[path = "generation_tests.rs"]
 mod tests;
