@@ -46,8 +46,9 @@ struct Json {
 
 #[derive(Deserialize)]
 struct Rope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name of `rope_type`; some files have both.
+    r#type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -63,14 +64,14 @@ struct GenerationJson {
 
 /// One number for all layers, or one for each.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "num_attention_heads is neither a number nor a list of numbers")]
 enum PerLayer {
     All(usize),
     Each(Vec<usize>),
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "bos_token_id or eos_token_id is neither a token nor a list of tokens")]
 enum Ids {
     One(u32),
     Many(Vec<u32>),
@@ -204,7 +205,7 @@ fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {
         ))),
         None => Err(Error::checkpoint(format!("{}: rope_scaling lacks {key}", file.display()))),
     };
-    match rope.rope_type.as_deref() {
+    match rope.rope_type.or(rope.r#type).as_deref() {
         None | Some("default") => Ok(Scaling::None),
         // It does nothing before the context is longer than the model was made for, and dunlin stops there.
         Some("dynamic") => Ok(Scaling::None),

@@ -62,7 +62,9 @@ impl Gguf {
     pub(super) fn read(path: &Path, bytes: &Bytes) -> Result<(Self, Vec<(String, Stored)>)> {
         let mut cursor = Cursor { path, bytes, at: 0 };
         if bytes.get(..4) != Some(b"GGUF") {
-            return Err(cursor.bad("not a GGUF file: it does not begin with `GGUF`".into()));
+            return Err(
+                cursor.bad("not a GGUF file: it does not begin with `GGUF`; give a .gguf file or a folder".into())
+            );
         }
         cursor.at = 4;
         match cursor.u32()? {

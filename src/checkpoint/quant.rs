@@ -36,7 +36,7 @@ fn bf16_group(bytes: &[u8; 64]) -> [f32; 32] {
 #[inline(always)]
 fn q4_0(block: &[u8; 18]) -> [f32; 32] {
     let d = f16_at(block, 0);
-    nibbles(block, 2, |_, q| (q - 8) as f32 * d)
+    nibbles(block, 2, |_, q| (q as f32 - 8.0) * d)
 }
 
 /// d · q + m, d(2) m(2) qs(16).
@@ -79,11 +79,11 @@ fn q4_k(block: &[u8; 144]) -> [f32; 256] {
     let scales = k_scales(block);
     let mut y = [0.0; 256];
     for c in 0..4 {
+        let q: [u8; 64] = halves::<32, 64>(&block[16 + 32 * c..]);
         for high in 0..2 {
             let (scale, min) = scales[2 * c + high];
-            for l in 0..32 {
-                let q = block[16 + 32 * c + l] >> (4 * high) & 15;
-                y[64 * c + 32 * high + l] = scale * q as i32 as f32 - min;
+            for l in 32 * high..32 * high + 32 {
+                y[64 * c + l] = scale * q[l] as i32 as f32 - min;
             }
         }
     }
@@ -143,20 +143,28 @@ fn k_scales(block: &[u8]) -> [(f32, f32); 8] {
     })
 }
 
-/// Elements 0..16 from the low halves of 16 bytes, 16..32 from their high halves. `value` gets the element and its bits.
+/// A block of 32: 16 bytes at `at` hold the low four bits of each element. `value` gets the element and these bits.
 #[inline(always)]
 fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl Fn(usize, i32) -> f32) -> [f32; 32] {
-    let bytes: &[u8; 16] = block[at..].first_chunk().expect("a block holds its codes");
-    let mut q = [0; 32];
-    for j in 0..16 {
-        q[j] = bytes[j] & 15;
-        q[j + 16] = bytes[j] >> 4;
-    }
+    let q: [u8; 32] = halves::<16, 32>(&block[at..]);
     let mut y = [0.0; 32];
     for j in 0..32 {
         y[j] = value(j, q[j] as i32);
     }
     y
+}
+
+/// The low halves of N bytes, then their high halves.
+#[inline(always)]
+fn halves<const N: usize, const TWICE: usize>(bytes: &[u8]) -> [u8; TWICE] {
+    let bytes: &[u8; N] = bytes.first_chunk().expect("a block holds its codes");
+    let mut q = [0; TWICE];
+    for j in 0..N {
+        q[j] = bytes[j] & 15;
+        q[j + N] = bytes[j] >> 4;
+    }
+    // The compiler would take the two loops apart into scalars; through memory, both vectorise.
+    std::hint::black_box(q)
 }
 
 /// f16 → f32, exact, in selections that vectorise (`half` asks what the processor can do each time).
@@ -201,35 +209,48 @@ macro_rules! with_format {
 
 /// The values of a row of `y.len()` elements.
 pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) {
+    dequantize::<true>(dtype, row, y)
+}
+
+/// The dot products of one stored row with ROWS rows of activations, which are as long as it. The row is decoded once.
+pub fn dot_rows<const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+    dot::<true, ROWS>(dtype, row, x)
+}
+
+/// The dot product of a stored row with `x`, which is as long as it.
+pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
+    dot_rows(dtype, row, [x])[0]
+}
+
+/// `EXTENSIONS`: use those of the processor, if it has them.
+pub(super) fn dequantize<const EXTENSIONS: bool>(dtype: DType, row: &[u8], y: &mut [f32]) {
     assert_eq!(row.len(), dtype.row_bytes(y.len()), "a {dtype} row of {} elements", y.len());
     with_format!(dtype, Stored => {
         #[cfg(target_arch = "x86_64")]
-        if avx2::present() {
-            // SAFETY: the processor has the features.
+        if EXTENSIONS && avx2::present() {
+            // SAFETY: the processor has them.
             return unsafe { avx2::dequantize_blocks::<Stored, _, _>(row, y) };
         }
         dequantize_blocks::<Stored, _, _>(row, y)
     })
 }
 
-/// The dot products of one stored row with ROWS rows of activations, which are as long as it. The row is decoded once.
-pub fn dot_rows<const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+pub(super) fn dot<const EXTENSIONS: bool, const ROWS: usize>(
+    dtype: DType,
+    row: &[u8],
+    x: [&[f32]; ROWS],
+) -> [f32; ROWS] {
     for x in x {
         assert_eq!(row.len(), dtype.row_bytes(x.len()), "a {dtype} row against {} activations", x.len());
     }
     with_format!(dtype, Stored => {
         #[cfg(target_arch = "x86_64")]
-        if avx2::present() {
-            // SAFETY: the processor has the features.
+        if EXTENSIONS && avx2::present() {
+            // SAFETY: the processor has them.
             return unsafe { avx2::dot_blocks::<Stored, _, _, _>(row, x) };
         }
         dot_blocks::<Stored, { cfg!(any(target_arch = "aarch64", target_feature = "fma")) }, _, _, _>(row, x)
     })
-}
-
-/// The dot product of a stored row with `x`, which is as long as it.
-pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
-    dot_rows(dtype, row, [x])[0]
 }
 
 /// The same loops compiled for processors with AVX2, FMA and F16C.

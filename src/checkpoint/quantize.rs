@@ -1,8 +1,9 @@
 //! f32 → f16, q8_0 and q4_0, as ggml's reference does it.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
-use crate::tensor::{Bytes, DType, Tensor};
+use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
 /// `tensor` with elements of another type; itself if it has that type already. Rows keep their stored order.
 pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
@@ -10,26 +11,56 @@ pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
         return tensor.clone();
     }
     let (rows, cols) = (tensor.rows(), tensor.cols());
-    let stored = Tensor { order: crate::tensor::RowOrder::Stored, ..tensor.clone() };
-    let mut bytes = Vec::with_capacity(rows * dtype.row_bytes(cols));
-    let mut values = vec![0.0; cols];
-    for row in 0..rows {
-        stored.read_row(row, &mut values);
-        quantize_row(dtype, &values, &mut bytes);
+    let source = Tensor { order: RowOrder::Stored, ..tensor.clone() };
+    let mut bytes = vec![0; rows * dtype.row_bytes(cols)];
+    if !bytes.is_empty() {
+        for_each_row(&mut bytes, dtype.row_bytes(cols), cols, |row, values, bytes| {
+            source.read_row(row, values);
+            quantize_row(dtype, values, bytes);
+        });
     }
     // The source has been read for the last time.
     tensor.bytes.release();
     Tensor { dtype, bytes: Bytes::new(bytes), ..tensor.clone() }
 }
 
-/// Appends `values`, whose number is a multiple of the block.
-pub fn quantize_row(dtype: DType, values: &[f32], bytes: &mut Vec<u8>) {
+/// Calls `run` with each row's number, space for its values, and its part of `bytes`.
+#[cfg(feature = "threads")]
+fn for_each_row(bytes: &mut [u8], size: usize, cols: usize, run: impl Fn(usize, &mut [f32], &mut [u8]) + Sync) {
+    use rayon::prelude::*;
+    let rows = bytes.par_chunks_mut(size).enumerate().with_min_len(16);
+    rows.for_each_init(|| vec![0.0; cols], |values, (row, bytes)| run(row, values, bytes));
+}
+
+#[cfg(not(feature = "threads"))]
+fn for_each_row(bytes: &mut [u8], size: usize, cols: usize, run: impl Fn(usize, &mut [f32], &mut [u8])) {
+    let mut values = vec![0.0; cols];
+    bytes.chunks_mut(size).enumerate().for_each(|(row, bytes)| run(row, &mut values, bytes));
+}
+
+/// Writes a row of `values`, whose number is a multiple of the block, to `bytes`.
+pub fn quantize_row(dtype: DType, values: &[f32], bytes: &mut [u8]) {
+    assert_eq!(bytes.len(), dtype.row_bytes(values.len()), "a {dtype} row of {} elements", values.len());
     match dtype {
-        DType::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        DType::F16 => bytes.extend(values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
-        DType::Q8_0 => values.as_chunks().0.iter().for_each(|block| bytes.extend(q8_0(block))),
-        DType::Q4_0 => values.as_chunks().0.iter().for_each(|block| bytes.extend(q4_0(block))),
+        DType::F32 => {
+            bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = value.to_le_bytes());
+        }
+        DType::F16 => {
+            for (bytes, values) in bytes.chunks_mut(2 * 64).zip(values.chunks(64)) {
+                let mut halves = [f16::ZERO; 64];
+                halves[..values.len()].convert_from_f32_slice(values);
+                bytes.as_chunks_mut().0.iter_mut().zip(halves).for_each(|(bytes, half)| *bytes = half.to_le_bytes());
+            }
+        }
+        DType::Q8_0 => blocks(values, bytes, q8_0),
+        DType::Q4_0 => blocks(values, bytes, q4_0),
         other => panic!("quantize_row makes f32, f16, q8_0 and q4_0, not {other}"),
+    }
+}
+
+fn blocks<const BYTES: usize>(values: &[f32], bytes: &mut [u8], encode: fn(&[f32; 32]) -> [u8; BYTES]) {
+    for (values, bytes) in values.as_chunks().0.iter().zip(bytes.as_chunks_mut().0) {
+        *bytes = encode(values);
     }
 }
 
@@ -41,7 +72,7 @@ fn q8_0(x: &[f32; 32]) -> [u8; 34] {
     let mut block = [0; 34];
     block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
     for (q, x) in block[2..].iter_mut().zip(x) {
-        *q = (x * inverse).round() as i8 as u8;
+        *q = round(x * inverse) as i8 as u8;
     }
     block
 }
@@ -51,11 +82,20 @@ fn q4_0(x: &[f32; 32]) -> [u8; 18] {
     let extreme = x.iter().fold(0f32, |extreme, &x| if x.abs() > extreme.abs() { x } else { extreme });
     let d = extreme / -8.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    let code = |x: f32| ((x * inverse + 8.5) as u8).min(15);
+    let code = |x: f32| ((x * inverse + 8.5) as i32).clamp(0, 15) as u8;
     let mut block = [0; 18];
     block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
     for j in 0..16 {
         block[2 + j] = code(x[j]) | code(x[j + 16]) << 4;
     }
     block
+}
+
+/// Half away from zero, for what fits an i8. (`f32::round` is a call where the processor has no instruction for it.)
+fn round(x: f32) -> i32 {
+    // Infinite where all of the block is below the smallest normal number.
+    let x = x.clamp(-127.0, 127.0);
+    let whole = x as i32;
+    let rest = x - whole as f32;
+    whole + (rest >= 0.5) as i32 - (rest <= -0.5) as i32
 }

@@ -20,11 +20,13 @@ fn blocks_decode_as_gguf_does() {
     for dtype in DType::ALL {
         let (count, bytes) = block_fixture(&format!("dequantize_{dtype}"));
         let (blocks, expected) = bytes.split_at(dtype.row_bytes(count));
-        let mut values = vec![0.0; count];
-        quant::dequantize_row(dtype, blocks, &mut values);
-        for (i, (value, expected)) in values.iter().zip(floats(expected)).enumerate() {
-            let same = value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
-            assert!(same, "{dtype}: element {i} is {value:e}, expected {expected:e}");
+        for dequantize in [quant::dequantize_row, quant::dequantize::<false>] {
+            let mut values = vec![0.0; count];
+            dequantize(dtype, blocks, &mut values);
+            for (i, (value, expected)) in values.iter().zip(floats(expected)).enumerate() {
+                let same = value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
+                assert!(same, "{dtype}: element {i} is {value:e}, expected {expected:e}");
+            }
         }
     }
 }
@@ -34,7 +36,7 @@ fn rows_quantize_as_gguf_does() {
     for dtype in [DType::F16, DType::Q8_0, DType::Q4_0] {
         let (count, bytes) = block_fixture(&format!("quantize_{dtype}"));
         let (values, expected) = bytes.split_at(4 * count);
-        let mut blocks = Vec::new();
+        let mut blocks = vec![0; dtype.row_bytes(count)];
         quantize::quantize_row(dtype, &floats(values), &mut blocks);
         let size = dtype.row_bytes(32);
         for (row, (block, expected)) in blocks.chunks(size).zip(expected.chunks(size)).enumerate() {
@@ -59,13 +61,31 @@ fn dots_multiply_what_is_decoded() {
             quant::dequantize_row(dtype, &row, &mut weights);
             let x: Vec<Vec<f32>> =
                 (0..4).map(|r| (0..cols).map(|i| ((i * 37 + r * 11) % 64) as f32 / 32.0 - 1.0).collect()).collect();
-            let sums = quant::dot_rows(dtype, &row, std::array::from_fn::<_, 4, _>(|r| &x[r][..]));
-            for (r, sum) in sums.into_iter().enumerate() {
-                let products = || weights.iter().zip(&x[r]).map(|(&w, &x)| w as f64 * x as f64);
+            let x_rows = std::array::from_fn::<_, 4, _>(|r| &x[r][..]);
+            let sums = quant::dot_rows(dtype, &row, x_rows);
+            for (r, sum) in sums.into_iter().chain(quant::dot::<false, 4>(dtype, &row, x_rows)).enumerate() {
+                let products = || weights.iter().zip(&x[r % 4]).map(|(&w, &x)| w as f64 * x as f64);
                 let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
                 assert!((sum as f64 - expected).abs() <= 1e-6 * size, "{dtype} × {cols}: {sum}, expected {expected}");
             }
             assert_eq!(quant::dot_row(dtype, &row, &x[0]), sums[0], "{dtype} × {cols}");
+        }
+    }
+}
+
+/// Numbers whose scale is too small for f16, or too large, give blocks and no panic.
+#[test]
+fn extreme_rows_quantize() {
+    for value in [1e-45, 1e-40, -1e-38, 3e38, f32::INFINITY, f32::NAN] {
+        for dtype in [DType::F16, DType::Q8_0, DType::Q4_0] {
+            let mut bytes = vec![0; dtype.row_bytes(32)];
+            quantize::quantize_row(dtype, &[value; 32], &mut bytes);
+            let mut decoded = [1.0; 32];
+            quant::dequantize_row(dtype, &bytes, &mut decoded);
+            assert!(
+                value.abs() > 1.0 || value.is_nan() || decoded.iter().all(|y| y.abs() < 1e-30),
+                "{dtype}: {value:e}"
+            );
         }
     }
 }

@@ -21,7 +21,7 @@ fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
 
 #[test]
 fn refused() {
-    let cases: [(&str, &str, Json, &[&str]); 14] = [
+    let cases: [(&str, &str, Json, &[&str]); 16] = [
         ("mobilellm_gqa", "model_type", json!("mamba"), &["`mamba`", "mobilellm, llama, llama4_text"]),
         ("mobilellm_gqa", "hidden_act", json!("gelu"), &["`gelu`", "silu"]),
         ("mobilellm_gqa", "attention_bias", json!(true), &["attention_bias"]),
@@ -30,6 +30,8 @@ fn refused() {
         ("mobilellm_gqa", "rope_scaling", json!({"type": "linear"}), &["factor"]),
         ("mobilellm_gqa", "rope_theta", json!(-1.0), &["rope_theta", "-1"]),
         ("mobilellm_gqa", "hidden_size", json!("wide"), &["string \"wide\""]),
+        ("mobilellm_gqa", "eos_token_id", json!(-1), &["eos_token_id"]),
+        ("mobilellm_gqa", "num_attention_heads", json!("9"), &["num_attention_heads"]),
         ("mobilellm_gqa", "num_hidden_layers", json!(u64::MAX), &["num_hidden_layers"]),
         ("mobilellm_pruned", "num_attention_heads", json!([1, 2]), &["num_attention_heads", "2", "4 layers"]),
         ("mobilellm_r1", "num_local_experts", json!(16), &["experts"]),
@@ -97,7 +99,7 @@ fn rope_scaling() {
     for (i, value) in inv_freq(Json::Null).into_iter().enumerate() {
         assert_eq!(value, theta(i, 1e4) as f32);
     }
-    assert_eq!(inv_freq(json!({"type": "dynamic", "factor": 4.0})), inv_freq(Json::Null));
+    assert_eq!(inv_freq(json!({"type": "dynamic", "rope_type": "dynamic", "factor": 4.0})), inv_freq(Json::Null));
     for (i, value) in inv_freq(json!({"rope_type": "linear", "factor": 4.0})).into_iter().enumerate() {
         assert_eq!(value, (theta(i, 1e4) / 4.0) as f32);
     }

@@ -149,6 +149,42 @@ fn gguf_holds_the_same_model() {
     }
 }
 
+/// Keys and tensors that only some files have.
+#[test]
+fn gguf_variants() {
+    let writer =
+        || gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
+    let read = |file: Vec<u8>| Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file));
+    let plain = read(writer().finish()).unwrap().config;
+    let mut second = writer().finish();
+    second[4] = 2;
+    assert_eq!(read(second).unwrap().config, plain);
+
+    let divisors: Vec<u8> = (1..=8).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let freqs = writer().tensor("rope_freqs.weight", &[8], gguf_writer::ggml::F32, divisors.clone());
+    for (i, value) in read(freqs.finish()).unwrap().config.rope.inv_freq.into_iter().enumerate() {
+        assert!((value * (i + 1) as f32 / plain.rope.inv_freq[i] - 1.0).abs() < 1e-6);
+    }
+    let linear = writer().string("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 4.0);
+    assert_eq!(read(linear.finish()).unwrap().config.rope.inv_freq[2], plain.rope.inv_freq[2] / 4.0);
+    let ends = writer().u32("tokenizer.ggml.eot_token_id", 7);
+    assert_eq!(read(ends.finish()).unwrap().config.eos, [2, 7]);
+    assert!(read(writer().bool("llama.layer_sharing", true).finish()).unwrap().config.layer_sharing);
+
+    let refused = [
+        (writer().string("llama.rope.scaling.type", "yarn"), "`yarn`"),
+        (writer().u32("llama.expert_count", 8), "experts"),
+        (writer().u32("split.count", 2), "several files"),
+        (writer().tensor("rope_freqs.weight", &[4], gguf_writer::ggml::F32, divisors[..16].to_vec()), "expected 8"),
+        (writer().tensor("blk.0.attn_q.bias", &[8], gguf_writer::ggml::F32, divisors.clone()), "blk.0.attn_q.bias"),
+        (writer().tensor("blk.0.attn_q.weight", &[8], gguf_writer::ggml::F32, divisors), "twice"),
+    ];
+    for (writer, word) in refused {
+        let error = read(writer.finish()).expect_err(word).to_string();
+        assert!(error.contains(word) && error.contains("case.gguf"), "{error}");
+    }
+}
+
 /// `--weights`: matrices are quantised row by row, in logical order, and vectors stay f32.
 #[test]
 fn weights_are_converted_when_taken() {

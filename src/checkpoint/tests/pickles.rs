@@ -150,3 +150,43 @@ fn tangled_pickles() {
     assert!(pickle::read(&nested).is_err());
     assert!(pickle::read(b"}r\xff\xff\xff\xffX\x01\0\0\0dj\xff\xff\xff\xffs.").is_err());
 }
+
+/// A folder of two `.bin` shards holds the model of the safetensors folder that it was made from; safetensors are
+/// preferred where both are there.
+#[test]
+fn sharded_folder() {
+    let original = open("llama_untied_sharded");
+    let scratch = std::env::temp_dir().join(format!("dunlin-sharded-folder-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).unwrap();
+    std::fs::copy(original.path.join("config.json"), scratch.join("config.json")).unwrap();
+    let infos: Vec<_> = original.tensors().collect();
+    let mut index = serde_json::Map::new();
+    for (n, part) in infos.chunks(infos.len().div_ceil(2)).enumerate() {
+        let (shard, mut storages) = (format!("pytorch_model-0000{n}-of-00002.bin"), Vec::new());
+        let pickle = Pickle::dict(|pickle| {
+            part.iter().fold(pickle, |pickle, info| {
+                let shape: Vec<i32> = info.shape.iter().map(|&size| size as i32).collect();
+                let strides = if let [_, cols] = shape[..] { vec![cols, 1] } else { vec![1] };
+                let key = storages.len().to_string();
+                storages.push((key.clone(), original.take(info.name, info.shape).unwrap().bytes));
+                index.insert(info.name.into(), shard.clone().into());
+                let len = shape.iter().product();
+                pickle.text(info.name).tensor("FloatStorage", &key, len, 0, &shape, &strides)
+            })
+        });
+        let storages: Vec<_> = storages.iter().map(|(key, bytes)| (key.as_str(), &bytes[..])).collect();
+        std::fs::write(scratch.join(shard), archive(&pickle, &storages)).unwrap();
+    }
+    let index = serde_json::json!({ "metadata": {"total_size": 0}, "weight_map": index });
+    std::fs::write(scratch.join("pytorch_model.bin.index.json"), index.to_string()).unwrap();
+
+    let checkpoint = Checkpoint::open(&scratch).unwrap();
+    assert_eq!(checkpoint.config, original.config);
+    for info in original.tensors() {
+        let (ours, theirs) = (checkpoint.take(info.name, info.shape), original.take(info.name, info.shape));
+        assert_eq!(&ours.unwrap().bytes[..], &theirs.unwrap().bytes[..], "{}", info.name);
+    }
+    std::fs::write(scratch.join("model.safetensors"), "").unwrap();
+    assert!(Checkpoint::open(&scratch).unwrap_err().to_string().contains("model.safetensors"));
+    std::fs::remove_dir_all(&scratch).unwrap();
+}
