@@ -89,7 +89,7 @@ impl Run {
 fn print_json(mut generation: Generation) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut stopped = false;
-    while let Some(piece) = generation.next() {
+    for piece in generation.by_ref() {
         serde_json::to_writer(&mut out, &piece?).map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;
         out.flush()?;
@@ -108,7 +108,7 @@ fn print_text(mut generation: Generation, ids: bool) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut line_ended = true;
     let mut stopped = false;
-    while let Some(piece) = generation.next() {
+    for piece in generation.by_ref() {
         let piece = piece?;
         let text = if ids { format!("{} ", piece.id) } else { piece.text };
         if !text.is_empty() {

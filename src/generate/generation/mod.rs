@@ -47,6 +47,12 @@ pub struct Piece {
     pub top: Vec<(u32, f32)>,
 }
 
+impl std::fmt::Display for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -295,5 +301,4 @@ fn best(logprobs: &[f32], count: usize) -> Vec<(u32, f32)> {
 }
 
 #[cfg(test)]
-#[path = "generation_tests.rs"]
 mod tests;
