@@ -69,10 +69,7 @@ fn plans_of_random_models_keep_the_rules() {
         let formats = configs::random_formats(&config, &mut random);
         let pass = random.one_of(&passes());
         let mut profile = random_profile(&mut random);
-        // Activations and state are not split; what splits is weights.
-        let graph = graph(&config, &|name| formats[name], pass);
-        let whole = graph.values.iter().filter(|value| !matches!(value.kind, ValueKind::Weight(_)));
-        let least = whole.map(|value| value.ty.bytes(&profile).next_multiple_of(16)).max().unwrap_or(0);
+        let least = configs::least_binding(&graph(&config, &|name| formats[name], pass), &profile);
         profile.max_binding = profile.max_binding.max(least);
         let at = format!("seed {seed}: {config:?}, {formats:?}, {profile:?}, {pass:?}");
         check_both(&at, &config, &|name| formats[name], &profile, pass);

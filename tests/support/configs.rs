@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 
 use dunlin::checkpoint::{Config, RopeConfig};
+use dunlin::graph::{Graph, ValueKind};
+use dunlin::kernel::DeviceProfile;
 use dunlin::tensor::DType;
 
 /// A decoder whose layers are alike; the rest is set by the caller.
@@ -129,6 +131,12 @@ pub fn random_config(random: &mut Random) -> Config {
     config.layer_sharing = config.architecture == "mobilellm" && random.below(2) == 0;
     config.tied = random.below(2) == 0;
     config
+}
+
+/// The least binding with which a graph can be run: weights are split, activations, tables and state are not.
+pub fn least_binding(graph: &Graph, profile: &DeviceProfile) -> u64 {
+    let whole = graph.values.iter().filter(|value| !matches!(value.kind, ValueKind::Weight(_)));
+    whole.map(|value| value.ty.bytes(profile).next_multiple_of(16)).max().unwrap_or(0)
 }
 
 /// xorshift64*: the same numbers on every machine.
