@@ -157,8 +157,9 @@ pub fn gguf_name(name: &str) -> String {
     format!("blk.{layer}.{tensor}.weight")
 }
 
-/// The metadata of a folder as GGUF, with arrays where its configuration has lists, and the size of its heads.
-fn describe(folder: &Path) -> (Writer, usize) {
+/// The metadata of a folder as GGUF, with arrays where its configuration has lists, the size of its
+/// heads, and whether its q and k are permuted.
+fn describe(folder: &Path) -> (Writer, usize, bool) {
     let json = std::fs::read(folder.join("config.json")).expect("config.json");
     let config: Value = serde_json::from_slice(&json).expect("config.json");
     let number = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("{key} of config.json")) as u32;
@@ -196,7 +197,7 @@ fn describe(folder: &Path) -> (Writer, usize) {
     if config["layer_sharing"] == true {
         writer = writer.bool("dunlin.layer_sharing", true);
     }
-    (writer, head_dim as usize)
+    (writer, head_dim as usize, !llama4)
 }
 
 /// A golden folder with safetensors as GGUF: metadata with per-layer arrays where the configuration has lists, q and k
@@ -204,7 +205,7 @@ fn describe(folder: &Path) -> (Writer, usize) {
 ///
 /// `encode` gets a tensor's shape and its element type in the file and its bytes, and gives the type and bytes to write.
 pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32, Vec<u8>)) -> Writer {
-    let mut tensors = Vec::new();
+    let mut all = Vec::new();
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|file| file.file_name().unwrap().to_string_lossy().starts_with("model"));
@@ -225,16 +226,15 @@ pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32,
                 other => panic!("{name} is {other:?}"),
             };
             let (ggml_type, bytes) = encode(view.shape(), ggml_type, view.data());
-            tensors.push((name, view.shape().to_vec(), ggml_type, bytes));
+            all.push((name, view.shape().to_vec(), ggml_type, bytes));
         }
     }
-    from_tensors(folder, tensors)
+    from_tensors(folder, all)
 }
 
 /// The configuration of a folder with these tensors: Hugging Face name, shape, type and bytes, rows in its order.
 pub fn from_tensors(folder: &Path, tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>) -> Writer {
-    let (mut writer, head_dim) = describe(folder);
-    let permuted = !writer.values.windows(6).any(|bytes| bytes == b"llama4");
+    let (mut writer, head_dim, permuted) = describe(folder);
     for (name, shape, ggml_type, mut bytes) in tensors {
         if permuted && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
             bytes = permute_rows(&bytes, shape[0], head_dim);
