@@ -28,7 +28,7 @@ impl WeightLayout {
         let row_bytes = codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64 * 4;
         let most = ((max_binding / row_bytes.max(1)) as usize).max(1);
         // Chunks of a multiple of 64 rows keep every chunk but the last free of half-empty workgroups.
-        let most = if most > 64 { most / 64 * 64 } else { most };
+        let most = if most > 64 && most < rows { most / 64 * 64 } else { most };
         let chunks = (0..rows.div_ceil(most)).map(|i| i * most..((i + 1) * most).min(rows)).collect();
         WeightLayout { dtype, cols, chunks }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::graph::{Graph, ValueKind};
+use crate::kernel::layout::WeightLayout;
 use crate::kernel::{DeviceProfile, ValueId, layout};
 use crate::ops::{Elem, Stored};
 use crate::tensor::DType;
@@ -27,11 +28,12 @@ pub struct Groups {
     pub stored: Vec<StoredWeight>,
     /// Weight → (index in `stored`, place in it).
     pub places: BTreeMap<ValueId, (usize, Stored)>,
+    max_binding: u64,
 }
 
 impl Groups {
     pub fn new(graph: &Graph, profile: &DeviceProfile) -> Self {
-        let mut groups = Groups::default();
+        let mut groups = Groups { max_binding: profile.max_binding, ..Groups::default() };
         let mut siblings: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
         for node in graph.nodes.iter().filter(|node| node.op.name() == "matmul") {
             siblings.entry(node.reads[0]).or_default().push(node.reads[1]);
@@ -68,6 +70,13 @@ impl Groups {
             self.places.iter().filter(|(_, place)| place.0 == index).map(|(id, place)| (*id, place.1)).collect();
         members.sort_by_key(|(_, stored)| stored.first);
         members
+    }
+
+    /// Whether the stored matrix of a weight is one binding: operators that need it whole can read it.
+    pub fn in_one_chunk(&self, weight: ValueId) -> bool {
+        let stored = &self.stored[self.places[&weight].0];
+        let rows = stored.rows.iter().sum();
+        stored.dtype.is_none_or(|dtype| WeightLayout::new(dtype, rows, stored.cols, self.max_binding).chunks.len() == 1)
     }
 
     fn push(&mut self, graph: &Graph, group: &[ValueId]) {
