@@ -215,7 +215,7 @@ fn check_against_cpu(name: &str, path: &Path, prompt: &[u32]) {
 #[test]
 fn quantised_golden_cases_run_as_on_the_cpu() {
     let scratch = Scratch::new();
-    for name in ["mobilellm_gqa", "mobilellm_pruned", "mobilellm_r1"] {
+    for name in ["mobilellm_pruned", "efficientllm"] {
         let golden = Golden::open(name);
         for dtype in [DType::Q8_0, DType::Q4_0] {
             let quantised = |shape: &[usize], ggml_type: u32, bytes: &[u8]| {
