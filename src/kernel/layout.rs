@@ -27,10 +27,22 @@ impl WeightLayout {
     pub fn new(dtype: DType, rows: usize, cols: usize, max_binding: u64) -> Self {
         let row_bytes = codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64 * 4;
         let most = ((max_binding / row_bytes.max(1)) as usize).max(1);
-        // Chunks of a multiple of 64 rows keep every chunk but the last free of half-empty workgroups.
-        let most = if most > 64 && most < rows { most / 64 * 64 } else { most };
+        // Chunks of a multiple of 64 rows keep every chunk but the last free of half-empty workgroups. A matrix that
+        // fits is one chunk, whatever its rows: fused operators count on that.
+        let most = if most >= rows {
+            rows.max(1)
+        } else if most > 64 {
+            most / 64 * 64
+        } else {
+            most
+        };
         let chunks = (0..rows.div_ceil(most)).map(|i| i * most..((i + 1) * most).min(rows)).collect();
         WeightLayout { dtype, cols, chunks }
+    }
+
+    /// Whether the matrix is one chunk.
+    pub fn whole(&self) -> bool {
+        self.chunks.len() == 1
     }
 
     /// Bytes of both planes of all chunks.

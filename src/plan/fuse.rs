@@ -111,9 +111,8 @@ impl<'a> Fuser<'a> {
         let parts: Option<Vec<usize>> = node.reads.iter().map(|&id| self.used_once::<Matmul>(id)).collect();
         let Some([gate, up]) = parts.as_deref().and_then(|parts| <[usize; 2]>::try_from(parts).ok()) else { return };
         let (gate_reads, up_reads) = (&self.graph.nodes[gate].reads, &self.graph.nodes[up].reads);
-        let members: Vec<ValueId> = self.groups.members(gate_reads[1]).into_iter().map(|(id, _)| id).collect();
-        let whole = self.groups.in_one_chunk(gate_reads[1]);
-        if gate_reads[0] != up_reads[0] || members != [gate_reads[1], up_reads[1]] || !whole {
+        let members = self.groups.members(gate_reads[1]).to_vec();
+        if gate_reads[0] != up_reads[0] || members != [gate_reads[1], up_reads[1]] {
             return;
         }
         let Some((x, gain, eps)) = self.norm_of(gate_reads[0]) else { return };
@@ -144,10 +143,10 @@ impl<'a> Fuser<'a> {
         let Some(rope) = self.op::<Rope>(q_rope).cloned() else { return };
         let angles = self.graph.nodes[q_rope].reads[1];
         let weights = matmuls.map(|m| self.graph.nodes[m].reads[1]);
-        let kv_heads = self.graph.ty(keys).shape[1];
-        if !weights.iter().all(|&weight| self.groups.in_one_chunk(weight)) {
+        if !weights.iter().all(|&weight| self.groups.whole(weight)) {
             return;
         }
+        let kv_heads = self.graph.ty(keys).shape[1];
 
         // Parts: weights that are stored together, in order q, k, v.
         let mut parts: Vec<Vec<usize>> = Vec::new();

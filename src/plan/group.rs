@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::graph::{Graph, ValueKind};
 use crate::kernel::layout::WeightLayout;
-use crate::kernel::{DeviceProfile, ValueId, layout};
+use crate::kernel::{DeviceProfile, ValueId};
 use crate::ops::{Elem, Stored};
 use crate::tensor::DType;
 
@@ -28,6 +28,9 @@ pub struct Groups {
     pub stored: Vec<StoredWeight>,
     /// Weight → (index in `stored`, place in it).
     pub places: BTreeMap<ValueId, (usize, Stored)>,
+    /// The weights of each stored matrix, in order; not those that fusion joins from them.
+    members: Vec<Vec<ValueId>>,
+    /// Of the device: a stored matrix that is larger lies in several chunks.
     max_binding: u64,
 }
 
@@ -63,20 +66,16 @@ impl Groups {
         groups
     }
 
-    /// The weights that share a stored matrix with `weight`, in its order, with their places.
-    pub fn members(&self, weight: ValueId) -> Vec<(ValueId, Stored)> {
-        let (index, _) = self.places[&weight];
-        let mut members: Vec<_> =
-            self.places.iter().filter(|(_, place)| place.0 == index).map(|(id, place)| (*id, place.1)).collect();
-        members.sort_by_key(|(_, stored)| stored.first);
-        members
+    /// The weights that share a stored matrix with `weight`, in its order.
+    pub fn members(&self, weight: ValueId) -> &[ValueId] {
+        &self.members[self.places[&weight].0]
     }
 
-    /// Whether the stored matrix of a weight is one binding: operators that need it whole can read it.
-    pub fn in_one_chunk(&self, weight: ValueId) -> bool {
+    /// Whether the matrix that `weight` is stored in is one chunk: operators that fuse several products want that.
+    pub fn whole(&self, weight: ValueId) -> bool {
         let stored = &self.stored[self.places[&weight].0];
-        let rows = stored.rows.iter().sum();
-        stored.dtype.is_none_or(|dtype| WeightLayout::new(dtype, rows, stored.cols, self.max_binding).chunks.len() == 1)
+        let dtype = stored.dtype.expect("a matrix has a format");
+        WeightLayout::new(dtype, stored.rows.iter().sum(), stored.cols, self.max_binding).whole()
     }
 
     fn push(&mut self, graph: &Graph, group: &[ValueId]) {
@@ -92,6 +91,7 @@ impl Groups {
             self.places.insert(id, (self.stored.len(), Stored { rows: total, first: at }));
             at += rows;
         }
+        self.members.push(group.to_vec());
         self.stored.push(StoredWeight {
             names: group.iter().flat_map(|&id| names(graph, id).iter().cloned()).collect(),
             rows,
@@ -109,10 +109,7 @@ fn joinable(graph: &Graph, group: &[ValueId], first: ValueId, weight: ValueId, p
     let (a, b) = (graph.ty(first), graph.ty(weight));
     let rows: usize = group.iter().chain([&weight]).map(|&id| graph.ty(id).matrix().0).sum();
     let cols = a.matrix().1;
-    a.elem == b.elem
-        && cols == b.matrix().1
-        && layout::codes_words(a.dtype(), rows, cols) as u64 * 4 <= profile.max_binding
-        && layout::scales_words(a.dtype(), rows, cols) as u64 * 4 <= profile.max_binding
+    a.elem == b.elem && cols == b.matrix().1 && WeightLayout::new(a.dtype(), rows, cols, profile.max_binding).whole()
 }
 
 fn names(graph: &Graph, id: ValueId) -> &[String] {
