@@ -57,5 +57,11 @@ fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
     if gpu.profile.f16 {
         variants.push((gpu.profile.clone(), true));
     }
+    if gpu.profile.rasteriser {
+        // The kernels that hardware runs, here too.
+        for (profile, half) in variants.clone() {
+            variants.push((DeviceProfile { rasteriser: false, ..profile }, half));
+        }
+    }
     variants
 }

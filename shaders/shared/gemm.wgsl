@@ -71,32 +71,3 @@ fn products(x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, tile: Ti
     let w = vec4<f32>(tile);
     return vec4<f32>(dot(x0, w), dot(x1, w), dot(x2, w), dot(x3, w));
 }
-
-fn store4(m: u32, n: u32, v: vec4<f32>) {
-    if n < params.rows {
-        for (var i = 0u; i < 4u; i++) {
-            if m + i < params.m {
-                store(m + i, n, v[i]);
-            }
-        }
-    }
-}
-
-// Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
-fn x_quad(row: u32, quad: u32) -> vec4<f32> {
-    let k = 4u * quad;
-    let at = row * params.cols + k;
-    if k >= params.cols {
-        return vec4<f32>(0.0);
-    }
-    if params.cols % 4u == 0u {
-        return x[at / 4u];
-    }
-    var v = vec4<f32>(0.0);
-    for (var i = 0u; i < 4u; i++) {
-        if k + i < params.cols {
-            v[i] = x[(at + i) / 4u][(at + i) % 4u];
-        }
-    }
-    return v;
-}

@@ -3,7 +3,7 @@
 //
 // A workgroup is LANES × SPLIT threads. Neighbouring lanes own neighbouring rows, so their loads of codes are
 // neighbours too; the SPLIT threads of a lane share its rows and take every SPLIT-th block of 32 columns. The vector
-// goes through workgroup memory, STAGE vec4s at a time. The kernel defines `activation(quad)`: columns 4·quad.. of the
+// goes through workgroup memory, STAGE vec4s at a time; `block_quads` (shared/quads_*) reads a block of it. The kernel defines `activation(quad)`: columns 4·quad.. of the
 // vector, zero past its end.
 
 override SPLIT: u32 = 4u;
@@ -24,19 +24,12 @@ fn row_products(thread: u32, row: vec2<u32>) -> vec2<f32> {
         }
         workgroupBarrier();
         for (var i = (thread / LANES) * 8u; i < count; i += SPLIT * 8u) {
-            let x0 = staged[i];
-            let x1 = staged[i + 1u];
-            let x2 = staged[i + 2u];
-            let x3 = staged[i + 3u];
-            let x4 = staged[i + 4u];
-            let x5 = staged[i + 5u];
-            let x6 = staged[i + 6u];
-            let x7 = staged[i + 7u];
+            let x = block_quads(thread, i);
             let block = (start + i) / 8u;
             let a = weight32(row.x, block);
             let b = weight32(row.y, block);
-            let p = a[0] * x0 + a[1] * x1 + a[2] * x2 + a[3] * x3 + a[4] * x4 + a[5] * x5 + a[6] * x6 + a[7] * x7;
-            let q = b[0] * x0 + b[1] * x1 + b[2] * x2 + b[3] * x3 + b[4] * x4 + b[5] * x5 + b[6] * x6 + b[7] * x7;
+            let p = a[0] * x[0] + a[1] * x[1] + a[2] * x[2] + a[3] * x[3] + a[4] * x[4] + a[5] * x[5] + a[6] * x[6] + a[7] * x[7];
+            let q = b[0] * x[0] + b[1] * x[1] + b[2] * x[2] + b[3] * x[3] + b[4] * x[4] + b[5] * x[5] + b[6] * x[6] + b[7] * x[7];
             sum += vec2<f32>(p.x + p.y + p.z + p.w, q.x + q.y + q.z + q.w);
         }
         workgroupBarrier();

@@ -16,13 +16,26 @@ fn activation(quad: u32) -> vec4<f32> {
     return v * gain[quad];
 }
 
-// Called by all threads of the workgroup, after the product.
+// Valid in threads below LANES. Called by all threads of the workgroup, after the product.
 fn rms_factor(thread: u32) -> f32 {
     partial_squares[thread] = squares;
     workgroupBarrier();
+    var mine = 0.0;
+    if thread < LANES {
+        for (var split = 0u; split < SPLIT; split++) {
+            mine += partial_squares[thread + split * LANES];
+        }
+    }
+    workgroupBarrier();
+    if thread < LANES {
+        partial_squares[thread] = mine;
+    }
+    workgroupBarrier();
     var total = 0.0;
-    for (var i = 0u; i < LANES * SPLIT; i++) {
-        total += partial_squares[i];
+    if thread < LANES {
+        for (var lane = 0u; lane < LANES; lane++) {
+            total += partial_squares[lane];
+        }
     }
     return inverseSqrt(total / f32(params.cols) + params.eps);
 }

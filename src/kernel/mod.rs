@@ -91,6 +91,8 @@ pub struct Requires {
 impl Requires {
     pub const NOTHING: Requires = Requires { f16: false, subgroups: false };
     pub const F16: Requires = Requires { f16: true, subgroups: false };
+    pub const SUBGROUPS: Requires = Requires { f16: false, subgroups: true };
+    pub const BOTH: Requires = Requires { f16: true, subgroups: true };
 }
 
 /// A value of the graph: its index.
@@ -174,6 +176,8 @@ pub struct DeviceProfile {
     pub f16: bool,
     /// (smallest, largest) subgroup, where WGSL's subgroup functions work.
     pub subgroups: Option<(u32, u32)>,
+    /// A CPU that plays a GPU (lavapipe, llvmpipe, SwiftShader): what is cheap there differs.
+    pub rasteriser: bool,
     /// Whether 16-bit storage of activations (KV cache, tiles) is allowed: `--precision auto`.
     pub reduced_precision: bool,
 }
@@ -190,8 +194,14 @@ impl DeviceProfile {
             workgroup_memory: 16 << 10,
             f16: false,
             subgroups: None,
+            rasteriser: false,
             reduced_precision: false,
         }
+    }
+
+    /// A rasteriser whose subgroups are 8 to 32 neighbouring threads: what loads cost, broadcasts save.
+    pub fn broadcasts(&self) -> bool {
+        self.rasteriser && self.subgroups.is_some_and(|(least, most)| least >= 8 && most <= 32)
     }
 
     /// Whether the KV cache holds f16.

@@ -27,7 +27,11 @@ macro_rules! modules {
 
 modules! {
     GEMV "gemv" false
-    GEMM "gemm" false
+    GEMM "gemm" true
+    GEMM_SUBGROUP "gemm_subgroup" true
+    QUADS_SHARED "quads_shared" true
+    QUADS_SUBGROUP "quads_subgroup" true
+    GEMM_EDGES "gemm_edges" false
     NORM "norm" false
     PLAIN "plain" false
     RUN "run" false

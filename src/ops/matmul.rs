@@ -3,7 +3,7 @@
 //! x: (m, k)   W: (n, k) in any weight format   y: (m, n)
 
 use crate::checkpoint::quant::dot_rows;
-use crate::kernel::source::{GEMM, GEMV, PLAIN, TILE_F16, TILE_F32};
+use crate::kernel::source::{GEMM, GEMM_EDGES, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Case, Given, Matrix, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
@@ -39,17 +39,22 @@ pub struct GemmParams {
     stride: u32,
 }
 
-/// One vector, and a matrix with tiles of float32 or float16.
+/// One vector, read from workgroup memory or by broadcasts; a matrix, in tiles of float32 or float16 or by broadcasts.
 pub struct MatmulKernels {
-    pub gemv: WeightKernels,
+    pub gemv: [WeightKernels; 2],
     pub gemm_f32: WeightKernels,
     pub gemm_f16: WeightKernels,
+    pub gemm_subgroup: WeightKernels,
 }
 
 static KERNELS: MatmulKernels = MatmulKernels {
-    gemv: weight_kernels!("matmul/gemv.wgsl", "gemv", [GEMV, PLAIN], [ReadWrite Read Read ReadWrite], GemvParams, ["SPLIT" = 4.0], Requires::NOTHING),
-    gemm_f32: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, TILE_F32], [ReadWrite Read Read ReadWrite], GemmParams),
-    gemm_f16: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, TILE_F16], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::F16),
+    gemv: [
+        weight_kernels!("matmul/gemv.wgsl", "gemv", [GEMV, PLAIN, QUADS_SHARED], [ReadWrite Read Read ReadWrite], GemvParams, ["SPLIT" = 4.0], Requires::NOTHING),
+        weight_kernels!("matmul/gemv.wgsl", "gemv", [GEMV, PLAIN, QUADS_SUBGROUP], [ReadWrite Read Read ReadWrite], GemvParams, ["SPLIT" = 4.0], Requires::SUBGROUPS),
+    ],
+    gemm_f32: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, TILE_F32], [ReadWrite Read Read ReadWrite], GemmParams),
+    gemm_f16: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, TILE_F16], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::F16),
+    gemm_subgroup: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM_SUBGROUP, GEMM_EDGES], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::SUBGROUPS),
 };
 
 pub fn kernels() -> Vec<&'static Kernel> {
@@ -58,7 +63,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 
 impl MatmulKernels {
     pub fn all(&'static self) -> Vec<&'static Kernel> {
-        self.gemv.iter().chain(&self.gemm_f32).chain(&self.gemm_f16).collect()
+        self.gemv.iter().chain([&self.gemm_f32, &self.gemm_f16, &self.gemm_subgroup]).flatten().collect()
     }
 
     /// The dispatches of y = x · Wᵀ; `slots` orders the bindings of one part.
@@ -76,21 +81,25 @@ impl MatmulKernels {
                 [part.weight_rows, layout::blocks(cols), cols, part.first, part.rows, part.out].map(|v| v as u32);
             if m == 1 {
                 return Dispatch {
-                    kernel: KernelRef(weight_kernel(&self.gemv, w.ty.dtype())),
+                    kernel: KernelRef(weight_kernel(&self.gemv[usize::from(profile.broadcasts())], w.ty.dtype())),
                     constants: vec![("SPLIT", gemv_split(part.rows, profile))],
                     slots: slots(&part),
                     params: params(&GemvParams { weight_rows, weight_blocks, cols, first, rows, out }),
                     groups: [groups(part.rows, 64), 1, 1],
                 };
             }
-            let tiles = if profile.f16 && profile.reduced_precision { &self.gemm_f16 } else { &self.gemm_f32 };
+            let (tiles, tile_m, tile_n) = match profile {
+                _ if profile.broadcasts() => (&self.gemm_subgroup, 16, 128),
+                _ if profile.f16 && profile.reduced_precision => (&self.gemm_f16, 32, 64),
+                _ => (&self.gemm_f32, 32, 64),
+            };
             let (m, stride) = (m as u32, n as u32);
             Dispatch {
                 kernel: KernelRef(weight_kernel(tiles, w.ty.dtype())),
                 constants: vec![],
                 slots: slots(&part),
                 params: params(&GemmParams { weight_rows, weight_blocks, cols, first, rows, out, m, stride }),
-                groups: [groups(m as usize, 32), groups(part.rows, 64), 1],
+                groups: [groups(m as usize, tile_m), groups(part.rows, tile_n), 1],
             }
         };
         parts(w, profile).into_iter().map(dispatch).collect()

@@ -2,7 +2,7 @@
 //!
 //! x: (1, k)   gain: (k)   W: (n, k) in any weight format   y: (1, n)
 
-use crate::kernel::source::{GEMV, NORM};
+use crate::kernel::source::{GEMV, NORM, QUADS_SHARED, QUADS_SUBGROUP};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
 use crate::ops::matmul::{gemv_split, product, shapes};
 use crate::ops::rms_norm::RmsNorm;
@@ -27,10 +27,13 @@ struct Params {
     eps: f32,
 }
 
-static KERNELS: WeightKernels = weight_kernels!("norm_matmul.wgsl", "norm_matmul", [GEMV, NORM], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING);
+static KERNELS: [WeightKernels; 2] = [
+    weight_kernels!("norm_matmul.wgsl", "norm_matmul", [GEMV, NORM, QUADS_SHARED], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING),
+    weight_kernels!("norm_matmul.wgsl", "norm_matmul", [GEMV, NORM, QUADS_SUBGROUP], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::SUBGROUPS),
+];
 
 pub fn kernels() -> Vec<&'static Kernel> {
-    KERNELS.iter().collect()
+    KERNELS.iter().flatten().collect()
 }
 
 impl Operator for NormMatmul {
@@ -55,7 +58,7 @@ impl Operator for NormMatmul {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
         let (_, cols) = w.ty.matrix();
         let dispatch = |part: Part| Dispatch {
-            kernel: KernelRef(weight_kernel(&KERNELS, w.ty.dtype())),
+            kernel: KernelRef(weight_kernel(&KERNELS[usize::from(profile.broadcasts())], w.ty.dtype())),
             constants: vec![("SPLIT", gemv_split(part.rows, profile))],
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {

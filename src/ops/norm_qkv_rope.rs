@@ -6,7 +6,7 @@
 //!
 //! Any of the three row counts may be 0: where q, k and v differ in format, each format is a part of its own.
 
-use crate::kernel::source::{GEMV, KV_F16, KV_F32, NORM, RUN};
+use crate::kernel::source::{GEMV, KV_F16, KV_F32, NORM, QUADS_SHARED, QUADS_SUBGROUP, RUN};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
 use crate::ops::matmul::{gemv_split, product};
 use crate::ops::rms_norm::RmsNorm;
@@ -44,11 +44,20 @@ struct Params {
     interleaved: u32,
 }
 
-static KERNELS_F32: WeightKernels = weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING);
-static KERNELS_F16: WeightKernels = weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::F16);
+/// By how the vector is read, then by what the cache holds.
+static KERNELS: [[WeightKernels; 2]; 2] = [
+    [
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SHARED, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING),
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SHARED, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::F16),
+    ],
+    [
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SUBGROUP, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::SUBGROUPS),
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SUBGROUP, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::BOTH),
+    ],
+];
 
 pub fn kernels() -> Vec<&'static Kernel> {
-    KERNELS_F32.iter().chain(&KERNELS_F16).collect()
+    KERNELS.iter().flatten().flatten().collect()
 }
 
 impl NormQkvRope {
@@ -97,7 +106,7 @@ impl Operator for NormQkvRope {
         let [keys, values, q] = writes else { panic!("norm_qkv_rope writes keys, values and q") };
         let (rows, cols) = w.ty.matrix();
         let [part] = &parts(w, profile)[..] else { panic!("norm_qkv_rope wants its weight in one chunk") };
-        let kernels = if profile.kv_f16() { &KERNELS_F16 } else { &KERNELS_F32 };
+        let kernels = &KERNELS[usize::from(profile.broadcasts())][usize::from(profile.kv_f16())];
         let slots = [x.slot(), gain.slot(), part.codes, part.scales, angles.slot(), keys.slot(), values.slot(), q.slot()];
         vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),

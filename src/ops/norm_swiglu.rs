@@ -2,7 +2,7 @@
 //!
 //! x: (1, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (1, ffn)
 
-use crate::kernel::source::{GEMV, NORM};
+use crate::kernel::source::{GEMV, NORM, QUADS_SHARED, QUADS_SUBGROUP};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
 use crate::ops::matmul::{gemv_split, product};
 use crate::ops::rms_norm::RmsNorm;
@@ -26,10 +26,13 @@ struct Params {
     eps: f32,
 }
 
-static KERNELS: WeightKernels = weight_kernels!("norm_swiglu.wgsl", "norm_swiglu", [GEMV, NORM], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING);
+static KERNELS: [WeightKernels; 2] = [
+    weight_kernels!("norm_swiglu.wgsl", "norm_swiglu", [GEMV, NORM, QUADS_SHARED], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING),
+    weight_kernels!("norm_swiglu.wgsl", "norm_swiglu", [GEMV, NORM, QUADS_SUBGROUP], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::SUBGROUPS),
+];
 
 pub fn kernels() -> Vec<&'static Kernel> {
-    KERNELS.iter().collect()
+    KERNELS.iter().flatten().collect()
 }
 
 impl Operator for NormSwiglu {
@@ -60,7 +63,7 @@ impl Operator for NormSwiglu {
         let (rows, cols) = w.ty.matrix();
         let [part] = &parts(w, profile)[..] else { panic!("norm_swiglu wants its weight in one chunk") };
         vec![Dispatch {
-            kernel: KernelRef(weight_kernel(&KERNELS, w.ty.dtype())),
+            kernel: KernelRef(weight_kernel(&KERNELS[usize::from(profile.broadcasts())], w.ty.dtype())),
             constants: vec![("SPLIT", gemv_split(rows, profile))],
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {

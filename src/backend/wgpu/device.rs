@@ -195,6 +195,7 @@ impl Gpu {
             subgroups: features
                 .contains(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            rasteriser: describe(adapter).software,
             reduced_precision: true,
         };
         let pipelines = Pipelines::new(&device);

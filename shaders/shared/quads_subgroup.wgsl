@@ -1,0 +1,16 @@
+// A block of the staged vector, its 8 quads read by 8 lanes and broadcast: for a rasteriser on the CPU, where a load is
+// a loop over lanes and a broadcast one instruction. Subgroups are 8 to 32 neighbouring threads, which
+// share a block.
+fn block_quads(thread: u32, i: u32) -> array<vec4<f32>, 8> {
+    let mine = staged[i + thread % 8u];
+    return array<vec4<f32>, 8>(
+        subgroupBroadcast(mine, 0u),
+        subgroupBroadcast(mine, 1u),
+        subgroupBroadcast(mine, 2u),
+        subgroupBroadcast(mine, 3u),
+        subgroupBroadcast(mine, 4u),
+        subgroupBroadcast(mine, 5u),
+        subgroupBroadcast(mine, 6u),
+        subgroupBroadcast(mine, 7u),
+    );
+}
