@@ -21,18 +21,21 @@ impl Adapter {
 /// Every usable adapter. None at all is a failure with `CI=true`, and said otherwise.
 pub fn all() -> Vec<Adapter> {
     static SAY: Once = Once::new();
-    let mut found = Vec::new();
+    let (mut found, mut lines) = (Vec::new(), Vec::new());
     for (index, adapter) in backend::devices().into_iter().enumerate() {
         let label = format!("{}:{}", adapter.backend, adapter.name);
         match adapter.unusable {
-            Some(why) => SAY.call_once(|| println!("skipped: {label}: {why}")),
-            None => found.push(Adapter { index, name: adapter.name, backend: adapter.backend }),
+            Some(why) => lines.push(format!("skipped: {label}: {why}")),
+            None => {
+                lines.push(format!("adapter {index}: {label}"));
+                found.push(Adapter { index, name: adapter.name, backend: adapter.backend });
+            }
         }
     }
-    SAY.call_once(|| match &found[..] {
-        [] => println!("skipped: no adapter"),
-        found => found.iter().for_each(|adapter| println!("adapter {}: {}", adapter.index, adapter.label())),
-    });
+    if found.is_empty() {
+        lines.push("skipped: no adapter".into());
+    }
+    SAY.call_once(|| lines.iter().for_each(|line| println!("{line}")));
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
         for wanted in ["vulkan:llvmpipe", "gl:llvmpipe"] {
             assert!(found.iter().any(|a| a.label().starts_with(wanted)), "CI installs {wanted}, and it is not there");

@@ -15,7 +15,13 @@ pub mod ggml {
     pub const F32: u32 = 0;
     pub const F16: u32 = 1;
     pub const Q4_0: u32 = 2;
+    pub const Q4_1: u32 = 3;
+    pub const Q5_0: u32 = 6;
+    pub const Q5_1: u32 = 7;
     pub const Q8_0: u32 = 8;
+    pub const Q4_K: u32 = 12;
+    pub const Q5_K: u32 = 13;
+    pub const Q6_K: u32 = 14;
     pub const BF16: u32 = 30;
 }
 
@@ -151,11 +157,9 @@ pub fn gguf_name(name: &str) -> String {
     format!("blk.{layer}.{tensor}.weight")
 }
 
-/// A golden folder with safetensors as GGUF: metadata with per-layer arrays where the configuration has lists, q and k
-/// permuted for `llama`. The tokenizer is the caller's to add.
-///
-/// `encode` gets a tensor's shape and its element type in the file and its bytes, and gives the type and bytes to write.
-pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32, Vec<u8>)) -> Writer {
+/// The metadata of a folder as GGUF, with arrays where its configuration has lists, the size of its
+/// heads, and whether its q and k are permuted.
+fn describe(folder: &Path) -> (Writer, usize, bool) {
     let json = std::fs::read(folder.join("config.json")).expect("config.json");
     let config: Value = serde_json::from_slice(&json).expect("config.json");
     let number = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("{key} of config.json")) as u32;
@@ -193,7 +197,15 @@ pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32,
     if config["layer_sharing"] == true {
         writer = writer.bool("dunlin.layer_sharing", true);
     }
+    (writer, head_dim as usize, !llama4)
+}
 
+/// A golden folder with safetensors as GGUF: metadata with per-layer arrays where the configuration has lists, q and k
+/// permuted for `llama`. The tokenizer is the caller's to add.
+///
+/// `encode` gets a tensor's shape and its element type in the file and its bytes, and gives the type and bytes to write.
+pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32, Vec<u8>)) -> Writer {
+    let mut all = Vec::new();
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|file| file.file_name().unwrap().to_string_lossy().starts_with("model"));
@@ -213,12 +225,21 @@ pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32,
                 Dtype::BF16 => ggml::BF16,
                 other => panic!("{name} is {other:?}"),
             };
-            let (ggml_type, mut bytes) = encode(view.shape(), ggml_type, view.data());
-            if !llama4 && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
-                bytes = permute_rows(&bytes, view.shape()[0], head_dim as usize);
-            }
-            writer = writer.tensor(&gguf_name(&name), view.shape(), ggml_type, bytes);
+            let (ggml_type, bytes) = encode(view.shape(), ggml_type, view.data());
+            all.push((name, view.shape().to_vec(), ggml_type, bytes));
         }
+    }
+    from_tensors(folder, all)
+}
+
+/// The configuration of a folder with these tensors: Hugging Face name, shape, type and bytes, rows in its order.
+pub fn from_tensors(folder: &Path, tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>) -> Writer {
+    let (mut writer, head_dim, permuted) = describe(folder);
+    for (name, shape, ggml_type, mut bytes) in tensors {
+        if permuted && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
+            bytes = permute_rows(&bytes, shape[0], head_dim);
+        }
+        writer = writer.tensor(&gguf_name(&name), &shape, ggml_type, bytes);
     }
     writer
 }

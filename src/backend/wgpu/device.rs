@@ -1,5 +1,6 @@
 //! Adapters, and opening one: limits and features → [`DeviceProfile`].
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
@@ -47,6 +48,26 @@ const FEATURES: [(wgpu::Features, &str); 4] = [
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
     (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
 ];
+
+thread_local! {
+    static CREATED: Cell<usize> = const { Cell::new(0) };
+    static SUBMITTED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Buffers, bind groups and pipelines that this thread made, on any device. Tests hold a decoding step to none.
+pub fn created() -> usize {
+    CREATED.get()
+}
+
+/// Submissions that this thread made, on any device. Tests hold a decoding step to one.
+pub fn submitted() -> usize {
+    SUBMITTED.get()
+}
+
+/// Says that a pipeline was made; [`Gpu`] counts buffers and bind groups by itself.
+pub(super) fn count_created() {
+    CREATED.set(CREATED.get() + 1);
+}
 
 /// Every adapter of this machine.
 pub fn adapters() -> Vec<AdapterInfo> {
@@ -179,6 +200,21 @@ impl Gpu {
         };
         let pipelines = Pipelines::new(&device);
         Ok(Gpu { device, queue, profile, pipelines, faults })
+    }
+
+    pub fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> wgpu::Buffer {
+        count_created();
+        self.device.create_buffer(descriptor)
+    }
+
+    pub fn create_bind_group(&self, descriptor: &wgpu::BindGroupDescriptor) -> wgpu::BindGroup {
+        count_created();
+        self.device.create_bind_group(descriptor)
+    }
+
+    pub fn submit(&self, commands: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
+        SUBMITTED.set(SUBMITTED.get() + 1);
+        self.queue.submit([commands])
     }
 
     /// What the driver reported, if anything: the device may not be usable any more.

@@ -207,11 +207,11 @@ impl Session for GpuSession {
             .map(|(_, id)| source(id))
             .collect();
         if wanted.is_empty() {
-            gpu.queue.submit([encoder.finish()]);
+            gpu.submit(encoder.finish());
             return gpu.check();
         }
         let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
-        let submission = gpu.queue.submit([encoder.finish()]);
+        let submission = gpu.submit(encoder.finish());
         let readback = Readbacks::request(copy, submission);
         match step.want {
             Want::Token | Want::TokenAndLogits => self.in_flight.push_back(readback),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 
+use crate::backend::wgpu::device::count_created;
 use crate::kernel::{Access, Dispatch, KernelRef, Run, source};
 
 /// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to ask for.
@@ -77,6 +78,7 @@ impl Pipelines {
             bind_group_layouts: &[Some(&self.layout(device, kernel.bindings)), Some(&self.common)],
             immediate_size: 0,
         });
+        count_created();
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&name),
             layout: Some(&layout),

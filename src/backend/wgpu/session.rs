@@ -38,7 +38,7 @@ impl Buffers {
                 state.insert(name.clone(), storage(gpu, name, size, usage)?);
             }
         }
-        let run = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        let run = gpu.create_buffer(&wgpu::BufferDescriptor {
             label: Some("run"),
             size: size_of::<Run>() as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
@@ -78,7 +78,7 @@ struct BoundStep {
 impl Bound {
     pub fn new(gpu: &Gpu, plan: Arc<Plan>, uploads: &Uploads, buffers: &Buffers) -> Result<Self> {
         let size = plan.steps.len().max(1) as u64 * PARAMS_STRIDE;
-        let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        let params = gpu.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params"),
             size,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
@@ -90,7 +90,7 @@ impl Bound {
             bytes[at..at + step.dispatch.params.len()].copy_from_slice(&step.dispatch.params);
         }
         gpu.queue.write_buffer(&params, 0, &bytes);
-        let common = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        let common = gpu.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("params and run"),
             layout: &gpu.pipelines.common,
             entries: &[
@@ -113,7 +113,7 @@ impl Bound {
                 .collect();
             steps.push(BoundStep {
                 pipeline: gpu.pipelines.pipeline(&gpu.device, dispatch),
-                tensors: gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                tensors: gpu.create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some(step.op),
                     layout: &gpu.pipelines.layout(&gpu.device, dispatch.kernel.0.bindings),
                     entries: &entries,
@@ -186,7 +186,7 @@ impl Readbacks {
         let size = sources.iter().map(|source| source.bytes).sum();
         let buffer = match self.free.iter().position(|buffer| buffer.size() == size) {
             Some(i) => self.free.swap_remove(i),
-            None => gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            None => gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("readback"),
                 size,
                 usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
@@ -257,7 +257,7 @@ impl<'a> Runner<'a> {
         self.gpu.queue.write_buffer(&self.buffers.run, 0, bytemuck::bytes_of(run));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.bound.record(&mut encoder);
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(encoder.finish());
     }
 
     /// Reads a value back.
@@ -267,7 +267,7 @@ impl<'a> Runner<'a> {
         let mut readbacks = Readbacks::default();
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let copy = readbacks.record(self.gpu, &mut encoder, &[Source { buffer, offset, bytes }]);
-        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let submission = self.gpu.submit(encoder.finish());
         readbacks.finish(self.gpu, Readbacks::request(copy, submission))
     }
 

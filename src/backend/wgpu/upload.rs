@@ -140,7 +140,7 @@ pub fn storage(gpu: &Gpu, label: &str, size: u64, usage: wgpu::BufferUsages) -> 
             gpu.profile.name
         )));
     }
-    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+    let buffer = gpu.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
         size,
         usage: wgpu::BufferUsages::STORAGE | usage,

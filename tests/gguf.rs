@@ -1,0 +1,301 @@
+//! Golden checkpoints as GGUF files, by the tests' own writer: the same ids, the same logits, the same tokens as the
+//! folders, on the CPU and on every adapter. Quantised ones: adapters agree with the CPU.
+
+#[path = "support/adapters.rs"]
+mod adapters;
+#[path = "support/forward.rs"]
+mod forward;
+#[path = "support/gguf.rs"]
+mod gguf;
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/real_model.rs"]
+mod real_model;
+#[path = "support/runtimes.rs"]
+mod runtimes;
+#[path = "support/scratch.rs"]
+mod scratch;
+
+use std::path::{Path, PathBuf};
+
+use dunlin::Tokenizer;
+use dunlin::checkpoint::quantize::quantize_row;
+use dunlin::checkpoint::sentencepiece::{self, PieceKind};
+use dunlin::checkpoint::{Checkpoint, Source};
+use dunlin::ops::Given;
+use dunlin::tensor::DType;
+use gguf::{Writer, ggml};
+use golden::Golden;
+use runtimes::worst;
+use scratch::Scratch;
+
+/// Largest difference of logits from those of PyTorch, and from the CPU: `tests/golden/README.md`, float32.
+const LOGITS: f32 = 2e-3;
+
+fn ggml_type(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => ggml::F32,
+        DType::F16 => ggml::F16,
+        DType::BF16 => ggml::BF16,
+        DType::Q4_0 => ggml::Q4_0,
+        DType::Q4_1 => ggml::Q4_1,
+        DType::Q5_0 => ggml::Q5_0,
+        DType::Q5_1 => ggml::Q5_1,
+        DType::Q8_0 => ggml::Q8_0,
+        DType::Q4_K => ggml::Q4_K,
+        DType::Q5_K => ggml::Q5_K,
+        DType::Q6_K => ggml::Q6_K,
+    }
+}
+
+/// Any folder as GGUF with its tensors as they are stored; vectors of `.bin` files as f32.
+fn stored(folder: &Path) -> Writer {
+    if !folder.join("pytorch_model.bin").exists() {
+        return gguf::from_folder(folder, |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
+    }
+    let checkpoint = Checkpoint::open(folder).expect("a golden folder");
+    let tensors = checkpoint.tensors().map(|info| {
+        let tensor = checkpoint.take(info.name, info.shape).expect("a tensor of the list");
+        (info.name.to_string(), info.shape.to_vec(), ggml_type(tensor.dtype), tensor.bytes.to_vec())
+    });
+    gguf::from_tensors(folder, tensors.collect())
+}
+
+/// The tokenizer of a folder's `tokenizer.model`.
+fn with_sentencepiece(writer: Writer, folder: &Path) -> Writer {
+    let file = folder.join("tokenizer.model");
+    let model = sentencepiece::read("tokenizer.model", &std::fs::read(file).expect("a file")).expect("a model");
+    let kinds: Vec<i32> = model
+        .pieces
+        .iter()
+        .map(|piece| match piece.kind {
+            PieceKind::Normal => 1,
+            PieceKind::Unknown => 2,
+            PieceKind::Control => 3,
+            PieceKind::UserDefined => 4,
+            PieceKind::Unused => 5,
+            PieceKind::Byte => 6,
+        })
+        .collect();
+    let tokens: Vec<&str> = model.pieces.iter().map(|piece| piece.text.as_str()).collect();
+    let scores: Vec<f32> = model.pieces.iter().map(|piece| piece.score).collect();
+    writer
+        .string("tokenizer.ggml.model", "llama")
+        .string("tokenizer.ggml.pre", "default")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .f32s("tokenizer.ggml.scores", &scores)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .u32("tokenizer.ggml.unknown_token_id", model.unk)
+        .bool("tokenizer.ggml.add_bos_token", true)
+        .bool("tokenizer.ggml.add_eos_token", false)
+        .bool("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix)
+}
+
+fn write(scratch: &Scratch, name: &str, writer: &Writer) -> PathBuf {
+    scratch.write(&format!("{name}.gguf"), writer.finish())
+}
+
+#[test]
+fn golden_cases_are_the_same_as_gguf() {
+    let scratch = Scratch::new();
+    let runtimes = runtimes::full();
+    for golden in golden::text_cases() {
+        let file = write(&scratch, &golden.name, &stored(&golden.folder));
+        let (folder, file) = (Checkpoint::open(&golden.folder), Checkpoint::open(&file));
+        let (folder, file) =
+            (folder.expect("a golden folder"), file.unwrap_or_else(|e| panic!("{}: {e}", golden.name)));
+        assert_eq!(file.config.heads, folder.config.heads, "{}", golden.name);
+        assert_eq!(file.config.ffn, folder.config.ffn, "{}", golden.name);
+        for runtime in &runtimes {
+            let at = format!("{} as GGUF on {}", golden.name, runtime.label);
+            let (engine, original) = (runtime.load(&file), runtime.load(&folder));
+            let ids = golden.ids("p0.input_ids");
+            let logits = forward::logits(&*engine, &ids, 256).data;
+            let error = worst(&logits, &golden.f32("p0.logits"));
+            assert!(error <= LOGITS, "{at}: logits off by {error}");
+            assert_eq!(logits, forward::logits(&*original, &ids, 256).data, "{at}: the folder's logits");
+            for prompt in golden.prompts() {
+                check_greedy(&golden, &prompt, &*engine, &file, &at);
+            }
+        }
+    }
+}
+
+fn check_greedy(golden: &Golden, prompt: &str, engine: &dyn dunlin::backend::Engine, file: &Checkpoint, at: &str) {
+    let wanted = golden.ids(&format!("{prompt}.greedy_ids"));
+    let ids = golden.ids(&format!("{prompt}.input_ids"));
+    let found = forward::greedy(engine, &ids, wanted.len(), &file.config.eos);
+    let found: Vec<u32> = found.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(found, wanted, "{at}: {prompt}");
+}
+
+#[test]
+fn sentencepiece_in_gguf_gives_the_folder_ids() {
+    let scratch = Scratch::new();
+    let mut strings = 0;
+    for golden in golden::text_cases() {
+        let table = golden.folder.join("tokenizer_expected.json");
+        if !table.exists() {
+            continue;
+        }
+        let writer = with_sentencepiece(stored(&golden.folder), &golden.folder);
+        let tokenizer = Tokenizer::load(write(&scratch, &golden.name, &writer)).expect("a tokenizer");
+        for case in golden::json(&format!("{}/tokenizer_expected.json", golden.name))["strings"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{}: {text:?}", golden.name);
+            let without = tokenizer.encode_without_special(text).unwrap();
+            assert_eq!(without, ids(&case["ids_no_special"]), "{}: {text:?}", golden.name);
+            strings += 1;
+        }
+    }
+    assert!(strings > 200, "{strings} strings");
+}
+
+/// A toy with the whole vocabulary and the merges of SmolLM2.
+#[test]
+fn byte_level_merges_in_gguf_give_the_reference_ids() {
+    let Some(path) = real_model::smollm2() else { return };
+    let checkpoint = Checkpoint::open(path).expect("SmolLM2");
+    let Source::Gguf(file) = checkpoint.source() else { panic!("SmolLM2 is a GGUF file") };
+    let array = |key: &str| file.metadata(&format!("tokenizer.ggml.{key}")).and_then(|value| value.as_array()).unwrap();
+    let strings = |key: &str| array(key).strings().unwrap().collect::<Vec<_>>();
+    let kinds: Vec<i32> = array("token_type").numbers().unwrap().map(|kind| kind as i32).collect();
+    let pre = file.metadata("tokenizer.ggml.pre").and_then(|value| value.as_str()).unwrap();
+
+    let writer = toy(DType::F16, 64)
+        .string("tokenizer.ggml.model", "gpt2")
+        .string("tokenizer.ggml.pre", pre)
+        .strings("tokenizer.ggml.tokens", &strings("tokens"))
+        .strings("tokenizer.ggml.merges", &strings("merges"))
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .bool("tokenizer.ggml.add_bos_token", false);
+    let scratch = Scratch::new();
+    let tokenizer = Tokenizer::load(write(&scratch, "toy", &writer)).expect("a tokenizer");
+    let table = golden::json("smollm2_tokenizer.json");
+    for case in table["strings"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+}
+
+fn ids(value: &serde_json::Value) -> Vec<u32> {
+    value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+/// Logits on every adapter against the CPU's, and the greedy ids of a toy whose margins are what they are: equal up to
+/// the first step that the CPU decides by less than twice the tolerance.
+fn check_against_cpu(name: &str, path: &Path, prompt: &[u32]) {
+    let checkpoint = Checkpoint::open(path).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut runtimes = runtimes::full();
+    let cpu = runtimes.remove(0).load(&checkpoint);
+    let wanted = forward::logits(&*cpu, prompt, 256).data;
+    let wanted_ids = forward::greedy(&*cpu, prompt, 16, &[]);
+    let spread = wanted.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+    assert!(spread > 0.5, "{name}: logits that differ, not {spread}");
+    for runtime in runtimes {
+        let at = format!("{name} on {}", runtime.label);
+        let engine = runtime.load(&checkpoint);
+        let error = worst(&forward::logits(&*engine, prompt, 256).data, &wanted);
+        assert!(error <= LOGITS, "{at}: logits off by {error}");
+        for (step, ((id, logits), (wanted, row))) in
+            forward::greedy(&*engine, prompt, 16, &[]).into_iter().zip(&wanted_ids).enumerate()
+        {
+            let error = worst(&logits, row);
+            assert!(error <= LOGITS, "{at}: logits of step {step} off by {error}");
+            if id != *wanted {
+                let margin = row[*wanted as usize] - row[id as usize];
+                assert!(margin < 2.0 * LOGITS, "{at}: step {step} chose {id}, the CPU {wanted} by {margin}");
+                break;
+            }
+        }
+    }
+}
+
+/// Matrices whose rows blocks divide; the others become f16, as llama.cpp has it.
+#[test]
+fn quantised_golden_cases_run_as_on_the_cpu() {
+    let scratch = Scratch::new();
+    for name in ["mobilellm_pruned", "efficientllm"] {
+        let golden = Golden::open(name);
+        for dtype in [DType::Q8_0, DType::Q4_0] {
+            let quantised = |shape: &[usize], ggml_type: u32, bytes: &[u8]| {
+                let &[_, cols] = shape else { return (ggml_type, bytes.to_vec()) };
+                let dtype = if cols % 32 == 0 { dtype } else { DType::F16 };
+                (self::ggml_type(dtype), quantise(dtype, cols, &widen(ggml_type, bytes)))
+            };
+            let writer = gguf::from_folder(&golden.folder, quantised);
+            let path = write(&scratch, &format!("{name}_{dtype}"), &writer);
+            check_against_cpu(&format!("{name} in {dtype}"), &path, &golden.ids("p0.input_ids"));
+        }
+    }
+}
+
+fn quantise(dtype: DType, cols: usize, values: &[f32]) -> Vec<u8> {
+    let size = dtype.row_bytes(cols);
+    let mut bytes = vec![0; values.len() / cols * size];
+    for (row, bytes) in values.chunks(cols).zip(bytes.chunks_mut(size)) {
+        quantize_row(dtype, row, bytes);
+    }
+    bytes
+}
+
+fn widen(ggml_type: u32, bytes: &[u8]) -> Vec<f32> {
+    match ggml_type {
+        ggml::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
+        ggml::BF16 => bytes.as_chunks().0.iter().map(|&two| half::bf16::from_le_bytes(two).to_f32()).collect(),
+        other => panic!("golden cases hold no type {other}"),
+    }
+}
+
+/// A Llama of two layers with random weights of one format, a vocabulary of 307 and rows of 256 and 512.
+fn toy(dtype: DType, context: u32) -> Writer {
+    const HIDDEN: usize = 256;
+    const FFN: usize = 512;
+    let mut writer = Writer::new("llama")
+        .u32("llama.context_length", context)
+        .u32("llama.embedding_length", HIDDEN as u32)
+        .u32("llama.block_count", 2)
+        .u32("llama.feed_forward_length", FFN as u32)
+        .u32("llama.attention.head_count", 8)
+        .u32("llama.attention.head_count_kv", 2)
+        .u32("llama.rope.dimension_count", 32)
+        .f32("llama.rope.freq_base", 10_000.0)
+        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let mut seed = 0;
+    let mut matrix = |writer: Writer, name: String, rows: usize, cols: usize| {
+        seed += 1;
+        let tensor = Given::weight(dtype, rows, cols).tensor(seed);
+        writer.tensor(&name, &[rows, cols], ggml_type(dtype), tensor.bytes.to_vec())
+    };
+    let gain = || (0..HIDDEN).flat_map(|i| (0.75 + (i % 7) as f32 / 14.0).to_le_bytes()).collect::<Vec<u8>>();
+    writer = matrix(writer, "token_embd.weight".into(), 307, HIDDEN);
+    writer = writer.tensor("output_norm.weight", &[HIDDEN], ggml::F32, gain());
+    for layer in 0..2 {
+        let name = |tensor: &str| format!("blk.{layer}.{tensor}.weight");
+        for norm in ["attn_norm", "ffn_norm"] {
+            writer = writer.tensor(&name(norm), &[HIDDEN], ggml::F32, gain());
+        }
+        for (tensor, rows, cols) in [
+            ("attn_q", 256, HIDDEN),
+            ("attn_k", 64, HIDDEN),
+            ("attn_v", 64, HIDDEN),
+            ("attn_output", HIDDEN, 256),
+            ("ffn_gate", FFN, HIDDEN),
+            ("ffn_up", FFN, HIDDEN),
+            ("ffn_down", HIDDEN, FFN),
+        ] {
+            writer = matrix(writer, name(tensor), rows, cols);
+        }
+    }
+    writer
+}
+
+#[test]
+fn every_format_runs_as_on_the_cpu() {
+    let scratch = Scratch::new();
+    let prompt: Vec<u32> = (0..37).map(|i| (i * 83 + 5) % 307).collect();
+    for dtype in DType::ALL {
+        let path = write(&scratch, dtype.name(), &toy(dtype, 128));
+        check_against_cpu(&format!("a toy in {dtype}"), &path, &prompt);
+    }
+}

@@ -1,0 +1,76 @@
+//! Where models run in tests: the CPU, and every adapter of this machine in each precision that it has.
+
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
+use std::sync::Arc;
+
+use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions};
+use dunlin::checkpoint::Checkpoint;
+use dunlin::{Device, LoadOptions, Model, Precision};
+
+use crate::adapters;
+
+/// A device, in full precision unless `auto` is set.
+pub struct Runtime {
+    pub label: String,
+    pub choice: DeviceChoice,
+    pub auto: bool,
+}
+
+/// The CPU and every adapter, with activations, tiles and KV cache in f32.
+pub fn full() -> Vec<Runtime> {
+    let mut runtimes = vec![Runtime { label: "cpu".into(), choice: DeviceChoice::Cpu, auto: false }];
+    for adapter in adapters::all() {
+        let choice = DeviceChoice::Adapter(adapter.index);
+        runtimes.push(Runtime { label: adapter.label(), choice, auto: false });
+    }
+    runtimes
+}
+
+/// [`full`], and every adapter with what it chooses by itself: f16 where it has it.
+pub fn all() -> Vec<Runtime> {
+    let mut runtimes = full();
+    for adapter in adapters::all() {
+        let label = format!("{} auto", adapter.label());
+        runtimes.push(Runtime { label, choice: DeviceChoice::Adapter(adapter.index), auto: true });
+    }
+    runtimes
+}
+
+impl Runtime {
+    pub fn is_gpu(&self) -> bool {
+        self.choice != DeviceChoice::Cpu
+    }
+
+    pub fn load(&self, checkpoint: &Checkpoint) -> Arc<dyn Engine> {
+        self.load_with(checkpoint, None)
+    }
+
+    /// As [`Runtime::load`], with bindings of at most `max_binding` bytes.
+    pub fn load_with(&self, checkpoint: &Checkpoint, max_binding: Option<u64>) -> Arc<dyn Engine> {
+        let options = EngineOptions { full_precision: !self.auto, max_binding, context: None };
+        backend::load(checkpoint, &self.choice, &options, &|_, _| {})
+            .unwrap_or_else(|error| panic!("{}: {}: {error}", checkpoint.path.display(), self.label))
+    }
+
+    pub fn device(&self) -> Device {
+        match self.choice {
+            DeviceChoice::Cpu => Device::cpu(),
+            DeviceChoice::Adapter(index) => Device::parse(&index.to_string()).expect("an index"),
+        }
+    }
+
+    /// A model by the public interface.
+    pub fn model(&self, path: &std::path::Path, options: &LoadOptions) -> Model {
+        let precision = if self.auto { Precision::Auto } else { Precision::F32 };
+        let options = options.clone().precision(precision);
+        Model::load_with(path, &self.device(), &options)
+            .unwrap_or_else(|error| panic!("{}: {}: {error}", path.display(), self.label))
+    }
+}
+
+/// The largest difference; NaN where there is one.
+pub fn worst(found: &[f32], wanted: &[f32]) -> f32 {
+    assert_eq!(found.len(), wanted.len());
+    found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, |a, b| if b <= a { a } else { b })
+}
