@@ -106,10 +106,14 @@ impl MatmulKernels {
     }
 }
 
-/// How many threads share a row of a matrix-vector product: more where rows are few.
+/// How many threads share a row of a matrix-vector product: more where rows are few and cores many.
 pub fn gemv_split(rows: usize, profile: &DeviceProfile) -> f64 {
-    let most = profile.max_invocations / 32;
-    f64::from(if rows >= 8192 { 4 } else { 8 }.min(most))
+    let wanted = match rows {
+        _ if profile.rasteriser => 2,
+        8192.. => 4,
+        _ => 8,
+    };
+    f64::from(wanted.min(profile.max_invocations / 32))
 }
 
 /// The product, rows of W side by side on all cores; each is read once for up to four rows of x.
