@@ -86,7 +86,7 @@ fn upload(
     checkpoint: &Checkpoint,
     progress: Progress,
 ) -> Result<Uploads> {
-    let mut uploads = Uploads::new();
+    let mut uploads = Uploads::default();
     let count = plan.groups.stored.len();
     for (i, stored) in plan.groups.stored.iter().enumerate() {
         uploads.weight(gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape))?;
