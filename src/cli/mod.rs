@@ -136,7 +136,6 @@ fn interrupted() -> bool {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    quiet_loader();
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
@@ -166,14 +165,6 @@ pub fn main() -> ExitCode {
             eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Without this variable the GL loader prints a line that looks like an error of ours, and goes on.
-fn quiet_loader() {
-    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the program has one thread so far, so nobody reads the environment meanwhile.
-        unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
     }
 }
 
