@@ -15,7 +15,7 @@ mod safetensors;
 pub mod sentencepiece;
 mod stored;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod text;
 mod torch;
 

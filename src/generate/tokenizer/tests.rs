@@ -5,11 +5,8 @@ use serde_json::Value;
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::sentencepiece::PieceKind;
+use crate::checkpoint::tests::gguf_writer::from_folder;
 use crate::tensor::Bytes;
-use gguf_writer::from_folder;
-
-#[path = "../../../tests/support/gguf.rs"]
-mod gguf_writer;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
