@@ -77,7 +77,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(Embedding { rows: 7 }, vec![Given::tokens(11, vocab as u32), table]).at(3));
     }
     // Rows that end inside a block, and one that begins off a quad.
-    for cols in [1, 31, 154, 257] {
+    for cols in [1, 31, 36, 154, 257] {
         let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
         cases.push(Case::new(Embedding { rows: 5 }, reads));
     }
