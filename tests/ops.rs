@@ -50,7 +50,7 @@ fn devices_agree_with_the_reference() {
     assert!(failures.is_empty(), "{} of {count} results are wrong:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// The profiles that reach every kernel which the device can run: full precision, half precision, split weights.
+/// The profiles that reach every kernel which the device can run: full precision, half precision. (Cases say where weights are split.)
 fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
     let full = DeviceProfile { reduced_precision: false, ..gpu.profile.clone() };
     let mut variants = vec![(full, false)];

@@ -156,6 +156,7 @@ pub mod gpu {
 
         /// The results on a device, as bits.
         pub fn on_device(&self, case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<Vec<Vec<u32>>> {
+            let profile = &case.profile(profile);
             let runner = self.runner(gpu, profile)?;
             runner.run(&case.run);
             let read = |(_, id): &(String, _)| Ok(from_device(self.graph.ty(*id), &runner.read(*id)?, profile));

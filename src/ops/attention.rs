@@ -138,6 +138,7 @@ pub fn cases() -> Vec<Case> {
         case(1, 3, 1, 22, 63, None),
         case(7, 6, 2, 20, 61, None),
         case(5, 9, 3, 16, 0, Some(1e-5)),
+        case(2, 4, 2, 20, 7, Some(0.5)),        // an eps that shows
         case(1, 32, 32, 80, 64, None),          // MobileVLM-3B
         case(2, 4, 2, 128, 1023, None),         // past one chunk of scores
         case(1, 2, 1, 256, 5, None),
