@@ -1,0 +1,232 @@
+//! Drawing tokens: the same seed the same text, the same tokens on every device, and the distribution that the model
+//! and the filters say.
+
+#[path = "support/adapters.rs"]
+mod adapters;
+#[path = "support/forward.rs"]
+mod forward;
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/runtimes.rs"]
+mod runtimes;
+
+use dunlin::backend::check::Prepared;
+use dunlin::backend::wgpu::device::Gpu;
+use dunlin::backend::{Engine, Sampling, Step, Want};
+use dunlin::checkpoint::Checkpoint;
+use dunlin::kernel::Run;
+use dunlin::ops::sample::Sample;
+use dunlin::ops::{Case, Fill, Given, TensorType};
+use dunlin::{LoadOptions, Prompt, Sampler};
+use golden::Golden;
+use runtimes::worst;
+
+/// Logits of adapters against the CPU's: the float32 column of `tests/golden/README.md`.
+const LOGITS: f32 = 2e-3;
+
+/// Every way to choose, alone and together.
+fn samplings() -> Vec<(&'static str, Sampling)> {
+    let plain = Sampling { temperature: 1.0, seed: 0x1234_5678_9abc, ..forward::GREEDY };
+    vec![
+        ("temperature", Sampling { temperature: 0.8, ..plain.clone() }),
+        ("high temperature", Sampling { temperature: 3.0, seed: 5, ..plain.clone() }),
+        ("top-k", Sampling { top_k: 7, ..plain.clone() }),
+        ("top-p", Sampling { top_p: 0.8, ..plain.clone() }),
+        ("min-p", Sampling { min_p: 0.05, ..plain.clone() }),
+        ("penalty", Sampling { repeat_penalty: 1.3, ..plain.clone() }),
+        ("greedy with penalty", Sampling { repeat_penalty: 1.5, ..forward::GREEDY }),
+        ("all", Sampling { temperature: 1.2, top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 99 }),
+    ]
+}
+
+/// Ids and the logits that they were chosen from.
+fn draw(engine: &dyn Engine, prompt: &[u32], count: usize, sampling: &Sampling) -> Vec<(u32, Vec<f32>)> {
+    let mut session = engine.session(prompt.len() + count).expect("session");
+    session.set_tokens(0, prompt).expect("tokens");
+    let step = |position, rows| Step { position, rows, want: Want::TokenAndLogits, sampling: sampling.clone() };
+    session.run(&step(0, prompt.len())).expect("prefill");
+    let mut drawn = Vec::new();
+    loop {
+        let sampled = session.sampled().expect("token");
+        drawn.push((sampled.id, sampled.logits.expect("logits")));
+        if drawn.len() == count {
+            return drawn;
+        }
+        session.run(&step(prompt.len() + drawn.len() - 1, 1)).expect("decode");
+    }
+}
+
+/// The case of the operator for one row of logits after `tokens`.
+fn case(logits: &[f32], tokens: &[u32], sampling: &Sampling) -> Case {
+    let row = Fill::Ids(logits.iter().map(|logit| logit.to_bits()).collect());
+    let given = Given { ty: TensorType::f32([1, logits.len()]), fill: row };
+    let capacity = [tokens, &[0]].concat();
+    let state = Given { ty: TensorType::u32([capacity.len()]), fill: Fill::Ids(capacity) };
+    Case::new(Sample { rows: 1 }, vec![given]).state(vec![state]).run(Run {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        repeat_penalty: sampling.repeat_penalty,
+        seed: (sampling.seed ^ (sampling.seed >> 32)) as u32,
+        ..Run::at(tokens.len() - 1)
+    })
+}
+
+/// What the reference of the operator chooses.
+fn reference(logits: &[f32], tokens: &[u32], sampling: &Sampling) -> u32 {
+    let case = case(logits, tokens, sampling);
+    let prepared = Prepared::new(&case);
+    let result = prepared.results.iter().position(|(name, _)| name == "result0").expect("a result");
+    prepared.reference(&case)[result][0]
+}
+
+/// Devices may part only where the choice is nearly a tie: where moving the two logits by what adapters are allowed to
+/// be off makes the reference choose what the adapter chose.
+#[test]
+fn devices_draw_the_tokens_that_the_cpu_draws() {
+    let mut parted = 0;
+    let mut compared = 0;
+    for golden in ["mobilellm_gqa", "mobilellm_r1"].map(Golden::open) {
+        let checkpoint = Checkpoint::open(&golden.folder).expect("a golden folder");
+        let prompt = golden.ids("p0.input_ids");
+        let mut runtimes = runtimes::full();
+        let cpu = runtimes.remove(0).load(&checkpoint);
+        let engines: Vec<_> = runtimes.iter().map(|runtime| (&runtime.label, runtime.load(&checkpoint))).collect();
+        for (what, sampling) in samplings() {
+            let wanted = draw(&*cpu, &prompt, 32, &sampling);
+            for (label, engine) in &engines {
+                let at = format!("{}: {what} on {label}", golden.name);
+                let mut tokens = prompt.clone();
+                for (step, ((id, logits), (wanted, row))) in
+                    draw(&**engine, &prompt, 32, &sampling).into_iter().zip(&wanted).enumerate()
+                {
+                    compared += 1;
+                    let error = worst(&logits, row);
+                    assert!(error <= LOGITS, "{at}: logits of step {step} off by {error}");
+                    if id != *wanted {
+                        let mut moved = row.clone();
+                        moved[id as usize] += 2.0 * LOGITS;
+                        moved[*wanted as usize] -= 2.0 * LOGITS;
+                        let near = reference(&moved, &tokens, &sampling);
+                        assert_eq!(near, id, "{at}: step {step} drew {id}, the CPU {wanted}, and that is no near tie");
+                        println!("{at}: parts from the CPU at step {step}, in a near tie");
+                        parted += 1;
+                        break;
+                    }
+                    tokens.push(id);
+                }
+            }
+        }
+    }
+    let adapters = adapters::all().len();
+    assert!(compared >= adapters * 16 * 16, "{compared} tokens compared on {adapters} adapters");
+    assert!(parted <= adapters, "{parted} of {} texts parted", 16 * adapters);
+}
+
+#[test]
+fn a_seed_gives_a_text_and_another_seed_another() {
+    let golden = Golden::open("mobilellm_gqa");
+    for runtime in runtimes::all() {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        let text = |sampler: &Sampler| -> (Vec<u32>, String) {
+            let prompt = Prompt::tokens(golden.ids("p0.input_ids"));
+            let pieces = model.generate(prompt, sampler).expect("a generation").max_tokens(24);
+            pieces.map(|piece| piece.expect("a piece")).map(|piece| (piece.id, piece.text)).unzip()
+        };
+        let sampler = Sampler::greedy().temperature(1.5).top_k(100);
+        let first = text(&sampler.clone().seed(11));
+        assert_eq!(first, text(&sampler.clone().seed(11)), "{}", runtime.label);
+        let others = [12, 13 << 32, 1 << 31].map(|seed| text(&sampler.clone().seed(seed)));
+        assert!(others.iter().all(|other| *other != first), "{}: the seed does nothing", runtime.label);
+        assert!(others[0] != others[1] && others[1] != others[2], "{}", runtime.label);
+        // Without a seed, every text is its own.
+        assert_ne!(text(&sampler), text(&sampler), "{}", runtime.label);
+    }
+}
+
+/// Draws for each run: by the reference, or by an adapter.
+fn draws(gpu: Option<&Gpu>, case: &Case, runs: impl Iterator<Item = Run>) -> Vec<u32> {
+    let prepared = Prepared::new(case);
+    let (index, (_, result)) =
+        prepared.results.iter().enumerate().find(|(_, (name, _))| name == "result0").expect("a result");
+    let Some(gpu) = gpu else {
+        return runs
+            .map(|run| {
+                let case = Case { op: case.op.clone(), reads: vec![], state: vec![], run, nmse: 0.0, bench: false };
+                prepared.reference(&case)[index][0]
+            })
+            .collect();
+    };
+    let runner = prepared.runner(gpu, &gpu.profile).expect("prepares");
+    runs.map(|run| {
+        runner.run(&run);
+        u32::from_le_bytes(*runner.read(*result).expect("reads").first_chunk().expect("an id"))
+    })
+    .collect()
+}
+
+/// softmax(logits / T) over the ids that are kept, and nothing else.
+fn softmax(logits: &[f32], temperature: f32, keep: impl Fn(usize) -> bool) -> Vec<f64> {
+    let weight = |(id, &l): (usize, &f32)| if keep(id) { f64::from(l / temperature).exp() } else { 0.0 };
+    let weights: Vec<f64> = logits.iter().enumerate().map(weight).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+/// Pearson's Σ (found − expected)² / expected over the ids that are kept, and how many of them are free.
+fn chi_square(drawn: &[u32], expected: &[f64]) -> (f64, usize) {
+    let mut counts = vec![0usize; expected.len()];
+    drawn.iter().for_each(|&id| counts[id as usize] += 1);
+    let (mut sum, mut kept) = (0.0, 0);
+    for (id, (&count, &p)) in counts.iter().zip(expected).enumerate() {
+        let wanted = p * drawn.len() as f64;
+        if p == 0.0 {
+            assert_eq!(count, 0, "id {id} is filtered out");
+            continue;
+        }
+        assert!(wanted >= 5.0, "id {id} is expected {wanted} times, too few for the test");
+        kept += 1;
+        sum += (count as f64 - wanted).powi(2) / wanted;
+    }
+    (sum, kept - 1)
+}
+
+/// The seeds are fixed: the test passes always or never. A right sampler passes with 999 of 1000 sets of seeds.
+#[test]
+fn draws_are_distributed_as_the_filters_say() {
+    // Ids in an order that no sort leaves as it is, down to 1 in 60.
+    let logits: Vec<f32> = (0..13).map(|id| ((id * 5) % 13) as f32 * 0.25 - 1.0).collect();
+    let rank = |id: usize| 12 - (id * 5) % 13;
+    let plain = Sampling { temperature: 1.0, ..forward::GREEDY };
+    type Keep<'a> = Box<dyn Fn(usize) -> bool + 'a>;
+    let all: Keep = Box::new(|_| true);
+    // By rank, probabilities are 0.23 · 0.78ⁿ: 0.23, 0.41, 0.55, 0.66 …
+    let cases: Vec<(&str, Sampling, Keep)> = vec![
+        ("temperature 1", plain.clone(), all),
+        ("temperature 0.7", Sampling { temperature: 0.7, ..plain.clone() }, Box::new(|_| true)),
+        ("top-k 5", Sampling { top_k: 5, ..plain.clone() }, Box::new(|id| rank(id) < 5)),
+        ("top-p 0.6", Sampling { top_p: 0.6, ..plain.clone() }, Box::new(|id| rank(id) < 4)),
+        // exp(−0.25 n) ≥ 0.3 up to n = 4.
+        ("min-p 0.3", Sampling { min_p: 0.3, ..plain.clone() }, Box::new(|id| rank(id) < 5)),
+    ];
+    // The 0.999 quantile of χ² with 1 … 12 degrees of freedom.
+    const MOST: [f64; 12] = [10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32, 26.12, 27.88, 29.59, 31.26, 32.91];
+    let gpus = adapters::all().into_iter().map(|adapter| {
+        (adapter.label(), Some(Gpu::open(adapter.index).unwrap_or_else(|e| panic!("{}: {e}", adapter.label()))))
+    });
+    for (label, gpu) in [("cpu".to_string(), None)].into_iter().chain(gpus) {
+        for (what, sampling, keep) in &cases {
+            let tokens: Vec<u32> = vec![0; 1500];
+            let case = case(&logits, &tokens, sampling);
+            let expected = softmax(&logits, sampling.temperature, keep);
+            let seeds = (0..1500).map(|seed| Run { seed, position: 3, ..case.run });
+            let positions = (0..1400).map(|position| Run { position, seed: 7, ..case.run });
+            for (over, runs) in [("seeds", seeds.collect::<Vec<_>>()), ("positions", positions.collect())] {
+                let drawn = draws(gpu.as_deref(), &case, runs.into_iter());
+                let (sum, free) = chi_square(&drawn, &expected);
+                assert!(sum <= MOST[free - 1], "{what} over {over} on {label}: χ² of {sum} with {free} free");
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The program, run with arguments: what it prints, and how it fails.
+
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs the program. Its standard error is no terminal, so nothing but errors may appear there.
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dunlin")).args(arguments).output().expect("the program starts")
+}
+
+/// The standard output of a command that must succeed.
+pub fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
+    assert!(complaints(&errors).is_empty(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Standard output as JSON, line by line.
+pub fn json_lines(arguments: &[&str]) -> Vec<Value> {
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{arguments:?}: {error} in {line}"));
+    stdout(arguments).lines().map(parse).collect()
+}
+
+/// A command that must fail with code 1 and exactly one sentence, which has all `parts` in it. The sentence.
+pub fn fails(arguments: &[&str], parts: &[&str]) -> String {
+    fails_as(&run(arguments), &format!("{arguments:?}"), parts)
+}
+
+pub fn fails_as(output: &Output, what: &str, parts: &[&str]) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{what}: {errors}");
+    assert!(output.stdout.is_empty(), "{what} printed {:?}", String::from_utf8_lossy(&output.stdout));
+    let [sentence] = complaints(&errors)[..] else { panic!("{what}: not one line but:\n{errors}") };
+    let sentence = sentence.strip_prefix("error: ").unwrap_or_else(|| panic!("{what}: {sentence}"));
+    let missing: Vec<&&str> = parts.iter().filter(|part| !sentence.contains(**part)).collect();
+    assert!(missing.is_empty(), "{what}: {missing:?} is not in: {sentence}");
+    sentence.to_string()
+}
+
+/// The lines that the program wrote: without what Mesa's EGL says where no folder for sockets is set.
+fn complaints(errors: &str) -> Vec<&str> {
+    errors.lines().filter(|line| !line.starts_with("error: XDG_RUNTIME_DIR is invalid")).collect()
+}
