@@ -151,7 +151,7 @@ impl Toy {
     }
 
     fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile, plan: Plan) -> Runner<'a> {
-        let mut uploads = Uploads::new();
+        let mut uploads = Uploads::default();
         for stored in &plan.groups.stored {
             let take = |name: &str, _: &[usize]| match self.vectors.get(name) {
                 Some(values) => Ok(vector(values)),

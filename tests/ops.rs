@@ -34,7 +34,8 @@ fn devices_agree_with_the_reference() {
                     for (((name, id), found), wanted) in prepared.results.iter().zip(&found).zip(&wanted) {
                         count += 1;
                         let error = nmse(prepared.graph.ty(*id), found, wanted);
-                        if !(error <= limit) {
+                        // A NaN is wrong too.
+                        if error.is_nan() || error > limit {
                             failures.push(format!(
                                 "{} {} {name}: nmse {error:.1e} > {limit:.0e}",
                                 adapter.label(),

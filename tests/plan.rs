@@ -125,7 +125,7 @@ fn memory_is_never_shared(at: &str, plan: &Plan, profile: &DeviceProfile) {
             lifetime.1 = usize::MAX;
         }
     }
-    for (id, _) in &alive {
+    for id in alive.keys() {
         let (offset, bytes) = plan.places[id];
         assert!(bytes >= graph.ty(*id).bytes(profile), "{at}: {id:?} has {bytes} bytes, it is {}", graph.ty(*id));
         assert_eq!(offset % profile.offset_alignment.max(256), 0, "{at}: {id:?} at {offset} is not aligned");
