@@ -1,5 +1,31 @@
 //! dunlin runs deep-and-thin language models (MobileLLM and its family) on GPUs through wgpu, with a CPU path that
 //! defines what is right.
+//!
+//! ```no_run
+//! use dunlin::{Device, Model, Prompt, Sampler};
+//!
+//! fn main() -> dunlin::Result<()> {
+//!     let model = Model::load("models/SmolLM2-135M-Instruct.Q4_1.gguf", &Device::auto())?;
+//!     let mut generation = model.generate(Prompt::user("What is gravity?"), &Sampler::greedy())?.max_tokens(64);
+//!     for piece in &mut generation {
+//!         print!("{}", piece?);
+//!     }
+//!     println!("\n{:?}", generation.stats());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
+//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device. It is cheap to clone and shared between threads.
+//!   [`LoadOptions`] converts weights while loading, bounds the context, and reports progress.
+//! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Sampler`] says how tokens are
+//!   chosen.
+//! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work.
+//! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
+//! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
+//!   what a caller can do about them.
+//!
+//! Features, all on by default: `cli` (the `dunlin` program), `gpu` (wgpu), `threads` (the CPU path uses every core).
 
 // Hidden modules are for this project's own tests, benches and program; they promise nothing.
 #[doc(hidden)]

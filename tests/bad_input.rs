@@ -130,7 +130,7 @@ fn cut_files_are_named() {
             println!("{case}/{file} cut to {length} bytes");
             broken(&folder, &[file]);
         }
-        let garbage: Vec<u8> = (0..whole.len()).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+        let garbage: Vec<u8> = (0..whole.len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
         std::fs::write(folder.join(file), garbage).expect(file);
         broken(&folder, &[file]);
         std::fs::write(folder.join(file), whole).expect(file);

@@ -153,7 +153,15 @@ fn draws(gpu: Option<&Gpu>, case: &Case, runs: impl Iterator<Item = Run>) -> Vec
     let Some(gpu) = gpu else {
         return runs
             .map(|run| {
-                let case = Case { op: case.op.clone(), reads: vec![], state: vec![], run, nmse: 0.0, bench: false };
+                let case = Case {
+                    op: case.op.clone(),
+                    reads: vec![],
+                    state: vec![],
+                    run,
+                    nmse: 0.0,
+                    bench: false,
+                    max_binding: None,
+                };
                 prepared.reference(&case)[index][0]
             })
             .collect();

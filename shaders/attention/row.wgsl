@@ -11,6 +11,7 @@ struct Params {
     head_stride: u32, // D rounded up to 4: a head in the cache
     scale: f32,
     eps: f32,         // < 0: no QK-norm
+    rows: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)

@@ -67,6 +67,14 @@ impl Prepared {
 
     /// The results by the operators' references, as bits.
     pub fn reference(&self, case: &Case) -> Vec<Vec<u32>> {
+        let mut host = self.on_host();
+        let outputs: HashMap<String, Vec<f32>> = host.runner().run(&case.run).into_iter().collect();
+        let results = self.results.iter().map(|(name, _)| outputs.get(name).or(host.state.get(name)));
+        results.map(|data| data.expect("a result").iter().map(|v| v.to_bits()).collect()).collect()
+    }
+
+    /// The case on the CPU, its inputs written; [`OnHost::runner`] runs it again and again.
+    pub fn on_host(&self) -> OnHost<'_> {
         let floats = |bits: &[u32]| bits.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<f32>>();
         let (mut state, mut inputs) = (HashMap::new(), HashMap::new());
         for (id, name, bits) in &self.filled {
@@ -77,10 +85,23 @@ impl Prepared {
         for (name, tensor) in &self.weights {
             weights.matrices.insert(vec![name.clone()], Matrix::new(vec![tensor.clone()]));
         }
-        let runner = Runner { graph: &self.graph, weights: &weights, state: &mut state, inputs };
-        let outputs: HashMap<String, Vec<f32>> = runner.run(&case.run).into_iter().collect();
-        let results = self.results.iter().map(|(name, _)| outputs.get(name).or(state.get(name)));
-        results.map(|data| data.expect("a result").iter().map(|v| v.to_bits()).collect()).collect()
+        OnHost { graph: &self.graph, weights, state, inputs }
+    }
+}
+
+/// A case on the CPU.
+pub struct OnHost<'a> {
+    graph: &'a Graph,
+    weights: Weights,
+    state: HashMap<String, Vec<f32>>,
+    inputs: HashMap<String, Vec<f32>>,
+}
+
+impl OnHost<'_> {
+    /// One run of it.
+    pub fn runner(&mut self) -> Runner<'_> {
+        let OnHost { graph, weights, state, inputs } = self;
+        Runner { graph, weights, state, inputs: inputs.clone() }
     }
 }
 
@@ -115,7 +136,7 @@ pub mod gpu {
         /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
         pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
             let plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
-            let mut uploads = Uploads::new();
+            let mut uploads = Uploads::default();
             for stored in &plan.groups.stored {
                 uploads.weight(gpu, stored, profile.max_binding, |name, _| {
                     self.weights.get(name).cloned().ok_or_else(|| Error::checkpoint(format!("{name} is missing")))
@@ -135,6 +156,7 @@ pub mod gpu {
 
         /// The results on a device, as bits.
         pub fn on_device(&self, case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<Vec<Vec<u32>>> {
+            let profile = &case.profile(profile);
             let runner = self.runner(gpu, profile)?;
             runner.run(&case.run);
             let read = |(_, id): &(String, _)| Ok(from_device(self.graph.ty(*id), &runner.read(*id)?, profile));

@@ -8,7 +8,9 @@ pub mod wgpu;
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+#[cfg(not(feature = "gpu"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::kernel::Run;
 use crate::models::{Leaves, Pass};
 

@@ -15,7 +15,7 @@ mod safetensors;
 pub mod sentencepiece;
 mod stored;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod text;
 mod torch;
 
@@ -37,6 +37,13 @@ pub struct Checkpoint {
     source: Source,
     tensors: BTreeMap<String, Stored>,
     weights: Option<DType>,
+}
+
+fn not_there(path: &Path) -> Error {
+    Error::checkpoint(format!(
+        "{} does not exist; give a Hugging Face folder (config.json, weights, tokenizer) or a .gguf file",
+        path.display(),
+    ))
 }
 
 /// What was opened: everything that is not a tensor, such as the tokenizer, is read from here.
@@ -67,10 +74,7 @@ impl Checkpoint {
         } else if path.is_file() {
             return Self::from_gguf(path, stored::map(path)?);
         } else {
-            return Err(Error::checkpoint(format!(
-                "{} does not exist; give a Hugging Face folder (config.json, weights, tokenizer) or a .gguf file",
-                path.display(),
-            )));
+            return Err(not_there(path));
         };
         Self::new(path, description, tensors, source)
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::gguf::{Array, Gguf};
 use super::sentencepiece::{self, Piece, PieceKind, SentencePiece};
-use super::{Checkpoint, Source};
+use super::{Checkpoint, Source, stored};
 use crate::error::{Error, Result};
 
 /// Everything that turning text into ids and back needs. Nothing in here is compiled yet.
@@ -82,7 +82,14 @@ impl TextFiles {
 
     /// Reads what a Hugging Face folder or a `.gguf` file says about text; it may say nothing.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        if path.is_dir() { Self::read(path) } else { Self::of(&Checkpoint::open(path)?) }
+        if path.is_dir() {
+            Self::read(path)
+        } else if path.is_file() {
+            let (gguf, _) = Gguf::read(path, &stored::map(path)?)?;
+            Self::from_gguf(path, &gguf)
+        } else {
+            Err(super::not_there(path))
+        }
     }
 
     /// What the files of an open checkpoint say about text.

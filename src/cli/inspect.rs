@@ -7,9 +7,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Failure;
+use super::{Digits, Failure};
+#[cfg(feature = "gpu")]
+use crate::backend::DeviceChoice;
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
+use crate::generate::Device;
+use crate::kernel::DeviceProfile;
+use crate::kernel::source::assemble;
+use crate::models::{self, Leaves, Pass};
+use crate::ops;
+use crate::plan::{Fusion, Plan};
+use crate::tensor::DType;
 
 #[derive(Args)]
 pub struct Inspect {
@@ -18,7 +27,7 @@ pub struct Inspect {
     /// Print the dispatches of a decode step
     #[arg(long)]
     plan: bool,
-    /// Print an assembled shader
+    /// Print an assembled shader, by its name in the plan
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
     /// Count memory for this many tokens [default: what the model was made for]
@@ -27,35 +36,62 @@ pub struct Inspect {
     /// The device to plan for
     #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
+    /// The arithmetic to plan for
+    #[arg(long, value_name = "P", default_value = "auto")]
+    precision: Digits,
 }
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         let checkpoint = Checkpoint::open(&self.model)?;
         let text = match &self.kernel {
-            Some(name) => kernel_text(&checkpoint, name, &self.device)?,
-            None if self.plan => plan_text(&checkpoint, self.context, &self.device)?,
-            None => summary(&checkpoint, self.context),
+            Some(name) => kernel_text(name)?,
+            None => {
+                let plan = self.decode_plan(&checkpoint)?;
+                if self.plan { plan.to_string() } else { summary(&checkpoint, self.context, &plan) }
+            }
         };
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
+
+    /// The plan of a decode step on the device that is meant; for the CPU, on one with WebGPU's default limits.
+    fn decode_plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        let mut profile = match Device::parse(&self.device)?.choose()? {
+            #[cfg(feature = "gpu")]
+            DeviceChoice::Adapter(index) => crate::backend::wgpu::device::Gpu::open(index)?.profile.clone(),
+            _ => DeviceProfile::baseline(),
+        };
+        profile.reduced_precision = matches!(self.precision, Digits::Auto);
+        let config = &checkpoint.config;
+        let angles = models::angles(config, self.context.unwrap_or(config.context).max(1));
+        let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
+        let graph = models::build(config, &format, &angles, Pass { rows: 1, leaves: Leaves::Token })?;
+        Ok(Plan::new(graph, &profile, Fusion::On))
+    }
 }
 
-/// The dispatches of a decode step, as text.
-fn plan_text(checkpoint: &Checkpoint, context: Option<usize>, device: &str) -> Result<String> {
-    let _ = (checkpoint, context, device);
-    Err(Error::unsupported("plans are not built yet"))
+/// The source of a kernel, by its name or a part of it that no other kernel has.
+fn kernel_text(wanted: &str) -> Result<String> {
+    let mut kernels: Vec<_> = ops::kernels().into_iter().flat_map(|(_, kernels)| kernels).collect();
+    kernels.sort_by_key(|kernel| kernel.name());
+    kernels.dedup_by_key(|kernel| kernel.name());
+    let named = |fits: &dyn Fn(&str) -> bool| kernels.iter().filter(|kernel| fits(&kernel.name())).collect::<Vec<_>>();
+    let exact = named(&|name| name == wanted);
+    let found = if exact.is_empty() { named(&|name| name.contains(wanted)) } else { exact };
+    match found[..] {
+        [kernel] => Ok(assemble(kernel)),
+        _ => {
+            let count = if found.is_empty() { "no kernel is" } else { "several kernels are" };
+            let names = if found.is_empty() { kernels.iter().collect() } else { found };
+            let names: Vec<String> = names.iter().map(|kernel| kernel.name()).collect();
+            Err(Error::unsupported(format!("{count} called `{wanted}`; there are {}", names.join(", "))))
+        }
+    }
 }
 
-/// The source of a kernel as this model uses it.
-fn kernel_text(checkpoint: &Checkpoint, name: &str, device: &str) -> Result<String> {
-    let _ = (checkpoint, name, device);
-    Err(Error::unsupported("kernels are not built yet"))
-}
-
-fn summary(checkpoint: &Checkpoint, context: Option<usize>) -> String {
+fn summary(checkpoint: &Checkpoint, context: Option<usize>, plan: &Plan) -> String {
     let config = &checkpoint.config;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -99,6 +135,8 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>) -> String {
             mebibytes(4 * values * context),
         ),
     );
+
+    line("dispatches", format!("{} a token, with an arena of {}", plan.steps.len(), mebibytes(plan.arena as usize)));
 
     let _ = writeln!(text, "\ntensors");
     for tensor in checkpoint.tensors() {
@@ -163,9 +201,29 @@ mod tests {
     }
 
     #[test]
+    fn kernels_are_found_by_name() {
+        let error = kernel_text("no such thing").unwrap_err().to_string();
+        let names = error.split_once("there are ").unwrap().1;
+        for name in names.split(", ") {
+            assert!(kernel_text(name).unwrap().contains("@compute"), "{name}");
+        }
+        assert!(kernel_text("gemv").unwrap_err().to_string().contains("several"));
+    }
+
+    #[test]
     fn a_golden_model_is_described() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mobilellm_ls");
-        let text = summary(&Checkpoint::open(path.as_ref()).unwrap(), Some(100));
+        let checkpoint = Checkpoint::open(path.as_ref()).unwrap();
+        let command = Inspect {
+            model: path.into(),
+            plan: false,
+            kernel: None,
+            context: Some(100),
+            device: "cpu".into(),
+            precision: Digits::F32,
+        };
+        let plan = command.decode_plan(&checkpoint).unwrap();
+        let text = summary(&checkpoint, Some(100), &plan);
         for part in
             ["mobilellm", "3, each run twice (6 passes)", "model.layers.2.mlp.down_proj.weight", "at 100 tokens"]
         {

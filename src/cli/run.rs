@@ -63,12 +63,11 @@ impl Run {
             model.generate(prompt, &self.sampler())?.max_tokens(self.max_tokens).logprobs(self.logprobs);
         let bar = Bar::tokens("reading the prompt");
         generation.prefill(|done, all| bar.set(done, all))?;
-        bar.clear();
         if self.json {
-            print_json(generation)
+            print_json(generation, &bar)
         } else {
             // Without a tokenizer there is no text: ids are better than nothing.
-            print_text(generation, model.tokenizer().is_err())
+            print_text(generation, &bar, model.tokenizer().is_err())
         }
     }
 
@@ -86,10 +85,12 @@ impl Run {
     }
 }
 
-fn print_json(mut generation: Generation) -> Result<(), Failure> {
+fn print_json(mut generation: Generation, bar: &Bar) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut stopped = false;
-    while let Some(piece) = generation.next() {
+    for piece in generation.by_ref() {
+        // The device works on the prompt until the first token is there.
+        bar.clear();
         serde_json::to_writer(&mut out, &piece?).map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;
         out.flush()?;
@@ -98,17 +99,19 @@ fn print_json(mut generation: Generation) -> Result<(), Failure> {
             break;
         }
     }
+    bar.clear();
     let stats = serde_json::json!({"stats": generation.stats()});
     writeln!(out, "{stats}")?;
     out.flush()?;
     if stopped { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
-fn print_text(mut generation: Generation, ids: bool) -> Result<(), Failure> {
+fn print_text(mut generation: Generation, bar: &Bar, ids: bool) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut line_ended = true;
     let mut stopped = false;
-    while let Some(piece) = generation.next() {
+    for piece in generation.by_ref() {
+        bar.clear();
         let piece = piece?;
         let text = if ids { format!("{} ", piece.id) } else { piece.text };
         if !text.is_empty() {
@@ -121,6 +124,7 @@ fn print_text(mut generation: Generation, ids: bool) -> Result<(), Failure> {
             break;
         }
     }
+    bar.clear();
     if !line_ended {
         out.write_all(b"\n")?;
     }

@@ -237,11 +237,11 @@ mod tests {
         check("auto", &mixed, at(2));
         check("auto", &software, cpu);
         check("auto", &[], cpu);
-        check("auto", &[small.clone()], cpu);
+        check("auto", std::slice::from_ref(&small), cpu);
         check("CPU", &mixed, cpu);
         check("gpu", &mixed, at(2));
         check("gpu", &software, at(0));
-        check("gpu", &[small.clone()], Err("4 storage buffers"));
+        check("gpu", std::slice::from_ref(&small), Err("4 storage buffers"));
         check("gpu", &[], Err("no GPU adapter"));
         check("1", &mixed, at(1));
         check("7", &mixed, Err("no adapter 7; there are 0 vulkan:llvmpipe"));

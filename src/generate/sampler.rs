@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, Hasher};
 use crate::backend::Sampling;
 use crate::error::{Error, Result};
 
-/// How the next token is chosen from the logits. Steps apply in this order: repeat penalty, temperature, top-k, top-p,
-/// min-p.
+/// How the next token is chosen from the logits: the repeat penalty first, then a draw among what top-k, min-p and top-p
+/// keep, with probabilities taken at the temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
     sampling: Sampling,

@@ -50,5 +50,5 @@ impl Operator for Add {
 
 pub fn cases() -> Vec<Case> {
     let case = |rows: usize, cols: usize| Case::new(Add, vec![Given::f32([rows, cols]), Given::f32([rows, cols])]);
-    vec![case(1, 1), case(3, 31), case(5, 257), case(128, 576).bench()]
+    vec![case(1, 1), case(3, 31), case(4, 9), case(5, 257), case(128, 576).bench()]
 }

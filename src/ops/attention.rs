@@ -5,9 +5,9 @@
 //! With `qk_norm` each q[r, h] and k[t, g] is first divided by sqrt(mean(·²) + eps). Where rope comes before the norm
 //! (Llama 4, MobileLLM-R1) a rotation leaves the mean square as it is, so normalising where q meets k is the same.
 
-use crate::kernel::source::{KV_F16, KV_F32, RUN};
+use crate::kernel::source::{KV_F16, KV_F32, QUERIES_SHARED, QUERIES_SUBGROUP, RUN};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
 use crate::threads;
 
 #[derive(Clone, Debug)]
@@ -29,13 +29,29 @@ struct Params {
     head_stride: u32,
     scale: f32,
     eps: f32,
+    rows: u32,
 }
 
-static ROW_F32: Kernel = kernel!("attention/row.wgsl", "row", [RUN, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING);
-static ROW_F16: Kernel = kernel!("attention/row.wgsl", "row", [RUN, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16);
+/// Few rows: a workgroup for each row and head. By what the cache holds.
+static ROW: [Kernel; 2] = [
+    kernel!("attention/row.wgsl", "row", [RUN, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING),
+    kernel!("attention/row.wgsl", "row", [RUN, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
+];
+
+/// A prompt: a workgroup for 16 rows of a head. By how q is read, then by what the cache holds.
+static TILE: [[Kernel; 2]; 2] = [
+    [
+        kernel!("attention/tile.wgsl", "tile", [RUN, QUERIES_SHARED, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
+        kernel!("attention/tile.wgsl", "tile", [RUN, QUERIES_SHARED, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::F16),
+    ],
+    [
+        kernel!("attention/tile.wgsl", "tile", [RUN, QUERIES_SUBGROUP, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::SUBGROUPS),
+        kernel!("attention/tile.wgsl", "tile", [RUN, QUERIES_SUBGROUP, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::BOTH),
+    ],
+];
 
 pub fn kernels() -> Vec<&'static Kernel> {
-    vec![&ROW_F32, &ROW_F16]
+    ROW.iter().chain(TILE.iter().flatten()).collect()
 }
 
 impl Operator for Attention {
@@ -87,9 +103,15 @@ impl Operator for Attention {
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, _) = reads[0].ty.matrix();
+        let half = usize::from(profile.kv_f16());
+        let (kernel, constants, row_groups) = if rows < 4 || self.head_dim > 128 {
+            (&ROW[half], vec![("WG", 64.0)], rows as u32)
+        } else {
+            (&TILE[usize::from(profile.broadcasts())][half], vec![], groups(rows, 16))
+        };
         vec![Dispatch {
-            kernel: KernelRef(if profile.kv_f16() { &ROW_F16 } else { &ROW_F32 }),
-            constants: vec![("WG", 64.0)],
+            kernel: KernelRef(kernel),
+            constants,
             slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
             params: params(&Params {
                 heads: self.heads as u32,
@@ -98,8 +120,9 @@ impl Operator for Attention {
                 head_stride: head_stride(self.head_dim) as u32,
                 scale: 1.0 / (self.head_dim as f32).sqrt(),
                 eps: self.qk_norm.unwrap_or(-1.0),
+                rows: rows as u32,
             }),
-            groups: [self.heads as u32, rows as u32, 1],
+            groups: [self.heads as u32, row_groups, 1],
         }]
     }
 }
@@ -115,9 +138,14 @@ pub fn cases() -> Vec<Case> {
         case(1, 3, 1, 22, 63, None),
         case(7, 6, 2, 20, 61, None),
         case(5, 9, 3, 16, 0, Some(1e-5)),
+        case(2, 4, 2, 20, 7, Some(0.5)),        // an eps that shows
         case(1, 32, 32, 80, 64, None),          // MobileVLM-3B
         case(2, 4, 2, 128, 1023, None),         // past one chunk of scores
         case(1, 2, 1, 256, 5, None),
+        case(5, 2, 1, 256, 5, None),
+        case(17, 6, 2, 20, 40, None),
+        case(33, 4, 4, 80, 31, Some(1e-6)),
+        case(16, 2, 2, 128, 0, None),
         case(1, 9, 3, 64, 255, None).bench(),   // MobileLLM-125M, one token
         case(1, 9, 3, 64, 2047, None).bench(),
         case(128, 9, 3, 64, 128, None).bench(), // MobileLLM-125M, a prompt

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernel::Run;
+use crate::kernel::{DeviceProfile, Run};
 use crate::ops::{Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
@@ -16,6 +16,8 @@ pub struct Case {
     pub run: Run,
     /// Largest normalised mean squared error, Σ(y − ref)² / Σref², against the reference.
     pub nmse: f64,
+    /// Pretend that a binding holds no more bytes than this: the rows of weights are split into chunks.
+    pub max_binding: Option<u64>,
     /// Whether benches time it.
     pub bench: bool,
 }
@@ -41,11 +43,21 @@ pub enum Fill {
     Zero,
 }
 
+// A write past the end lands on the last element of the binding, and values are padded to 16 bytes: it shows only where
+// the results are a multiple of 4 and leave some threads idle. Each operator has such a case.
 impl Case {
     /// float32 arithmetic in another order: 1e-10 leaves room for sums over some thousands of terms and for `exp` and
     /// `inverseSqrt` of a few ulp, and none for a wrong element.
     pub fn new(op: impl Operator + 'static, reads: Vec<Given>) -> Self {
-        Case { op: Arc::new(op), reads, state: Vec::new(), run: Run::at(0), nmse: 1e-10, bench: false }
+        Case {
+            op: Arc::new(op),
+            reads,
+            state: Vec::new(),
+            run: Run::at(0),
+            nmse: 1e-10,
+            max_binding: None,
+            bench: false,
+        }
     }
 
     pub fn state(mut self, state: Vec<Given>) -> Self {
@@ -62,6 +74,17 @@ impl Case {
         self.run(Run::at(position))
     }
 
+    pub fn in_bindings_of(mut self, bytes: u64) -> Self {
+        self.max_binding = Some(bytes);
+        self
+    }
+
+    /// The profile of a device as this case has it.
+    pub fn profile(&self, profile: &DeviceProfile) -> DeviceProfile {
+        let max_binding = self.max_binding.map_or(profile.max_binding, |bytes| bytes.min(profile.max_binding));
+        DeviceProfile { max_binding, ..profile.clone() }
+    }
+
     pub fn bench(mut self) -> Self {
         self.bench = true;
         self
@@ -70,7 +93,8 @@ impl Case {
     /// What reports call it: the operator, its attributes and shapes.
     pub fn label(&self) -> String {
         let shapes: Vec<String> = self.reads.iter().chain(&self.state).map(|given| given.ty.to_string()).collect();
-        format!("{:?} ({}) at {}", self.op, shapes.join(", "), self.run.position)
+        let split = self.max_binding.map_or(String::new(), |bytes| format!(" in bindings of {bytes}"));
+        format!("{:?} ({}) at {}{split}", self.op, shapes.join(", "), self.run.position)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::checkpoint::quant::dequantize_row;
 use crate::kernel::source::RUN;
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run, layout};
 use crate::ops::weight::{WeightKernels, parts};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
+use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -77,10 +77,15 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(Embedding { rows: 7 }, vec![Given::tokens(11, vocab as u32), table]).at(3));
     }
     // Rows that end inside a block, and one that begins off a quad.
-    for cols in [1, 31, 154, 257] {
+    for cols in [1, 31, 36, 154, 257] {
         let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
         cases.push(Case::new(Embedding { rows: 5 }, reads));
     }
+    // A table in chunks of 9 rows: tokens of every chunk, and the others leave their rows alone.
+    let mut tokens = Given::tokens(8, 31);
+    tokens.fill = Fill::Ids(vec![0, 8, 9, 17, 18, 26, 27, 30]);
+    let reads = vec![tokens, Given::weight(DType::Q4_0, 31, 160)];
+    cases.push(Case::new(Embedding { rows: 8 }, reads).in_bindings_of(9 * 80));
     // SmolLM2-135M, one token.
     let reads = vec![Given::tokens(1, 49152), Given::weight(DType::Q8_0, 49152, 576)];
     cases.push(Case::new(Embedding { rows: 1 }, reads).bench());

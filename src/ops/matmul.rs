@@ -106,10 +106,14 @@ impl MatmulKernels {
     }
 }
 
-/// How many threads share a row of a matrix-vector product: more where rows are few.
+/// How many threads share a row of a matrix-vector product: more where rows are few and cores many.
 pub fn gemv_split(rows: usize, profile: &DeviceProfile) -> f64 {
-    let most = profile.max_invocations / 32;
-    f64::from(if rows >= 8192 { 4 } else { 8 }.min(most))
+    let wanted = match rows {
+        _ if profile.rasteriser => 2,
+        8192.. => 4,
+        _ => 8,
+    };
+    f64::from(wanted.min(profile.max_invocations / 32))
 }
 
 /// The product, rows of W side by side on all cores; each is read once for up to four rows of x.
@@ -160,6 +164,16 @@ impl Operator for Matmul {
     }
 }
 
+/// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of fewer.
+pub fn split_shapes() -> [((DType, usize, usize, usize), u64); 4] {
+    [
+        ((DType::F32, 1, 150, 31), 70 * 128),
+        ((DType::F16, 3, 150, 154), 64 * 320),
+        ((DType::Q4_0, 1, 67, 160), 9 * 80 + 1),
+        ((DType::Q6_K, 2, 67, 768), 30 * 384),
+    ]
+}
+
 /// (m, n, k) that products are held to: every format, primes, one past a workgroup, rows that end inside a block.
 pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
     let mut shapes = Vec::new();
@@ -167,7 +181,7 @@ pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
         let k = if dtype.block().0 == 256 { 768 } else { 160 };
         shapes.extend([(dtype, 1, 67, k), (dtype, 35, 67, k)]);
     }
-    for (m, n, k) in [(1, 1, 1), (1, 64, 31), (1, 65, 154), (1, 3, 2113), (2, 1, 1), (33, 65, 31), (31, 64, 154), (5, 129, 257)] {
+    for (m, n, k) in [(1, 1, 1), (1, 64, 31), (1, 65, 154), (1, 3, 2113), (1, 36, 33), (1, 68, 33), (3, 68, 33), (2, 1, 1), (33, 65, 31), (31, 64, 154), (5, 129, 257)] {
         shapes.push((DType::F32, m, n, k));
         shapes.push((DType::F16, m, n, k));
     }
@@ -177,6 +191,7 @@ pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
 pub fn cases() -> Vec<Case> {
     let case = |(dtype, m, n, k)| Case::new(Matmul, vec![Given::f32([m, k]), Given::weight(dtype, n, k)]);
     let mut cases: Vec<Case> = shapes().into_iter().map(case).collect();
+    cases.extend(split_shapes().map(|(shape, bytes)| case(shape).in_bindings_of(bytes)));
     // MobileLLM-125M: down projection of one token and of a prompt; the head.
     for (dtype, m, n, k) in [(DType::Q4_0, 1, 576, 1536), (DType::Q4_0, 128, 576, 1536), (DType::F16, 128, 576, 1536), (DType::Q8_0, 1, 32000, 576)] {
         cases.push(case((dtype, m, n, k)).bench());

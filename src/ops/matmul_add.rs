@@ -4,7 +4,7 @@
 
 use crate::kernel::source::{GEMM, GEMM_EDGES, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, Requires, Run};
-use crate::ops::matmul::{GemmParams, GemvParams, MatmulKernels, product, shapes};
+use crate::ops::matmul::{GemmParams, GemvParams, MatmulKernels, product, shapes, split_shapes};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, weight_kernels};
 use crate::tensor::DType;
 
@@ -57,6 +57,7 @@ pub fn cases() -> Vec<Case> {
         Case::new(MatmulAdd, vec![Given::f32([m, k]), Given::weight(dtype, n, k), Given::f32([m, n])])
     };
     let mut cases: Vec<Case> = shapes().into_iter().map(case).collect();
+    cases.extend(split_shapes().map(|(shape, bytes)| case(shape).in_bindings_of(bytes)));
     // MobileLLM-125M: output projection of one token and of a prompt.
     cases.push(case((DType::Q4_0, 1, 576, 576)).bench());
     cases.push(case((DType::Q4_0, 128, 576, 576)).bench());

@@ -2,6 +2,7 @@
 //! CPU reference, kernels, dispatch geometry, and the cases it is held to.
 
 mod case;
+mod cost;
 mod weight;
 
 pub use case::{Case, Fill, Given};

@@ -4,7 +4,7 @@
 
 use crate::kernel::source::{GEMV, NORM, QUADS_SHARED, QUADS_SUBGROUP};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
-use crate::ops::matmul::{gemv_split, product, shapes};
+use crate::ops::matmul::{gemv_split, product, shapes, split_shapes};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
@@ -81,6 +81,11 @@ pub fn cases() -> Vec<Case> {
         Case::new(NormMatmul { eps: 1e-5 }, vec![Given::f32([m, k]), Given::f32([k]), Given::weight(dtype, n, k)])
     };
     let mut cases: Vec<Case> = shapes().into_iter().filter(|shape| shape.1 == 1).map(case).collect();
+    // An eps that shows.
+    let reads = vec![Given::f32([1, 33]), Given::f32([33]), Given::weight(DType::F32, 5, 33)];
+    cases.push(Case::new(NormMatmul { eps: 0.5 }, reads));
+    let split = split_shapes().into_iter().filter(|(shape, _)| shape.1 == 1);
+    cases.extend(split.map(|(shape, bytes)| case(shape).in_bindings_of(bytes)));
     // The heads of MobileLLM-125M and SmolLM2-135M.
     cases.push(case((DType::F16, 1, 32000, 576)).bench());
     cases.push(case((DType::Q8_0, 1, 49152, 576)).bench());

@@ -85,7 +85,10 @@ pub fn cases() -> Vec<Case> {
     };
     let mut cases: Vec<Case> =
         DType::ALL.into_iter().map(|dtype| case(dtype, 37, if dtype.block().0 == 256 { 768 } else { 160 })).collect();
-    cases.extend([case(DType::F32, 1, 1), case(DType::F32, 33, 154), case(DType::F16, 154, 2113)]);
+    cases.extend([case(DType::F32, 1, 1), case(DType::F32, 33, 154), case(DType::F32, 36, 33), case(DType::F16, 154, 2113)]);
+    // An eps that shows.
+    let reads = vec![Given::f32([1, 33]), Given::f32([33]), Given::weight(DType::F32, 10, 33)];
+    cases.push(Case::new(NormSwiglu { eps: 0.5 }, reads));
     cases.push(case(DType::Q4_0, 1536, 576).bench()); // MobileLLM-125M
     cases
 }

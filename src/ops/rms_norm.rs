@@ -68,7 +68,9 @@ pub fn cases() -> Vec<Case> {
     let case = |rows: usize, cols: usize| {
         Case::new(RmsNorm { eps: 1e-5 }, vec![Given::f32([rows, cols]), Given::f32([cols])])
     };
+    let large = Case::new(RmsNorm { eps: 0.5 }, vec![Given::f32([2, 65]), Given::f32([65])]);
     vec![
+        large, // an eps that shows
         case(1, 1),
         case(3, 31),
         case(7, 65),

@@ -92,6 +92,7 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         case(1, 1, 2, false, 0),
+        case(1, 3, 12, false, 2),
         case(3, 5, 22, false, 7),
         case(3, 5, 20, true, 7),
         case(1, 9, 64, false, 130).bench(),   // MobileLLM-125M, one token

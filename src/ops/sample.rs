@@ -153,8 +153,28 @@ pub fn cases() -> Vec<Case> {
         let position = run.position as usize;
         Case::new(Sample { rows: 1 }, vec![logits]).state(vec![Given::tokens(position + 3, vocab as u32)]).run(run)
     };
+    // Given logits, and the tokens before: (position, token), all others 0.
+    let given = |logits: &[f32], seen: &[(usize, u32)], rows: usize, run: Run| {
+        let position = run.position as usize;
+        let mut ids = vec![0; position + rows + 2];
+        seen.iter().for_each(|&(at, token)| ids[at] = token);
+        let mut reads = Given::f32([1, logits.len()]);
+        reads.fill = Fill::Ids(logits.iter().map(|l| l.to_bits()).collect());
+        let mut tokens = Given::tokens(ids.len(), 1);
+        tokens.fill = Fill::Ids(ids);
+        Case::new(Sample { rows }, vec![reads]).state(vec![tokens]).run(run)
+    };
+    let penalty = Run { repeat_penalty: 1.3, ..Run::at(70) };
+    let mut equals = [0.0; 300];
+    [5, 130, 261].into_iter().for_each(|id| equals[id] = 2.0);
     let warm = Run { temperature: 0.8, seed: 7, ..Run::at(5) };
     vec![
+        given(&equals, &[], 1, Run::at(0)),                           // the lowest of equals
+        given(&[1.0, 2.0, 1.9], &[(7, 1)], 1, penalty),               // the oldest token of the window: 2 / 1.3 < 1.9
+        given(&[1.0, 2.0, 1.9], &[(6, 1)], 1, penalty),               // one before it: no penalty
+        given(&[1.0, 2.0, 1.5], &[(9, 1), (70, 1)], 1, penalty),      // seen twice, divided once
+        given(&[-2.0, -1.0, -1.1], &[(70, 1)], 1, penalty),           // negative: multiplied
+        given(&[1.0, 2.0, 1.9], &[(8, 1), (9, 2)], 3, penalty),       // three rows: the window ends behind them
         case(1, Run::at(0)),
         case(31, Run::at(3)),
         case(257, Run { repeat_penalty: 1.3, ..Run::at(70) }),

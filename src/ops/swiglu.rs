@@ -55,5 +55,5 @@ impl Operator for Swiglu {
 
 pub fn cases() -> Vec<Case> {
     let case = |rows: usize, cols: usize| Case::new(Swiglu, vec![Given::f32([rows, cols]), Given::f32([rows, cols])]);
-    vec![case(1, 1), case(3, 31), case(5, 257), case(128, 1536).bench()]
+    vec![case(1, 1), case(3, 31), case(4, 9), case(5, 257), case(128, 1536).bench()]
 }

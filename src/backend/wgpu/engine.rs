@@ -39,6 +39,12 @@ const MOST_PLANS: usize = 16;
 /// The pass of a decoding step.
 const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token };
 
+/// A pass over a prompt: any number of rows runs the same kernels.
+const PROMPT: Pass = Pass { rows: 64, leaves: Leaves::Token };
+
+/// Threads that compile at once: phones have few fast cores, and memory is wanted for weights.
+const MOST_THREADS: usize = 4;
+
 impl GpuEngine {
     pub fn load(checkpoint: &Checkpoint, adapter: usize, options: &EngineOptions, progress: Progress) -> Result<Self> {
         let gpu = Gpu::open(adapter)?;
@@ -50,18 +56,19 @@ impl GpuEngine {
         let build = plans(checkpoint, options, profile.clone());
 
         let plan = build(DECODE)?;
-        let mut uploads = Uploads::new();
-        let count = plan.groups.stored.len();
-        for (i, stored) in plan.groups.stored.iter().enumerate() {
-            uploads.weight(&gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape))?;
-            progress(i + 1, count);
-        }
-        for value in &plan.graph.values {
-            if let ValueKind::Table(name, data) = &value.kind {
-                uploads.table(&gpu, name, data)?;
-            }
-        }
-        uploads.finish(&gpu)?;
+        let prompt = build(PROMPT)?;
+        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &[&plan, &prompt], threads);
+        let uploads = if profile.backend == "gl" {
+            // One context, one thread: whoever waits for it for a second is taken for a deadlock.
+            compile(1);
+            upload(&gpu, &profile, &plan, checkpoint, progress)?
+        } else {
+            std::thread::scope(|scope| {
+                scope.spawn(|| compile(std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS))));
+                upload(&gpu, &profile, &plan, checkpoint, progress)
+            })?
+        };
+        gpu.check()?;
 
         let info = DeviceInfo { name: profile.name.clone(), backend: profile.backend.into() };
         let dispatches_per_token = plan.steps.len();
@@ -69,6 +76,29 @@ impl GpuEngine {
         let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
     }
+}
+
+/// Uploads every weight and table that a plan reads.
+fn upload(
+    gpu: &Gpu,
+    profile: &DeviceProfile,
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    progress: Progress,
+) -> Result<Uploads> {
+    let mut uploads = Uploads::default();
+    let count = plan.groups.stored.len();
+    for (i, stored) in plan.groups.stored.iter().enumerate() {
+        uploads.weight(gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape))?;
+        progress(i + 1, count);
+    }
+    for value in &plan.graph.values {
+        if let ValueKind::Table(name, data) = &value.kind {
+            uploads.table(gpu, name, data)?;
+        }
+    }
+    uploads.finish(gpu)?;
+    Ok(uploads)
 }
 
 /// Makes the plans of a checkpoint for devices with a profile.

@@ -4,4 +4,5 @@ pub mod device;
 pub mod engine;
 mod pipelines;
 pub mod session;
+pub mod timing;
 pub mod upload;

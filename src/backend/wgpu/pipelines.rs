@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backend::wgpu::device::count_created;
 use crate::kernel::{Access, Dispatch, KernelRef, Run, source};
+use crate::plan::Plan;
 
 /// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to ask for.
 pub const PARAMS_STRIDE: u64 = 256;
@@ -15,7 +17,7 @@ pub const PARAMS_BYTES: u64 = 64;
 
 /// Compiled kernels and their layouts.
 pub struct Pipelines {
-    compiled: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
+    compiled: Mutex<HashMap<Key, Arc<OnceLock<wgpu::ComputePipeline>>>>,
     layouts: Mutex<HashMap<&'static [Access], wgpu::BindGroupLayout>>,
     /// Group 1: `params` at a dynamic offset, `run`.
     pub common: wgpu::BindGroupLayout,
@@ -54,12 +56,25 @@ impl Pipelines {
         layouts.entry(bindings).or_insert_with(|| group_layout(device, bindings)).clone()
     }
 
-    /// The pipeline of a dispatch.
+    /// The pipeline of a dispatch. Several threads may compile different ones at the same time.
     pub fn pipeline(&self, device: &wgpu::Device, dispatch: &Dispatch) -> wgpu::ComputePipeline {
         let constants = dispatch.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
         let key = (dispatch.kernel, constants);
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.entry(key).or_insert_with(|| self.compile(device, dispatch)).clone()
+        let cell = self.compiled.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        cell.get_or_init(|| self.compile(device, dispatch)).clone()
+    }
+
+    /// Compiles what plans need, on `threads` threads: drivers take tens to hundreds of milliseconds for each.
+    pub fn prepare(&self, device: &wgpu::Device, plans: &[&Plan], threads: usize) {
+        let next = AtomicUsize::new(0);
+        let dispatches: Vec<&Dispatch> =
+            plans.iter().flat_map(|plan| plan.steps.iter().map(|step| &step.dispatch)).collect();
+        let compile = || {
+            while let Some(dispatch) = dispatches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.pipeline(device, dispatch);
+            }
+        };
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(compile))));
     }
 
     fn compile(&self, device: &wgpu::Device, dispatch: &Dispatch) -> wgpu::ComputePipeline {

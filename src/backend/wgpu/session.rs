@@ -127,7 +127,11 @@ impl Bound {
 
     /// Records every dispatch into one compute pass.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        self.replay(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+    }
+
+    /// Records every dispatch into a pass.
+    pub fn replay(&self, pass: &mut wgpu::ComputePass) {
         for (i, step) in self.steps.iter().enumerate() {
             pass.set_pipeline(&step.pipeline);
             pass.set_bind_group(0, &step.tensors, &[]);

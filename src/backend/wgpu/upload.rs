@@ -27,6 +27,7 @@ impl GpuWeight {
 }
 
 /// The stored weights of a model on one device, by the names of their tensors.
+#[derive(Default)]
 pub struct Uploads {
     pub weights: HashMap<Vec<String>, GpuWeight>,
     pub tables: HashMap<String, wgpu::Buffer>,
@@ -40,10 +41,6 @@ pub struct Uploads {
 const MOST_PENDING: u64 = 32 << 20;
 
 impl Uploads {
-    pub fn new() -> Self {
-        Uploads { weights: HashMap::new(), tables: HashMap::new(), bytes: 0, pending: 0 }
-    }
-
     /// Uploads a stored weight unless it is there. `take` gives its tensors.
     pub fn weight(
         &mut self,

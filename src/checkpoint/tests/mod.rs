@@ -4,7 +4,7 @@ mod blocks;
 mod broken;
 mod configs;
 #[path = "../../../tests/support/gguf.rs"]
-mod gguf_writer;
+pub(crate) mod gguf_writer;
 mod pickles;
 
 use std::path::{Path, PathBuf};

@@ -72,14 +72,21 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// Builds the tokenizer, and says whether its family adds BOS when the file leaves that open.
-pub fn build(pre: &str, tokens: &[String], merges: &[String], added: &[AddedToken]) -> Result<(Tokenizer, bool)> {
+/// Builds the tokenizer of the file `name`, and says whether its family adds BOS when the file leaves that open.
+pub fn build(
+    name: &str,
+    pre: &str,
+    tokens: &[String],
+    merges: &[String],
+    added: &[AddedToken],
+) -> Result<(Tokenizer, bool)> {
     let family = FAMILIES.iter().find(|family| family.names.contains(&pre)).ok_or_else(|| {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.names).copied().collect();
-        Error::unsupported(format!("unknown pre-tokenizer family `{pre}`; dunlin knows {}", known.join(", ")))
+        Error::unsupported(format!("{name}: unknown pre-tokenizer family `{pre}`; dunlin knows {}", known.join(", ")))
     })?;
-    let malformed =
-        |error: tokenizers::Error| Error::checkpoint("the byte-level tokenizer is malformed").caused_by(error);
+    let malformed = |error: tokenizers::Error| {
+        Error::checkpoint(format!("{name}: the byte-level tokenizer is malformed")).caused_by(error)
+    };
 
     let mut vocabulary = Vocab::with_capacity(tokens.len());
     for (id, token) in (0u32..).zip(tokens) {
@@ -89,9 +96,9 @@ pub fn build(pre: &str, tokens: &[String], merges: &[String], added: &[AddedToke
         .iter()
         .map(|merge| {
             // Tokens hold no plain space: they spell it Ġ.
-            let (left, right) = merge
-                .split_once(' ')
-                .ok_or_else(|| Error::checkpoint(format!("merge `{merge}` is not two tokens with a space between")))?;
+            let (left, right) = merge.split_once(' ').ok_or_else(|| {
+                Error::checkpoint(format!("{name}: merge `{merge}` is not two tokens with a space between"))
+            })?;
             Ok((left.to_owned(), right.to_owned()))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -157,12 +164,12 @@ mod tests {
     fn every_pattern_compiles_and_an_unknown_family_lists_the_known() {
         let tokens: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
         for family in FAMILIES {
-            let (tokenizer, _) = build(family.names[0], &tokens, &[], &[]).unwrap();
+            let (tokenizer, _) = build("x.gguf", family.names[0], &tokens, &[], &[]).unwrap();
             let ids = tokenizer.encode_fast("It's 12345  tokens,\n\n don't", false).unwrap();
             assert_eq!(ids.len(), 27, "{}", family.names[0]);
         }
-        let error = build("martian", &tokens, &[], &[]).unwrap_err().to_string();
-        assert!(error.contains("martian") && error.contains("smollm"), "{error}");
+        let error = build("x.gguf", "martian", &tokens, &[], &[]).unwrap_err().to_string();
+        assert!(error.contains("x.gguf") && error.contains("martian") && error.contains("smollm"), "{error}");
     }
 
     #[test]
@@ -170,7 +177,7 @@ mod tests {
         // All words of up to three characters are tokens, so ids show the cuts.
         let cut = |pre: &str, text: &str| -> Vec<String> {
             let alphabet = tokenizers::PreTokenizedString::from(text);
-            let (tokenizer, _) = build(pre, &["a".to_owned()], &[], &[]).unwrap();
+            let (tokenizer, _) = build("x.gguf", pre, &["a".to_owned()], &[], &[]).unwrap();
             let mut pieces = alphabet;
             tokenizers::PreTokenizer::pre_tokenize(tokenizer.get_pre_tokenizer().unwrap(), &mut pieces).unwrap();
             let splits = pieces.get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::Byte);

@@ -10,7 +10,7 @@ pub struct Decoder {
     tokenizer: Tokenizer,
     /// The beginning of a character.
     waiting: Vec<u8>,
-    /// SentencePiece puts a space in front of every text; the first character loses it again.
+    /// SentencePiece puts a space in front of every text; the first piece loses it again.
     drop_space: bool,
 }
 
@@ -23,9 +23,14 @@ impl Decoder {
     pub fn push(&mut self, id: u32) -> String {
         match self.tokenizer.shown(id) {
             Shown::Nothing => return String::new(),
-            Shown::Text(text) => self.waiting.extend_from_slice(text.as_bytes()),
+            Shown::Text(text) => {
+                let text = if self.drop_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
+                self.waiting.extend_from_slice(text.as_bytes());
+            }
+            // A space that is spelled as a byte was in the text.
             Shown::Bytes(bytes) => self.waiting.extend_from_slice(&bytes),
         }
+        self.drop_space = false;
         self.take(false)
     }
 
@@ -65,12 +70,6 @@ impl Decoder {
         }
         let rest = bytes.len();
         self.waiting.drain(..self.waiting.len() - rest);
-        if self.drop_space && !text.is_empty() {
-            self.drop_space = false;
-            if text.starts_with(' ') {
-                text.remove(0);
-            }
-        }
         text
     }
 }

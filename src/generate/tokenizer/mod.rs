@@ -65,7 +65,7 @@ impl Tokenizer {
     }
 
     pub(crate) fn new(files: &TextFiles) -> Result<Self> {
-        let name = files.source.display();
+        let name = files.source.display().to_string();
         let inner = match &files.vocabulary {
             Vocabulary::SentencePiece { model, prefix } => {
                 let id = |key: &str| {
@@ -82,7 +82,7 @@ impl Tokenizer {
                 Inner { encoder, bos, eos, add_bos, add_eos }
             }
             Vocabulary::ByteLevel { pre, tokens, merges } => {
-                let (tokenizer, family_adds_bos) = byte_level::build(pre, tokens, merges, &files.added)?;
+                let (tokenizer, family_adds_bos) = byte_level::build(&name, pre, tokens, merges, &files.added)?;
                 let encoder =
                     Encoder::HuggingFace { tokenizer: Box::new(tokenizer), style: Style::ByteLevel, template: false };
                 let (add_bos, add_eos) = (files.add_bos.unwrap_or(family_adds_bos), files.add_eos.unwrap_or(false));
@@ -283,7 +283,7 @@ fn style(json: &[u8]) -> Style {
 struct Added {
     tokens: Vec<AddedToken>,
     /// Which bytes begin one.
-    first: [bool; 256],
+    first: Box<[bool; 256]>,
 }
 
 enum Part<'a> {
@@ -295,7 +295,7 @@ impl Added {
     fn new(tokens: &[AddedToken]) -> Self {
         let mut tokens = tokens.to_vec();
         tokens.sort_by_key(|token| std::cmp::Reverse(token.text.len()));
-        let mut first = [false; 256];
+        let mut first = Box::new([false; 256]);
         for token in &tokens {
             first[usize::from(token.text.as_bytes()[0])] = true;
         }

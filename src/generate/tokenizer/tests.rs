@@ -3,6 +3,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::*;
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::sentencepiece::PieceKind;
+use crate::checkpoint::tests::gguf_writer::from_folder;
+use crate::tensor::Bytes;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -71,18 +75,23 @@ fn streaming_is_whole_decoding_and_never_half_a_character() {
             .collect();
         let mut decoder = tokenizer.decoder();
         let mut pieces = String::new();
-        let mut bytes = Vec::new();
+        let (mut bytes, mut first) = (Vec::new(), true);
         for &id in &ids {
             pieces.push_str(&decoder.push(id));
             match tokenizer.shown(id) {
                 Shown::Nothing => {}
+                Shown::Text(text) if std::mem::take(&mut first) => {
+                    bytes.extend_from_slice(text.strip_prefix(' ').unwrap_or(&text).as_bytes());
+                }
                 Shown::Text(text) => bytes.extend_from_slice(text.as_bytes()),
-                Shown::Bytes(more) => bytes.extend(more),
+                Shown::Bytes(more) => {
+                    first = false;
+                    bytes.extend(more);
+                }
             }
         }
         pieces.push_str(&decoder.finish());
-        let whole = per_byte_lossy(&bytes);
-        assert_eq!(pieces, whole.strip_prefix(' ').unwrap_or(&whole), "{ids:?}");
+        assert_eq!(pieces, per_byte_lossy(&bytes), "{ids:?}");
         assert_eq!(pieces, tokenizer.decode(&ids));
     }
     // Half of a character waits, and is replaced only at the end.
@@ -147,6 +156,126 @@ fn a_folder_without_a_tokenizer_says_what_to_do() {
     let error = Tokenizer::load(golden().join("mobilellm_r1")).unwrap_err();
     assert_eq!(error.kind(), crate::error::ErrorKind::Prompt);
     assert!(error.to_string().contains("--tokens") && error.to_string().contains("mobilellm_r1"), "{error}");
+}
+
+#[test]
+fn gguf_holds_the_same_tokenizer() {
+    let folder = Tokenizer::load(golden().join("llama_untied_sharded")).unwrap();
+    let bytes = std::fs::read(golden().join("llama_untied_sharded/tokenizer.model")).unwrap();
+    let model = crate::checkpoint::sentencepiece::read("tokenizer.model", &bytes).unwrap();
+    let codes: Vec<i32> = model.pieces.iter().map(|piece| 1 + piece.kind as i32).collect();
+    let scores: Vec<f32> = model.pieces.iter().map(|piece| piece.score).collect();
+    let pieces: Vec<&str> = model.pieces.iter().map(|piece| piece.text.as_str()).collect();
+    let writer = |kind: &str| {
+        from_folder(&golden().join("llama_untied_sharded"), |_, ggml_type, bytes| (ggml_type, bytes.to_vec()))
+            .string("tokenizer.ggml.model", kind)
+            .strings("tokenizer.ggml.tokens", &pieces)
+            .i32s("tokenizer.ggml.token_type", &codes)
+    };
+    let open = |file: Vec<u8>| {
+        let checkpoint = Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file))?;
+        Tokenizer::new(&TextFiles::of(&checkpoint)?.expect("a tokenizer"))
+    };
+    let gguf: Result<Tokenizer> = open(writer("llama").f32s("tokenizer.ggml.scores", &scores).finish());
+    let gguf = gguf.unwrap();
+    assert_eq!((gguf.bos(), gguf.eos()), (folder.bos(), folder.eos()));
+    let table = json(&golden().join("llama_untied_sharded/tokenizer_expected.json"));
+    for case in table["strings"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(gguf.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+        assert_eq!(gguf.decode(&ids(&case["ids"])), folder.decode(&ids(&case["ids"])), "{text:?}");
+    }
+    let without: Result<Tokenizer> = open(writer("llama").finish());
+    assert!(without.unwrap_err().to_string().contains("scores"));
+    let other: Result<Tokenizer> = open(writer("rwkv").finish());
+    assert!(other.unwrap_err().to_string().contains("rwkv"));
+}
+
+#[test]
+fn tokenizer_json_of_both_kinds() {
+    // The vocabulary of a golden folder as Hugging Face's converter writes it: the same ids, and a template of its own.
+    let bytes = std::fs::read(golden().join("llama_untied_sharded/tokenizer.model")).unwrap();
+    let model = crate::checkpoint::sentencepiece::read("tokenizer.model", &bytes).unwrap();
+    let vocabulary: serde_json::Map<String, Value> =
+        model.pieces.iter().enumerate().map(|(id, piece)| (piece.text.clone(), id.into())).collect();
+    let mut merges: Vec<(f32, u64, u64, String)> = Vec::new();
+    for piece in model.pieces.iter().filter(|piece| piece.kind == PieceKind::Normal) {
+        for (at, _) in piece.text.char_indices().skip(1) {
+            let (left, right) = piece.text.split_at(at);
+            if let (Some(l), Some(r)) = (vocabulary.get(left), vocabulary.get(right)) {
+                merges.push((-piece.score, l.as_u64().unwrap(), r.as_u64().unwrap(), format!("{left} {right}")));
+            }
+        }
+    }
+    merges.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let merges: Vec<String> = merges.into_iter().map(|merge| merge.3).collect();
+    let special = |id: u32, content: &str| {
+        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let llama = serde_json::json!({
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": null,
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocabulary, "merges": merges},
+    });
+    let folder = Folder::copy("llama_untied_sharded", "json");
+    folder.write("tokenizer.json", &llama.to_string());
+    let tokenizer = Tokenizer::load(&folder.0).unwrap();
+    let table = json(&golden().join("llama_untied_sharded/tokenizer_expected.json"));
+    for case in table["strings"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+        assert_eq!(tokenizer.encode_without_special(text).unwrap(), ids(&case["ids_no_special"]), "{text:?}");
+    }
+    assert_eq!(tokenizer.decode(&[1, 419, 501, 3 + 0xe2, 3 + 0x82, 3 + 0xac, 2]), "H€");
+
+    // Another class has its template in the file.
+    folder.write("tokenizer_config.json", r#"{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}"#);
+    let mut own = llama.clone();
+    own["post_processor"] = serde_json::json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}});
+    folder.write("tokenizer.json", &own.to_string());
+    let tokenizer = Tokenizer::load(&folder.0).unwrap();
+    assert_eq!(tokenizer.encode("a").unwrap(), [2, 263]);
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), Some(2)));
+
+    // Byte-level: what no token has read is lossy UTF-8, one U+FFFD for a broken sequence.
+    let alphabet = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
+    let vocabulary: serde_json::Map<String, Value> =
+        alphabet.into_iter().map(|char| (char.to_string(), byte_level::bytes(&char.to_string())[0].into())).collect();
+    let mut bytes = llama;
+    bytes["added_tokens"] = serde_json::json!([special(256, "<|end|>")]);
+    bytes["normalizer"] = Value::Null;
+    bytes["pre_tokenizer"] =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    bytes["decoder"] = bytes["pre_tokenizer"].clone();
+    bytes["model"] = serde_json::json!({"type": "BPE", "vocab": vocabulary, "merges": []});
+    folder.write("tokenizer.json", &bytes.to_string());
+    let tokenizer = Tokenizer::load(&folder.0).unwrap();
+    assert_eq!(tokenizer.encode("a€<|end|>").unwrap(), [0x61, 0xe2, 0x82, 0xac, 256]);
+    let mut random = Random(99);
+    for _ in 0..500 {
+        let ids: Vec<u32> = (0..random.below(30)).map(|_| random.below(256) as u32).collect();
+        let bytes: Vec<u8> = ids.iter().map(|&id| id as u8).collect();
+        assert_eq!(tokenizer.decode(&ids), String::from_utf8_lossy(&bytes), "{ids:?}");
+    }
+    folder.write("tokenizer.json", "{}");
+    let error = Tokenizer::load(&folder.0).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
 }
 
 /// The tokenizer files of a golden folder, copied to where a test may change them. Removed when dropped.

@@ -47,6 +47,12 @@ pub struct Piece {
     pub top: Vec<(u32, f32)>,
 }
 
+impl std::fmt::Display for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -170,7 +176,9 @@ impl Generation {
         self.prefill(|_, _| ())?;
         let want = self.want();
         let Some(session) = &mut self.session else { return Ok(()) };
-        while self.enqueued < self.limit && self.enqueued - self.taken < session.depth().max(1) {
+        // The first token is read alone: what it took is the prompt's time, not that of steps behind it.
+        let depth = if self.taken == 0 { 1 } else { session.depth().max(1) };
+        while self.enqueued < self.limit && self.enqueued - self.taken < depth {
             let position = self.prompt.len() + self.enqueued - 1;
             session.run(&Step { position, rows: 1, want, sampling: self.sampling.clone() })?;
             self.enqueued += 1;
@@ -295,5 +303,4 @@ fn best(logprobs: &[f32], count: usize) -> Vec<(u32, f32)> {
 }
 
 #[cfg(test)]
-#[path = "generation_tests.rs"]
 mod tests;

@@ -1,0 +1,157 @@
+//! Every case that is marked `.bench()`, on the CPU path and on every adapter: µs, GB/s, GFLOP/s.
+//!
+//! cargo bench --bench ops                             everything
+//! cargo bench --bench ops -- matmul                   what has this in its name: device/operator shapes
+//! DUNLIN_DEVICE=cpu,gl cargo bench --bench ops        devices whose label has one of these parts
+//!
+//! Bytes are those that must move, each once, weights in their own format; the same case runs again and again, so what
+//! fits a device's cache comes from there. On a GPU many runs are recorded into one pass, and the time is the device's
+//! own where it has timestamps, else the host's, with a share of submission and wait.
+
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, SamplingMode};
+use dunlin::Result;
+use dunlin::backend::DeviceChoice;
+use dunlin::backend::check::Prepared;
+use dunlin::backend::wgpu::device::Gpu;
+use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
+use dunlin::kernel::{DeviceProfile, Run};
+use dunlin::ops::{self, Case};
+
+#[path = "support/devices.rs"]
+mod devices;
+#[path = "support/floor.rs"]
+mod floor;
+
+fn main() -> Result<()> {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500))
+        .configure_from_args();
+    for device in devices::all(&devices::asked_for()) {
+        println!("device: {device}");
+        let gpu = match device.choice {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Adapter(index) => Some(Gpu::open(index)?),
+        };
+        if let Some(gpu) = &gpu {
+            println!("floor: {}", floor::floor(gpu)?);
+        }
+        let mut group = criterion.benchmark_group(&device.label);
+        group.sampling_mode(SamplingMode::Flat);
+        for (op, case) in ops::cases().into_iter().flat_map(|(op, cases)| cases.into_iter().map(move |case| (op, case)))
+        {
+            if !case.bench {
+                continue;
+            }
+            let name = format!("{op} {}", shapes(&case));
+            let measured = match &gpu {
+                Some(gpu) => on_device(&mut group, &name, &case, gpu)?,
+                None => on_host(&mut group, &name, &case),
+            };
+            if let Some((time, clock)) = measured {
+                let profile = gpu.as_ref().map_or(DeviceProfile::baseline(), |gpu| gpu.profile.clone());
+                println!("{}", line(&device.label, &name, &case, &profile, time, clock));
+            }
+        }
+        group.finish();
+    }
+    criterion.final_summary();
+    Ok(())
+}
+
+/// What tells a case from the others of its operator.
+fn shapes(case: &Case) -> String {
+    let shapes: Vec<String> = case.reads.iter().map(|given| given.ty.to_string().replace(' ', "")).collect();
+    let sampled = if case.run.temperature > 0.0 { " sampled" } else { "" };
+    match case.run {
+        Run { position: 0, .. } => shapes.join(" "),
+        Run { position, .. } => format!("{} at {position}{sampled}", shapes.join(" ")),
+    }
+}
+
+fn line(device: &str, name: &str, case: &Case, profile: &DeviceProfile, time: f64, clock: Clock) -> String {
+    let gigabytes = case.bytes(profile) as f64 / time / 1e9;
+    let gigaflops = case.flops().map_or(String::new(), |flops| format!("{:.2} GFLOP/s", flops as f64 / time / 1e9));
+    format!("{device}  {name:<70} {:>10.1} µs {gigabytes:>8.2} GB/s {gigaflops:>16}  {clock}", time * 1e6)
+}
+
+/// Seconds of one run, or nothing where criterion was told to leave the case out.
+type Measured = Option<(f64, Clock)>;
+
+fn on_host(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case) -> Measured {
+    let mut prepared = None;
+    let mut samples = Vec::new();
+    group.bench_function(name, |bencher| {
+        let prepared = prepared.get_or_insert_with(|| Prepared::new(case));
+        let mut host = prepared.on_host();
+        bencher.iter_custom(|runs| {
+            let mut total = Duration::ZERO;
+            for _ in 0..runs {
+                let runner = host.runner();
+                let start = Instant::now();
+                std::hint::black_box(runner.run(&case.run));
+                total += start.elapsed();
+            }
+            samples.push(total.as_secs_f64() / runs as f64);
+            total
+        });
+    });
+    median(samples).map(|time| (time, Clock::Wall))
+}
+
+fn on_device(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case, gpu: &Gpu) -> Result<Measured> {
+    /// The longest pass: drivers end those that seem to hang.
+    const LONGEST: f64 = 0.1;
+    let mut runner = None;
+    let mut stopwatch = Stopwatch::new(gpu);
+    let mut most = 1;
+    let mut samples = Vec::new();
+    let mut clock = Clock::Timestamps;
+    let mut failed = Ok(());
+    group.bench_function(name, |bencher| {
+        let mut measure = |runs: u64| -> Result<Duration> {
+            if runner.is_none() {
+                let made = Prepared::new(case).runner(gpu, &gpu.profile)?;
+                made.run(&case.run);
+                // Once to warm up, once to see how many runs make a pass.
+                stopwatch.time(&made, 1)?;
+                let one = stopwatch.time(&made, 1)?.work.as_secs_f64();
+                most = ((LONGEST / one) as usize).clamp(1, 256);
+                runner = Some(made);
+            }
+            let runner = runner.as_ref().expect("just made");
+            let (mut left, mut total) = (runs as usize, Duration::ZERO);
+            while left > 0 {
+                let times = left.min(most);
+                let time = stopwatch.time(runner, times)?;
+                if time.clock == Clock::Wall {
+                    clock = Clock::Wall;
+                }
+                total += time.work;
+                left -= times;
+            }
+            samples.push(total.as_secs_f64() / runs as f64);
+            Ok(total)
+        };
+        bencher.iter_custom(|runs| {
+            measure(runs).unwrap_or_else(|error| {
+                failed = Err(error);
+                // criterion wants a time; the error ends the program right after.
+                Duration::from_nanos(runs)
+            })
+        });
+    });
+    failed?;
+    Ok(median(samples).map(|time| (time, clock)))
+}
+
+/// The middle of the last ten: those before warm up.
+fn median(samples: Vec<f64>) -> Option<f64> {
+    let mut last = samples[samples.len().saturating_sub(10)..].to_vec();
+    last.sort_by(f64::total_cmp);
+    last.get(last.len() / 2).copied()
+}

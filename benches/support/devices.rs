@@ -1,0 +1,56 @@
+//! The devices that benches run on: the CPU and every usable adapter, or those that were asked for.
+
+use std::fmt;
+
+use dunlin::backend::{self, AdapterInfo, DeviceChoice};
+
+/// A device, and what tables call it.
+#[derive(Clone)]
+pub struct Device {
+    pub choice: DeviceChoice,
+    /// `cpu`, or for example `vulkan:llvmpipe (LLVM 15.0.6, 256 bits)`.
+    pub label: String,
+    pub driver: String,
+}
+
+/// The devices whose labels have one of `parts`, or all. Says which cannot be used.
+pub fn all(parts: &[String]) -> Vec<Device> {
+    let cpu = format!("{}, {} threads", cpu_name(), threads());
+    let mut found = vec![Device { choice: DeviceChoice::Cpu, label: "cpu".into(), driver: cpu }];
+    for (index, AdapterInfo { name, backend, driver, unusable, .. }) in backend::devices().into_iter().enumerate() {
+        let label = format!("{backend}:{name}");
+        match unusable {
+            Some(why) => eprintln!("skipped: {label}: {why}"),
+            None => found.push(Device { choice: DeviceChoice::Adapter(index), label, driver }),
+        }
+    }
+    let parts: Vec<String> = parts.iter().map(|part| part.trim().to_lowercase()).collect();
+    let wanted = |label: String| parts.is_empty() || parts.iter().any(|part| label.contains(part));
+    found.retain(|device| wanted(device.label.to_lowercase()));
+    found
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.label, self.driver)
+    }
+}
+
+/// Devices named by the environment: `DUNLIN_DEVICE=cpu,vulkan`.
+pub fn asked_for() -> Vec<String> {
+    let parts = std::env::var("DUNLIN_DEVICE").unwrap_or_default();
+    parts.split(',').filter(|part| !part.trim().is_empty()).map(str::to_owned).collect()
+}
+
+/// Threads that the CPU path uses.
+pub fn threads() -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
+    asked.filter(|&threads| threads > 0).unwrap_or_else(cores)
+}
+
+fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
+}

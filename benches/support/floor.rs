@@ -1,0 +1,50 @@
+//! What bounds a device from below: an almost empty dispatch.
+
+use std::time::Duration;
+
+use dunlin::Result;
+use dunlin::backend::check::Prepared;
+use dunlin::backend::wgpu::device::Gpu;
+use dunlin::backend::wgpu::timing::{Clock, Stopwatch, Time};
+use dunlin::ops::add::Add;
+use dunlin::ops::{Case, Given};
+
+/// Times of an almost empty dispatch.
+pub struct Floor {
+    /// One of many in a pass, each waiting for the one before.
+    pub dispatch: Duration,
+    /// What the host takes to record it.
+    pub record: Duration,
+    /// A submission with a single dispatch, until the host knows that it is done.
+    pub submission: Duration,
+    pub clock: Clock,
+}
+
+pub fn floor(gpu: &Gpu) -> Result<Floor> {
+    const MANY: u32 = 256;
+    let case = Case::new(Add, vec![Given::f32([1, 4]), Given::f32([1, 4])]);
+    let runner = Prepared::new(&case).runner(gpu, &gpu.profile)?;
+    runner.run(&case.run);
+    let mut stopwatch = Stopwatch::new(gpu);
+    let mut best = |times: u32, key: fn(&Time) -> Duration| -> Result<Time> {
+        let times = (0..10).map(|_| stopwatch.time(&runner, times as usize)).collect::<Result<Vec<Time>>>()?;
+        Ok(times.into_iter().min_by_key(key).expect("ten times"))
+    };
+    let single = best(1, |time| time.wait)?;
+    let many = best(MANY, |time| time.work)?;
+    Ok(Floor { dispatch: many.work / MANY, record: many.record / MANY, submission: single.wait, clock: many.clock })
+}
+
+impl std::fmt::Display for Floor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let us = |time: Duration| time.as_secs_f64() * 1e6;
+        write!(
+            f,
+            "an empty dispatch {:.2} µs ({}), {:.2} µs to record it; a submission with one {:.0} µs",
+            us(self.dispatch),
+            self.clock,
+            us(self.record),
+            us(self.submission)
+        )
+    }
+}

@@ -1,0 +1,205 @@
+// y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]    t = 0 .. position + r
+//
+// One workgroup of 64 threads takes 16 rows of one query head: right for prompts. Keys go by 32 at a time with a
+// running maximum and sum for each row (online softmax). For the scores, thread t has key t % 32 and eight rows; for
+// the sums it has up to two items, each four columns of four rows. Heads up to 128.
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,    // G = heads / kv_heads
+    head_dim: u32,    // D
+    head_stride: u32, // D rounded up to 4: a head in the cache
+    scale: f32,
+    eps: f32,         // < 0: no QK-norm
+    rows: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
+@group(0) @binding(1) var<storage, read_write> keys: array<Kv4>;   // (capacity, kv_heads, head_stride / 4)
+@group(0) @binding(2) var<storage, read_write> values: array<Kv4>; // (capacity, kv_heads, head_stride / 4)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;      // (rows, heads · D)
+@group(1) @binding(0) var<uniform> params: Params;
+@group(1) @binding(1) var<uniform> run: Run;
+
+const ROWS: u32 = 16u;
+const KEYS: u32 = 32u;
+const LOWEST: f32 = -3.0e38;
+
+var<workgroup> queries: array<vec4<f32>, 32u * ROWS>;      // (D / 4, rows)
+var<workgroup> scores: array<vec4<f32>, KEYS * ROWS / 4u>; // (keys, rows / 4)
+var<workgroup> largest: array<f32, ROWS>;
+var<workgroup> totals: array<vec4<f32>, ROWS / 4u>;
+var<workgroup> kept: array<vec4<f32>, ROWS / 4u>;
+
+@compute @workgroup_size(64)
+fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let head = group.x;
+    let row0 = group.y * ROWS;
+    let quads = params.head_stride / 4u;
+    let stride = params.kv_heads * quads;
+    let kv = (head / (params.heads / params.kv_heads)) * quads;
+    load_queries(thread, head, row0, quads);
+
+    // Two items of this thread: columns 4c .. of rows 4g ...
+    let c0 = thread % quads;
+    let g0 = thread / quads;
+    let c1 = (thread + 64u) % quads;
+    let g1 = (thread + 64u) / quads;
+    var a0 = vec4<f32>(0.0);
+    var a1 = vec4<f32>(0.0);
+    var a2 = vec4<f32>(0.0);
+    var a3 = vec4<f32>(0.0);
+    var b0 = vec4<f32>(0.0);
+    var b1 = vec4<f32>(0.0);
+    var b2 = vec4<f32>(0.0);
+    var b3 = vec4<f32>(0.0);
+
+    let length = run.position + min(row0 + ROWS, params.rows);
+    for (var start = 0u; start < length; start += KEYS) {
+        score(thread, start, length, row0, stride, kv, quads);
+        workgroupBarrier();
+        if thread < ROWS {
+            soften(thread);
+        }
+        workgroupBarrier();
+        let count = min(KEYS, length - start);
+        if g0 < ROWS / 4u {
+            let k = kept[g0];
+            a0 *= k.x;
+            a1 *= k.y;
+            a2 *= k.z;
+            a3 *= k.w;
+            for (var t = 0u; t < count; t++) {
+                let v = vec4<f32>(values[(start + t) * stride + kv + c0]);
+                let p = scores[t * (ROWS / 4u) + g0];
+                a0 += p.x * v;
+                a1 += p.y * v;
+                a2 += p.z * v;
+                a3 += p.w * v;
+            }
+        }
+        if g1 < ROWS / 4u {
+            let k = kept[g1];
+            b0 *= k.x;
+            b1 *= k.y;
+            b2 *= k.z;
+            b3 *= k.w;
+            for (var t = 0u; t < count; t++) {
+                let v = vec4<f32>(values[(start + t) * stride + kv + c1]);
+                let p = scores[t * (ROWS / 4u) + g1];
+                b0 += p.x * v;
+                b1 += p.y * v;
+                b2 += p.z * v;
+                b3 += p.w * v;
+            }
+        }
+        workgroupBarrier();
+    }
+    if g0 < ROWS / 4u {
+        let total = totals[g0];
+        store(head, row0 + 4u * g0, c0, a0 / total.x);
+        store(head, row0 + 4u * g0 + 1u, c0, a1 / total.y);
+        store(head, row0 + 4u * g0 + 2u, c0, a2 / total.z);
+        store(head, row0 + 4u * g0 + 3u, c0, a3 / total.w);
+    }
+    if g1 < ROWS / 4u {
+        let total = totals[g1];
+        store(head, row0 + 4u * g1, c1, b0 / total.x);
+        store(head, row0 + 4u * g1 + 1u, c1, b1 / total.y);
+        store(head, row0 + 4u * g1 + 2u, c1, b2 / total.z);
+        store(head, row0 + 4u * g1 + 3u, c1, b3 / total.w);
+    }
+}
+
+// The tile's rows of q, times the scale (and brought to unit mean square), zero past D and past the last row.
+fn load_queries(thread: u32, head: u32, row0: u32, quads: u32) {
+    for (var i = thread; i < quads * ROWS; i += 64u) {
+        let row = row0 + i % ROWS;
+        let d = 4u * (i / ROWS);
+        var v = vec4<f32>(0.0);
+        if row < params.rows {
+            for (var j = 0u; j < 4u; j++) {
+                if d + j < params.head_dim {
+                    v[j] = q[(row * params.heads + head) * params.head_dim + d + j];
+                }
+            }
+        }
+        queries[i] = v;
+    }
+    workgroupBarrier();
+    if thread < ROWS {
+        largest[thread] = LOWEST;
+        totals[thread / 4u][thread % 4u] = 0.0;
+        var factor = params.scale;
+        if params.eps >= 0.0 {
+            var squares = 0.0;
+            for (var i = 0u; i < quads; i++) {
+                let v = queries[i * ROWS + thread];
+                squares += dot(v, v);
+            }
+            factor *= inverseSqrt(squares / f32(params.head_dim) + params.eps);
+        }
+        for (var i = 0u; i < quads; i++) {
+            queries[i * ROWS + thread] *= factor;
+        }
+    }
+    workgroupBarrier();
+}
+
+// scores[key, row] of this thread's key and eight rows; far below everything where the row may not see the key.
+fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, quads: u32) {
+    let t = thread % KEYS;
+    let rows = (thread / KEYS) * 8u;
+    let key = min(start + t, length - 1u);
+    var low = vec4<f32>(0.0);
+    var high = vec4<f32>(0.0);
+    var squares = 0.0;
+    for (var i = 0u; i < quads; i++) {
+        let k = vec4<f32>(keys[key * stride + kv + i]);
+        let q8 = query_quads(thread, i * ROWS + rows);
+        low += vec4<f32>(dot(q8[0], k), dot(q8[1], k), dot(q8[2], k), dot(q8[3], k));
+        high += vec4<f32>(dot(q8[4], k), dot(q8[5], k), dot(q8[6], k), dot(q8[7], k));
+        squares += dot(k, k);
+    }
+    if params.eps >= 0.0 {
+        let factor = inverseSqrt(squares / f32(params.head_dim) + params.eps);
+        low *= factor;
+        high *= factor;
+    }
+    // Row r sees keys up to position + r, and no key past the end.
+    let first = vec4<u32>(run.position + row0 + rows) + vec4<u32>(0u, 1u, 2u, 3u);
+    let seen = vec4<u32>(start + t);
+    let at = t * (ROWS / 4u) + rows / 4u;
+    scores[at] = select(vec4<f32>(LOWEST), low, seen <= first);
+    scores[at + 1u] = select(vec4<f32>(LOWEST), high, seen <= first + 4u);
+}
+
+// scores of one row → exp(score − largest), with the factor that earlier sums are to be multiplied by.
+fn soften(row: u32) {
+    var most = largest[row];
+    for (var t = 0u; t < KEYS; t++) {
+        most = max(most, scores[t * (ROWS / 4u) + row / 4u][row % 4u]);
+    }
+    let keep = exp(largest[row] - most);
+    var sum = 0.0;
+    for (var t = 0u; t < KEYS; t++) {
+        let at = t * (ROWS / 4u) + row / 4u;
+        let score = scores[at][row % 4u];
+        let p = select(exp(score - most), 0.0, score == LOWEST);
+        scores[at][row % 4u] = p;
+        sum += p;
+    }
+    largest[row] = most;
+    kept[row / 4u][row % 4u] = keep;
+    totals[row / 4u][row % 4u] = totals[row / 4u][row % 4u] * keep + sum;
+}
+
+fn store(head: u32, row: u32, column: u32, v: vec4<f32>) {
+    if row < params.rows {
+        for (var j = 0u; j < 4u; j++) {
+            if 4u * column + j < params.head_dim {
+                y[(row * params.heads + head) * params.head_dim + 4u * column + j] = v[j];
+            }
+        }
+    }
+}

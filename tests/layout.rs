@@ -1,0 +1,193 @@
+//! Packed weights, without a device: what the documented layout (src/kernel/pack.rs) says about the planes, read back
+//! element by element, is what the stored rows mean.
+//!
+//! The reader below is written from that description alone, and shares no code with the packer or with the shaders.
+
+use dunlin::checkpoint::quant::dequantize_row;
+use dunlin::kernel::layout::{BLOCK, WeightLayout, blocks, codes_words, quads, scales_words};
+use dunlin::kernel::pack;
+use dunlin::ops::Given;
+use dunlin::tensor::{DType, Tensor};
+
+/// The planes of one chunk.
+struct Planes {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    codes: Vec<u32>,
+    scales: Vec<u32>,
+}
+
+impl Planes {
+    /// Word `lane` of a quad of the codes: vec4<u32>[(block · quads + quad) · rows + row].
+    fn code(&self, row: usize, block: usize, quad: usize, lane: usize) -> u32 {
+        self.codes[((block * quads(self.dtype) + quad) * self.rows + row) * 4 + lane]
+    }
+
+    /// Byte i of the codes of a block.
+    fn byte(&self, row: usize, block: usize, i: usize) -> u8 {
+        (self.code(row, block, i / 16, i % 16 / 4) >> (8 * (i % 4))) as u8
+    }
+
+    /// Word `index` of the part of the scales plane that begins after `part` words a row.
+    fn word(&self, row: usize, part: usize, index: usize) -> u32 {
+        self.scales[(part + index) * self.rows + row]
+    }
+
+    fn half(&self, row: usize, part: usize, index: usize) -> u16 {
+        (self.word(row, part, index / 2) >> (16 * (index % 2))) as u16
+    }
+
+    /// The element at (row, col).
+    fn element(&self, row: usize, col: usize) -> f32 {
+        let (b, j) = (col / BLOCK, col % BLOCK);
+        let count = blocks(self.cols);
+        let (supers, halves) = (count.div_ceil(8), count.div_ceil(2));
+        let f16 = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
+        let d = |bits: u16| f16(bits.into());
+        // Byte j of the quad holds element j in its low half and j + 16 in its high half.
+        let nibble = || u32::from(self.byte(row, b, j % 16) >> (4 * (j / 16)) & 15);
+        // Bit 4 of element 4t + k is bit 8k + t.
+        let fifth = |part| (self.word(row, part, b) >> (8 * (j % 4) + j / 4)) & 1;
+        match self.dtype {
+            DType::F32 => f32::from_bits(self.code(row, b, j / 4, j % 4)),
+            DType::F16 => f16(self.code(row, b, j / 8, j % 8 / 2) >> (16 * (j % 2)) & 0xffff),
+            DType::BF16 => f32::from_bits((self.code(row, b, j / 8, j % 8 / 2) >> (16 * (j % 2))) << 16),
+            DType::Q8_0 => d(self.half(row, 0, b)) * f32::from(self.byte(row, b, j) as i8),
+            DType::Q4_0 => d(self.half(row, 0, b)) * (nibble() as f32 - 8.0),
+            DType::Q5_0 => {
+                let q = nibble() | fifth(halves) << 4;
+                d(self.half(row, 0, b)) * (q as f32 - 16.0)
+            }
+            DType::Q4_1 => {
+                let dm = self.word(row, 0, b);
+                f16(dm & 0xffff) * nibble() as f32 + f16(dm >> 16)
+            }
+            DType::Q5_1 => {
+                let (dm, q) = (self.word(row, 0, b), nibble() | fifth(count) << 4);
+                f16(dm & 0xffff) * q as f32 + f16(dm >> 16)
+            }
+            DType::Q4_K | DType::Q5_K => {
+                let q = if self.dtype == DType::Q4_K { nibble() } else { nibble() | fifth(supers + halves) << 4 };
+                let d = self.word(row, 0, b / 8);
+                let [scale, minimum] = self.half(row, supers, b).to_le_bytes();
+                f16(d & 0xffff) * f32::from(scale) * q as f32 - f16(d >> 16) * f32::from(minimum)
+            }
+            DType::Q6_K => {
+                let first = supers.div_ceil(2);
+                let scale = self.half(row, first, b).to_le_bytes()[j / 16] as i8;
+                // Bits 4 and 5 of element 16w + 4t + k are bits 8k + 2t of word w.
+                let (w, t, k) = (j / 16, j % 16 / 4, j % 4);
+                let high = self.word(row, first + halves, 2 * b + w) >> (8 * k + 2 * t) & 3;
+                d(self.half(row, 0, b / 8)) * f32::from(scale) * ((nibble() | high << 4) as f32 - 32.0)
+            }
+        }
+    }
+}
+
+/// The chunks of a matrix, packed.
+fn planes(tensor: &Tensor, max_binding: u64) -> Vec<Planes> {
+    let (dtype, cols) = (tensor.dtype, tensor.cols());
+    let layout = WeightLayout::new(dtype, tensor.rows(), cols, max_binding);
+    let chunk = |rows: std::ops::Range<usize>| {
+        let mut codes = Vec::new();
+        let scales = pack::pack(
+            dtype,
+            cols,
+            rows.clone(),
+            |r| tensor.row(r),
+            |at, words| {
+                assert_eq!(at, codes.len(), "segments come one after the other");
+                codes.extend_from_slice(words);
+            },
+        );
+        assert_eq!((codes.len(), scales.len()), pack::sizes(dtype, rows.len(), cols), "{dtype} {rows:?} × {cols}");
+        Planes { dtype, rows: rows.len(), cols, codes, scales }
+    };
+    layout.chunks.into_iter().map(chunk).collect()
+}
+
+/// Every element of every chunk against the stored row.
+fn check(dtype: DType, rows: usize, cols: usize, max_binding: u64) {
+    let at = format!("{dtype} ({rows}, {cols}) in bindings of {max_binding}");
+    let tensor = Given::weight(dtype, rows, cols).tensor(rows as u64 + cols as u64);
+    let mut row = 0;
+    let mut wanted = vec![0.0; cols];
+    for chunk in planes(&tensor, max_binding) {
+        for r in 0..chunk.rows {
+            dequantize_row(dtype, tensor.row(row), &mut wanted);
+            // Products may be rounded in another order: of the terms, not of their difference.
+            let size = wanted.iter().fold(0f32, |most, v| most.max(v.abs()));
+            for (col, &wanted) in wanted.iter().enumerate() {
+                let found = chunk.element(r, col);
+                let exact = dtype.block().0 == 1;
+                let same =
+                    if exact { found.to_bits() == wanted.to_bits() } else { (found - wanted).abs() <= 1e-6 * size };
+                assert!(same, "{at}: row {row}, column {col} is {found}, stored {wanted}");
+            }
+            // What pads the last block adds nothing to a product.
+            for col in cols..blocks(cols) * BLOCK {
+                assert_eq!(chunk.element(r, col), 0.0, "{at}: row {row}, padding {col}");
+            }
+            row += 1;
+        }
+    }
+    assert_eq!(row, rows, "{at}: rows in all chunks");
+}
+
+#[test]
+fn planes_hold_what_the_rows_mean() {
+    for dtype in DType::ALL {
+        let widths = match dtype.block().0 {
+            1 => vec![1, 31, 32, 33, 154, 257],
+            32 => vec![32, 96, 160, 288],
+            // One, three and nine super-blocks: halves in pairs, and the last alone.
+            _ => vec![256, 768, 2304],
+        };
+        for cols in widths {
+            for rows in [1, 3, 64, 67] {
+                check(dtype, rows, cols, 128 << 20);
+            }
+            // Several chunks: of few rows, and of a multiple of 64.
+            let row = 4 * codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64;
+            check(dtype, 7, cols, 3 * row);
+            check(dtype, 200, cols, 70 * row);
+        }
+    }
+}
+
+#[test]
+fn large_chunks_are_packed_in_segments() {
+    // 4 MiB of codes are handed on at a time.
+    check(DType::F32, 257, 5000, 128 << 20);
+    check(DType::Q4_0, 4099, 2560, 128 << 20);
+}
+
+#[test]
+fn chunks_cover_the_rows_and_fit_the_binding() {
+    for dtype in DType::ALL {
+        let cols = if dtype.block().0 == 256 { 512 } else { 96 };
+        let row = 4 * codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64;
+        for rows in [1, 2, 63, 64, 65, 100, 128, 1000] {
+            for fit in [1, 3, 63, 64, 65, 100, 127, 999, 5000] {
+                let max_binding = fit as u64 * row + row - 1;
+                let layout = WeightLayout::new(dtype, rows, cols, max_binding);
+                let at = format!("{dtype}, {rows} rows, {fit} fit: {:?}", layout.chunks);
+                let mut next = 0;
+                for (i, chunk) in layout.chunks.iter().enumerate() {
+                    assert_eq!(chunk.start, next, "{at}: rows are covered in order");
+                    assert!(!chunk.is_empty(), "{at}: no chunk is empty");
+                    next = chunk.end;
+                    let last = i + 1 == layout.chunks.len();
+                    assert!(last || fit < 64 || chunk.len() % 64 == 0, "{at}: half-empty workgroups");
+                    let (codes, scales) = pack::sizes(dtype, chunk.len(), cols);
+                    assert!(4 * codes.max(scales) as u64 <= max_binding, "{at}: chunk {i} fits");
+                }
+                assert_eq!(next, rows, "{at}: all rows are covered");
+                assert_eq!(layout.whole(), rows <= fit, "{at}: what fits is one chunk");
+                let sizes = layout.chunks.iter().map(|chunk| pack::sizes(dtype, chunk.len(), cols));
+                assert_eq!(layout.bytes(), sizes.map(|(c, s)| 4 * (c + s) as u64).sum::<u64>(), "{at}: bytes");
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Plans, without a device: what must hold for every model, format and device profile, checked from the plan alone by
+//! other means than it was made with; how many dispatches a token takes; and the text of one plan.
+
+#[path = "support/configs.rs"]
+mod configs;
+#[path = "support/constants.rs"]
+mod constants;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use configs::Random;
+use dunlin::checkpoint::Config;
+use dunlin::graph::{Graph, ValueKind};
+use dunlin::kernel::layout::{WeightLayout, codes_words, scales_words};
+use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
+use dunlin::models::{self, Leaves, Pass};
+use dunlin::plan::{Fusion, Plan, PlannedDispatch};
+use dunlin::tensor::DType;
+
+const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token };
+
+/// Plans read the shape of the table of angles alone.
+fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {
+    let angles = Arc::new(vec![0.0; config.context * config.head_dim]);
+    models::build(config, formats, &angles, pass).expect("a known architecture")
+}
+
+fn decode(config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile) -> Plan {
+    Plan::new(graph(config, formats, DECODE), profile, Fusion::On)
+}
+
+fn profiles() -> Vec<DeviceProfile> {
+    let baseline = DeviceProfile::baseline();
+    let half = DeviceProfile { name: "f16".into(), f16: true, reduced_precision: true, ..baseline.clone() };
+    let small = DeviceProfile { name: "small bindings".into(), max_binding: 4 << 20, ..baseline.clone() };
+    let narrow = DeviceProfile { name: "narrow".into(), max_invocations: 128, ..baseline.clone() };
+    vec![baseline, half, small, narrow]
+}
+
+fn passes() -> Vec<Pass> {
+    let all = [Leaves::Nothing, Leaves::Token, Leaves::Logits, Leaves::Trace];
+    all.into_iter().flat_map(|leaves| [1, 7].map(|rows| Pass { rows, leaves })).collect()
+}
+
+// ---- properties of every plan ----
+
+#[test]
+fn plans_of_real_models_keep_the_rules() {
+    for (name, config) in configs::named() {
+        for profile in profiles() {
+            for dtype in [DType::F16, DType::Q4_0, DType::Q8_0] {
+                for pass in passes().into_iter().filter(|pass| pass.leaves != Leaves::Trace) {
+                    let at = format!("{name}, {dtype}, {}, {pass:?}", profile.name);
+                    check_both(&at, &config, &|_| dtype, &profile, pass);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plans_of_random_models_keep_the_rules() {
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let mut config = configs::random_config(&mut random);
+        config.context = 16 + random.below(40);
+        let formats = configs::random_formats(&config, &mut random);
+        let pass = random.one_of(&passes());
+        let mut profile = random_profile(&mut random);
+        let least = configs::least_binding(&graph(&config, &|name| formats[name], pass), &profile);
+        profile.max_binding = profile.max_binding.max(least);
+        let at = format!("seed {seed}: {config:?}, {formats:?}, {profile:?}, {pass:?}");
+        check_both(&at, &config, &|name| formats[name], &profile, pass);
+    }
+}
+
+fn random_profile(random: &mut Random) -> DeviceProfile {
+    DeviceProfile {
+        max_binding: (1000 << random.below(11)) + random.below(1000) as u64,
+        offset_alignment: random.one_of(&[32, 64, 256]),
+        max_invocations: random.one_of(&[128, 256, 1024]),
+        f16: random.below(2) == 0,
+        reduced_precision: random.below(2) == 0,
+        ..DeviceProfile::baseline()
+    }
+}
+
+/// The rules for the fused plan and the unfused one, and what the two have in common.
+fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile, pass: Pass) {
+    let plan = |fusion| Plan::new(graph(config, formats, pass), profile, fusion);
+    let (fused, plain) = (plan(Fusion::On), plan(Fusion::Off));
+    for (plan, again, fusion) in [(&fused, plan(Fusion::On), "fused"), (&plain, plan(Fusion::Off), "unfused")] {
+        let at = format!("{at}, {fusion}");
+        assert_eq!(plan.to_string(), again.to_string(), "{at}: the plan made again is another one");
+        memory_is_never_shared(&at, plan, profile);
+        values_are_written_before_they_are_read(&at, plan);
+        dispatches_serve_their_nodes(&at, plan, profile);
+        plan.steps.iter().for_each(|step| dispatch_is_well_formed(&at, plan, step, profile));
+    }
+    let outputs = |plan: &Plan| -> Vec<(String, String)> {
+        plan.graph.outputs.iter().map(|(name, id)| (name.clone(), plan.graph.ty(*id).to_string())).collect()
+    };
+    assert_eq!(outputs(&fused), outputs(&plain), "{at}: fusion changes the outputs");
+    assert_eq!(fused.groups.stored, plain.groups.stored, "{at}: all plans of a model read one copy of its weights");
+    assert!(fused.steps.len() <= plain.steps.len(), "{at}: fusion makes more dispatches");
+}
+
+/// Lifetimes from the graph alone: from the first node that names a value to the last; inputs and outputs to the end.
+fn memory_is_never_shared(at: &str, plan: &Plan, profile: &DeviceProfile) {
+    let graph = &plan.graph;
+    let mut alive: BTreeMap<ValueId, (usize, usize)> = BTreeMap::new();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        for id in node.reads.iter().chain(&node.writes) {
+            match graph.value(*id).kind {
+                ValueKind::Temp => alive.entry(*id).or_insert((i, i)).1 = i,
+                ValueKind::Input(_) => _ = alive.insert(*id, (0, usize::MAX)),
+                _ => {}
+            }
+        }
+    }
+    for (_, id) in &graph.outputs {
+        if let Some(lifetime) = alive.get_mut(id) {
+            lifetime.1 = usize::MAX;
+        }
+    }
+    for id in alive.keys() {
+        let (offset, bytes) = plan.places[id];
+        assert!(bytes >= graph.ty(*id).bytes(profile), "{at}: {id:?} has {bytes} bytes, it is {}", graph.ty(*id));
+        assert_eq!(offset % profile.offset_alignment.max(256), 0, "{at}: {id:?} at {offset} is not aligned");
+        assert!(offset + bytes <= plan.arena, "{at}: {id:?} ends behind the arena of {} bytes", plan.arena);
+    }
+    let list: Vec<_> = alive.iter().map(|(id, lifetime)| (id, lifetime, plan.places[id])).collect();
+    for (i, (a, a_alive, a_place)) in list.iter().enumerate() {
+        for (b, b_alive, b_place) in &list[i + 1..] {
+            let together = a_alive.0 <= b_alive.1 && b_alive.0 <= a_alive.1;
+            let overlap = a_place.0 < b_place.0 + b_place.1 && b_place.0 < a_place.0 + a_place.1;
+            assert!(!(together && overlap), "{at}: {a:?} at {a_place:?} and {b:?} at {b_place:?} are alive together");
+        }
+    }
+}
+
+fn values_are_written_before_they_are_read(at: &str, plan: &Plan) {
+    let mut written: BTreeSet<ValueId> = BTreeSet::new();
+    for node in &plan.graph.nodes {
+        for id in node.reads.iter().filter(|id| matches!(plan.graph.value(**id).kind, ValueKind::Temp)) {
+            assert!(written.contains(id), "{at}: {} reads {id:?} before it is written", node.op.name());
+        }
+        written.extend(node.writes.iter().copied());
+    }
+    for (name, id) in &plan.graph.outputs {
+        assert!(written.contains(id), "{at}: output {name} is never written");
+    }
+}
+
+/// The steps are the dispatches of the nodes, in order. Those of a node bind its values and no others, all that it
+/// writes, and every chunk in which rows of its weights lie.
+fn dispatches_serve_their_nodes(at: &str, plan: &Plan, profile: &DeviceProfile) {
+    let mut steps = &plan.steps[..];
+    for node in &plan.graph.nodes {
+        let own = |id: &ValueId| node.reads.contains(id) || node.writes.contains(id);
+        let value = |slot: &Slot| match *slot {
+            Slot::Value(id) | Slot::Plane { value: id, .. } => id,
+        };
+        let serves = |step: &PlannedDispatch| {
+            step.op == node.op.name() && step.dispatch.slots.iter().all(|slot| own(&value(slot)))
+        };
+        let count = steps.iter().take_while(|step| serves(step)).count();
+        let (mine, rest) = steps.split_at(count);
+        steps = rest;
+        let slots: Vec<Slot> = mine.iter().flat_map(|step| step.dispatch.slots.clone()).collect();
+        for id in &node.writes {
+            assert!(slots.contains(&Slot::Value(*id)), "{at}: no dispatch of {} writes {id:?}", node.op.name());
+        }
+        for &id in &node.reads {
+            let Some(&(index, place)) = plan.groups.places.get(&id) else { continue };
+            let stored = &plan.groups.stored[index];
+            let Some(dtype) = stored.dtype else { continue };
+            let rows = place.first..place.first + plan.graph.ty(id).matrix().0;
+            let layout = WeightLayout::new(dtype, stored.rows.iter().sum(), stored.cols, profile.max_binding);
+            for (chunk, lies) in layout.chunks.iter().enumerate() {
+                for plane in [Plane::Codes, Plane::Scales] {
+                    let bound = slots.contains(&Slot::Plane { value: id, chunk, plane });
+                    let wanted = lies.start < rows.end && rows.start < lies.end;
+                    let what = format!("{plane:?} of rows {lies:?} for rows {rows:?}");
+                    assert_eq!(bound, wanted, "{at}: {} and the {what}", node.op.name());
+                }
+            }
+        }
+    }
+    assert!(steps.is_empty(), "{at}: no node wants {:?}", steps[0]);
+}
+
+fn dispatch_is_well_formed(at: &str, plan: &Plan, step: &PlannedDispatch, profile: &DeviceProfile) {
+    let dispatch = &step.dispatch;
+    let kernel = dispatch.kernel.0;
+    let at = format!("{at}: {} by {}", step.op, kernel.name());
+
+    assert!(dispatch.groups.iter().all(|&n| (1..=65535).contains(&n)), "{at}: workgroups {:?}", dispatch.groups);
+    assert_eq!(dispatch.params.len(), kernel.params, "{at}: bytes of params");
+    assert_eq!(dispatch.slots.len(), kernel.bindings.len(), "{at}: slots");
+    assert!(profile.f16 || !kernel.requires.f16, "{at}: needs f16");
+    assert!(profile.reduced_precision || !kernel.requires.f16, "{at}: f16 where full precision is wanted");
+    assert!(profile.subgroups.is_some() || !kernel.requires.subgroups, "{at}: needs subgroups");
+
+    let named: Vec<&str> = dispatch.constants.iter().map(|(name, _)| *name).collect();
+    let known: Vec<&str> = kernel.constants.iter().map(|(name, _)| *name).collect();
+    assert_eq!(named, known, "{at}: constants");
+    for (name, value) in &dispatch.constants {
+        let validated = constants::values(name).contains(value);
+        assert!(validated, "{at}: {name}={value} is not validated; list it in tests/support/constants.rs");
+        if *name == "SPLIT" {
+            assert!(32.0 * value <= f64::from(profile.max_invocations), "{at}: {name}={value} is too wide");
+        }
+    }
+
+    let mut buffers: BTreeMap<String, Access> = BTreeMap::new();
+    for (i, (slot, &access)) in dispatch.slots.iter().zip(kernel.bindings).enumerate() {
+        let (buffer, bytes) = binding(plan, slot, profile);
+        assert!(bytes > 0 && bytes <= profile.max_binding, "{at}: binding {i} has {bytes} bytes");
+        let before = *buffers.entry(buffer.clone()).or_insert(access);
+        assert_eq!(before, access, "{at}: {buffer} is bound both ways");
+        assert!(!dispatch.slots[..i].contains(slot), "{at}: {slot:?} is bound twice");
+    }
+}
+
+/// The buffer that a slot is in, and the bytes that are bound.
+fn binding(plan: &Plan, slot: &Slot, profile: &DeviceProfile) -> (String, u64) {
+    match *slot {
+        Slot::Plane { value, chunk, plane } => {
+            let (index, _) = plan.groups.places[&value];
+            let stored = &plan.groups.stored[index];
+            let (rows, dtype) = (stored.rows.iter().sum(), stored.dtype.expect("a matrix"));
+            let rows = WeightLayout::new(dtype, rows, stored.cols, profile.max_binding).chunks[chunk].len();
+            let words = match plane {
+                Plane::Codes => codes_words(dtype, rows, stored.cols),
+                Plane::Scales => scales_words(dtype, rows, stored.cols),
+            };
+            (format!("weight {index}.{chunk}.{plane:?}"), 4 * words as u64)
+        }
+        Slot::Value(id) => match &plan.graph.value(id).kind {
+            ValueKind::Temp | ValueKind::Input(_) => ("arena".into(), plan.places[&id].1),
+            ValueKind::State(name) => (name.clone(), plan.graph.ty(id).bytes(profile)),
+            ValueKind::Table(name, data) => (name.clone(), 4 * data.len() as u64),
+            ValueKind::Weight(names) => (names.join(" + "), 4 * plan.stored(id).cols as u64),
+        },
+    }
+}
+
+// ---- what fusion makes of a token ----
+
+#[test]
+fn a_layer_is_five_dispatches() {
+    let count = |name: &str, dtype, profile: &DeviceProfile| {
+        let (_, config) = configs::named().into_iter().find(|(n, _)| *n == name).expect(name);
+        decode(&config, &|_| dtype, profile).steps.len()
+    };
+    let baseline = DeviceProfile::baseline();
+    // Embedding, 5 a layer, norm with head, sample.
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block().0 <= 32) {
+        assert_eq!(count("MobileLLM-125M", dtype, &baseline), 5 * 30 + 3, "{dtype}");
+    }
+    for profile in profiles().into_iter().filter(|profile| profile.max_binding == baseline.max_binding) {
+        assert_eq!(count("MobileLLM-125M", DType::Q4_0, &profile), 153, "{}", profile.name);
+        assert_eq!(count("MobileLLM-LS-125M", DType::Q4_0, &profile), 5 * 2 * 30 + 3, "{}", profile.name);
+        assert_eq!(count("MobileLLM-350M", DType::F16, &profile), 5 * 32 + 3, "{}", profile.name);
+        assert_eq!(count("MobileLLM-R1-140M", DType::Q8_0, &profile), 5 * 15 + 3, "{}", profile.name);
+        assert_eq!(count("SmolLM2-135M", DType::Q4_1, &profile), 5 * 30 + 3, "{}", profile.name);
+    }
+    // 32000 × 1600 floats are two bindings of 128 MiB: embedding and head are two dispatches each.
+    assert_eq!(count("MobileLLM-1.5B", DType::Q4_0, &baseline), 5 * 54 + 3);
+    assert_eq!(count("MobileLLM-1.5B", DType::F32, &baseline), 5 * 54 + 5);
+}
+
+/// The operators of a one-layer model's decode step between embedding and head, with formats by part of the name.
+fn layer(formats: &[(&str, DType)], profile: &DeviceProfile) -> Vec<&'static str> {
+    let config = configs::uniform("llama", 256, 1, [4, 2], 512, 100);
+    let format =
+        |name: &str| formats.iter().find(|(part, _)| name.contains(part)).map_or(DType::Q4_0, |(_, dtype)| *dtype);
+    let steps = decode(&config, &format, profile).steps;
+    let ops: Vec<&str> = steps.iter().map(|step| step.op).collect();
+    let [first, layer @ .., head, last] = &ops[..] else { panic!("{ops:?}") };
+    assert_eq!((*first, *head, *last), ("embedding", "norm_matmul", "sample"));
+    layer.to_vec()
+}
+
+#[test]
+fn formats_that_differ_are_fused_as_far_as_they_go() {
+    let profile = DeviceProfile::baseline();
+    let whole = ["norm_qkv_rope", "attention", "matmul_add", "norm_swiglu", "matmul_add"];
+    assert_eq!(layer(&[], &profile), whole);
+    assert_eq!(layer(&[("o_proj", DType::F32), ("down", DType::Q6_K)], &profile), whole);
+    // As llama.cpp's Q4_K_M has it: v is finer.
+    let parts = ["norm_qkv_rope", "norm_qkv_rope", "attention", "matmul_add", "norm_swiglu", "matmul_add"];
+    assert_eq!(layer(&[("v_proj", DType::Q6_K)], &profile), parts);
+    assert_eq!(layer(&[("q_proj", DType::F16)], &profile), parts);
+    let three = [&["norm_qkv_rope"], &parts[..]].concat();
+    assert_eq!(layer(&[("k_proj", DType::F16)], &profile), three, "q and v do not lie side by side");
+    let apart = ["norm_qkv_rope", "attention", "matmul_add", "norm_matmul", "norm_matmul", "swiglu", "matmul_add"];
+    assert_eq!(layer(&[("gate", DType::F16), ("up", DType::Q8_0)], &profile), apart);
+}
+
+#[test]
+fn weights_that_do_not_fit_one_binding_are_not_fused() {
+    // f32 rows of 256 columns are 1 KiB: q is 256 rows, k and v 128, gate and up 512.
+    let formats = [("proj", DType::F32)];
+    let small = |kib: u64| DeviceProfile { max_binding: kib << 10, ..DeviceProfile::baseline() };
+    let whole = ["norm_qkv_rope", "attention", "matmul_add", "norm_swiglu", "matmul_add"];
+    assert_eq!(layer(&formats, &small(1024)), whole);
+    // Exactly a matrix, and not a multiple of 64 rows: still one binding.
+    assert_eq!(layer(&formats, &small(1030)), whole);
+    // Gate above up no more.
+    let apart = ["norm_qkv_rope", "attention", "matmul_add", "norm_matmul", "norm_matmul", "swiglu", "matmul_add"];
+    assert_eq!(layer(&formats, &small(1023)), apart);
+    // q no more; k with v still: products and rope by themselves.
+    let ops = layer(&formats, &small(255));
+    assert_eq!(ops.iter().filter(|op| **op == "norm_qkv_rope").count(), 0, "{ops:?}");
+    assert_eq!(ops.iter().filter(|op| **op == "rope").count(), 2, "{ops:?}");
+}
+
+// ---- the text of a plan ----
+
+/// To take the new text after a change that is meant: `DUNLIN_UPDATE=1 cargo test --test plan`, and read the diff.
+#[test]
+fn the_text_of_a_plan_is_as_it_was() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/plan_decode.txt");
+    let mut config = configs::uniform("mobilellm", 64, 2, [4, 2], 160, 96);
+    config.context = 32;
+    // Formats that fuse in the first layer, and in part in the second.
+    let format = |name: &str| match name {
+        "model.layers.1.self_attn.v_proj.weight" => DType::Q8_0,
+        "model.layers.1.mlp.gate_proj.weight" => DType::F16,
+        _ => DType::Q4_0,
+    };
+    let found = decode(&config, &format, &DeviceProfile::baseline()).to_string();
+    if std::env::var_os("DUNLIN_UPDATE").is_some() {
+        std::fs::write(&path, &found).expect("tests/snapshots");
+    }
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = found.lines().zip(wanted.lines()).position(|(found, wanted)| found != wanted);
+    let line = differs.unwrap_or(found.lines().count().min(wanted.lines().count()));
+    assert!(
+        found == wanted,
+        "the plan differs from tests/snapshots/plan_decode.txt in line {}:\n  was {}\n  is  {}\n\
+         If that is meant: DUNLIN_UPDATE=1 cargo test --test plan, and commit the file.",
+        line + 1,
+        wanted.lines().nth(line).unwrap_or("(no such line)"),
+        found.lines().nth(line).unwrap_or("(no such line)"),
+    );
+}

@@ -1,0 +1,702 @@
+//! Every kernel × its constants, without a device: valid WGSL with only the capabilities it declares; SPIR-V, MSL, HLSL
+//! and GLSL; and the house rules of shaders/README.md over naga's IR.
+//!
+//! A rule is a function from a translated kernel to complaints, so that the last tests can hand it a broken kernel.
+
+#[path = "support/constants.rs"]
+mod constants;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Run, source};
+use dunlin::ops;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, ScalarKind, ShaderStage, StorageAccess, TypeInner, back};
+
+/// A kernel with constants, as naga sees it.
+struct Translated {
+    kernel: &'static Kernel,
+    label: String,
+    /// As written: every declaration, overrides still open.
+    module: naga::Module,
+    /// As compiled: overrides replaced, what the entry point does not use dropped.
+    compiled: naga::Module,
+    info: ModuleInfo,
+}
+
+/// What is wrong with a kernel. Empty: nothing.
+type Complaints = Vec<String>;
+
+// ---- every kernel is valid and can be written in every language ----
+
+#[test]
+fn every_kernel_is_valid_with_only_what_it_declares() {
+    assert!(KERNELS.len() > 100, "{} kernels × constants", KERNELS.len());
+    none(KERNELS.iter().filter_map(|translated| translated.as_ref().err().cloned()).collect());
+}
+
+#[test]
+fn every_kernel_is_written_as_spirv_msl_and_hlsl() {
+    none(all().flat_map(translations).collect());
+}
+
+#[test]
+fn every_kernel_is_written_as_glsl_or_has_a_float32_twin() {
+    none(all().flat_map(glsl).collect());
+}
+
+/// SPIR-V, MSL and HLSL.
+fn translations(t: &Translated) -> Complaints {
+    let entry = t.kernel.entry.to_string();
+    let stage = ShaderStage::Compute;
+    let mut complaints = Vec::new();
+    let mut written = |language: &str, result: Result<(), String>| {
+        if let Err(error) = result {
+            complaints.push(format!("{}: {language}: {error}", t.label));
+        }
+    };
+    let options = back::spv::PipelineOptions { shader_stage: stage, entry_point: entry.clone() };
+    let spirv = back::spv::write_vec(&t.compiled, &t.info, &Default::default(), Some(&options));
+    written("SPIR-V", spirv.map(drop).map_err(|e| e.to_string()));
+
+    let options = back::msl::PipelineOptions { entry_point: Some((stage, entry.clone())), ..Default::default() };
+    let language = back::msl::Options { lang_version: (2, 0), ..Default::default() };
+    let msl = back::msl::write_string(&t.compiled, &t.info, &language, &options);
+    written("MSL", msl.map(drop).map_err(|e| e.to_string()));
+
+    // The writer takes f16 at any shader model; compilers know it from 6.2 on.
+    let shader_model =
+        if t.kernel.requires.f16 { back::hlsl::ShaderModel::V6_2 } else { back::hlsl::ShaderModel::V5_1 };
+    let options = back::hlsl::PipelineOptions { entry_point: Some((stage, entry)) };
+    let language = back::hlsl::Options { shader_model, ..Default::default() };
+    let mut text = String::new();
+    let hlsl = back::hlsl::Writer::new(&mut text, &language, &options).write(&t.compiled, &t.info, None);
+    let hlsl = hlsl.map_err(|e| e.to_string()).and_then(|reflection| {
+        reflection.entry_point_names.into_iter().try_for_each(|name| name.map(drop).map_err(|e| e.to_string()))
+    });
+    written("HLSL", hlsl);
+    complaints
+}
+
+/// GLSL ES 3.10, which has no f16: a kernel that needs it is refused, and another one does its work in f32.
+fn glsl(t: &Translated) -> Complaints {
+    let language = back::glsl::Options { version: back::glsl::Version::new_gles(310), ..Default::default() };
+    let options = back::glsl::PipelineOptions {
+        shader_stage: ShaderStage::Compute,
+        entry_point: t.kernel.entry.into(),
+        multiview: None,
+    };
+    let mut text = String::new();
+    let policies = naga::proc::BoundsCheckPolicies::default();
+    let written = back::glsl::Writer::new(&mut text, &t.compiled, &t.info, &language, &options, policies)
+        .and_then(|mut writer| writer.write());
+    match (written, t.kernel.requires.f16) {
+        (Ok(_), false) => Vec::new(),
+        (Err(error), false) => vec![format!("{}: GLSL: {error}", t.label)],
+        (Ok(_), true) => {
+            vec![format!("{}: GLSL with f16 is written now: take away its exemption in tests/shaders.rs", t.label)]
+        }
+        (Err(_), true) if has_twin(t.kernel) => Vec::new(),
+        (Err(_), true) => {
+            vec![format!(
+                "{}: needs f16, and no kernel of its operator is the same in f32 for devices without",
+                t.label
+            )]
+        }
+    }
+}
+
+/// Whether some kernel is this one with `…_f32` for each of its `…_f16` element modules, needing no f16.
+fn has_twin(kernel: &Kernel) -> bool {
+    let modules = |kernel: &Kernel| -> Vec<&str> { kernel.modules.iter().map(|module| module.name).collect() };
+    // A weight format is what the file holds, not a choice of element type.
+    let in_f32 = |name: &str| match name.strip_suffix("_f16") {
+        Some(family) if family != "weight" => format!("{family}_f32"),
+        _ => name.to_string(),
+    };
+    let wanted: Vec<String> = modules(kernel).into_iter().map(in_f32).collect();
+    ops::kernels().into_iter().flat_map(|(_, kernels)| kernels).any(|other| {
+        (other.file, other.entry, other.params, other.bindings)
+            == (kernel.file, kernel.entry, kernel.params, kernel.bindings)
+            && !other.requires.f16
+            && modules(other) == wanted
+    })
+}
+
+// ---- house rules ----
+
+#[test]
+fn bindings_follow_the_convention() {
+    none(all().flat_map(bindings).collect());
+}
+
+#[test]
+fn params_have_the_layout_of_their_rust_twin() {
+    none(all().flat_map(params).collect());
+}
+
+#[test]
+fn run_has_the_layout_of_its_rust_twin() {
+    none(all().flat_map(run).collect());
+}
+
+#[test]
+fn every_kernel_fits_the_default_limits_of_webgpu() {
+    none(all().flat_map(limits).collect());
+}
+
+#[test]
+fn the_entry_point_is_the_stem_of_the_file() {
+    none(all().flat_map(entry_point).collect());
+}
+
+#[test]
+fn what_a_kernel_requires_it_uses() {
+    none(all().flat_map(requirements).collect());
+}
+
+#[test]
+fn constants_of_a_kernel_are_its_overrides() {
+    none(all().flat_map(overrides).collect());
+}
+
+/// Group 0: the dispatch's tensors, in order. Group 1: `params`, and `run` where it is used.
+fn bindings(t: &Translated) -> Complaints {
+    let mut complaints = Vec::new();
+    let mut found = BTreeMap::new();
+    for (_, variable) in t.module.global_variables.iter() {
+        let name = variable.name.clone().unwrap_or_default();
+        let Some(binding) = variable.binding else {
+            if !matches!(variable.space, AddressSpace::WorkGroup | AddressSpace::Private) {
+                complaints.push(format!("`{name}` is {:?} and has no binding", variable.space));
+            }
+            continue;
+        };
+        let ty = t.module.types[variable.ty].name.clone().unwrap_or_default();
+        if found.insert((binding.group, binding.binding), (name.clone(), variable.space, ty)).is_some() {
+            complaints.push(format!("`{name}` has the binding of another variable"));
+        }
+    }
+    for (i, access) in t.kernel.bindings.iter().enumerate() {
+        let wanted = match access {
+            Access::Read => StorageAccess::LOAD,
+            Access::ReadWrite => StorageAccess::LOAD | StorageAccess::STORE,
+        };
+        match found.remove(&(0, i as u32)) {
+            None => complaints.push(format!("@group(0) @binding({i}) is missing: KERNELS lists it as {access:?}")),
+            Some((_, AddressSpace::Storage { access }, _)) if access == wanted => {}
+            Some((name, space, _)) => {
+                complaints.push(format!("`{name}` at @group(0) @binding({i}) is {space:?}, KERNELS says {access:?}"))
+            }
+        }
+    }
+    for (binding, name, ty) in [(0, "params", "Params"), (1, "run", "Run")] {
+        match found.remove(&(1, binding)) {
+            // Group 1 has one layout for all kernels; only `run` may be left alone.
+            None if binding == 0 => {
+                complaints.push("@group(1) @binding(0) is missing: var<uniform> params: Params".into())
+            }
+            None => {}
+            Some(found) if found == (name.into(), AddressSpace::Uniform, ty.into()) => {}
+            Some(found) => complaints
+                .push(format!("@group(1) @binding({binding}) is {found:?}, expected var<uniform> {name}: {ty}")),
+        }
+    }
+    for ((group, binding), (name, ..)) in found {
+        complaints.push(format!("`{name}` at @group({group}) @binding({binding}): KERNELS knows no such binding"));
+    }
+    labelled(t, complaints)
+}
+
+/// `Params`: as large as the Rust struct, of 4-byte scalars (so that padding cannot differ), at most 64 bytes, which is
+/// what the backend binds.
+fn params(t: &Translated) -> Complaints {
+    const MOST: usize = 64;
+    let mut complaints = Vec::new();
+    let Some((members, span)) = structure(&t.module, "Params") else {
+        return labelled(t, vec!["has no struct Params".into()]);
+    };
+    if span as usize != t.kernel.params {
+        complaints
+            .push(format!("Params is {span} bytes, its Rust twin {}: write the same members in both", t.kernel.params));
+    }
+    if span as usize > MOST {
+        complaints.push(format!("Params is {span} bytes, more than the {MOST} that the backend binds"));
+    }
+    for (name, _, kind) in members {
+        if kind.is_none() {
+            complaints.push(format!("Params.{name} is no 4-byte scalar: u32, i32 or f32 have one layout everywhere"));
+        }
+    }
+    labelled(t, complaints)
+}
+
+/// `Run`: names, order, offsets, types and size of `kernel::Run`.
+fn run(t: &Translated) -> Complaints {
+    let Some((members, span)) = structure(&t.module, "Run") else { return Vec::new() };
+    let mut complaints = Vec::new();
+    if span as usize != size_of::<Run>() {
+        complaints.push(format!("shared/run.wgsl: Run is {span} bytes, kernel::Run {}", size_of::<Run>()));
+    }
+    let wanted = run_members();
+    for (i, wanted) in wanted.iter().enumerate() {
+        let found = members.get(i);
+        if found != Some(wanted) {
+            complaints.push(format!("shared/run.wgsl: member {i} of Run is {found:?}, kernel::Run has {wanted:?}"));
+        }
+    }
+    if members.len() > wanted.len() {
+        complaints.push(format!("shared/run.wgsl: Run has {} members, kernel::Run {}", members.len(), wanted.len()));
+    }
+    labelled(t, complaints)
+}
+
+/// The least that any device offers (https://www.w3.org/TR/webgpu/#limits).
+fn limits(t: &Translated) -> Complaints {
+    const STORAGE_BUFFERS: usize = 8;
+    const WORKGROUP_MEMORY: u32 = 16 << 10;
+    const INVOCATIONS: u32 = 256;
+    let mut complaints = Vec::new();
+    let variables = || t.module.global_variables.iter().map(|(_, variable)| variable);
+    let storage = variables().filter(|variable| matches!(variable.space, AddressSpace::Storage { .. })).count();
+    if storage > STORAGE_BUFFERS {
+        complaints.push(format!("{storage} storage buffers, at most {STORAGE_BUFFERS} may be bound"));
+    }
+    let mut layouter = naga::proc::Layouter::default();
+    if let Err(error) = layouter.update(t.compiled.to_ctx()) {
+        return labelled(t, vec![format!("types have no layout: {error}")]);
+    }
+    let workgroup = t.compiled.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
+    let memory: u32 = workgroup.map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum();
+    if memory > WORKGROUP_MEMORY {
+        complaints.push(format!("{memory} bytes of workgroup memory, at most {WORKGROUP_MEMORY} are there"));
+    }
+    for entry in &t.compiled.entry_points {
+        let invocations: u32 = entry.workgroup_size.iter().product();
+        if invocations > INVOCATIONS {
+            complaints.push(format!("{invocations} invocations a workgroup, at most {INVOCATIONS} may run"));
+        }
+    }
+    labelled(t, complaints)
+}
+
+/// One compute entry point, called as the file is, and as KERNELS says.
+fn entry_point(t: &Translated) -> Complaints {
+    let stem = Path::new(t.kernel.file).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let found: Vec<(ShaderStage, &str)> = t.module.entry_points.iter().map(|e| (e.stage, e.name.as_str())).collect();
+    if found == [(ShaderStage::Compute, stem)] && t.kernel.entry == stem {
+        return Vec::new();
+    }
+    labelled(
+        t,
+        vec![format!("entry points {found:?}, KERNELS says `{}`: the file wants one, `{stem}`", t.kernel.entry)],
+    )
+}
+
+/// What is declared and not used keeps the kernel off devices that could run it. (The other way round is a validation
+/// error.)
+fn requirements(t: &Translated) -> Complaints {
+    let half = |(_, ty): (_, &naga::Type)| match ty.inner {
+        TypeInner::Scalar(scalar) | TypeInner::Vector { scalar, .. } | TypeInner::Matrix { scalar, .. } => {
+            scalar.width == 2
+        }
+        _ => false,
+    };
+    let mut complaints = Vec::new();
+    if t.kernel.requires.f16 && !t.compiled.types.iter().any(half) {
+        complaints.push("requires f16 and has no value of it".into());
+    }
+    if t.kernel.requires.subgroups
+        && compile(t.kernel, &[], capabilities(Requires { subgroups: false, ..t.kernel.requires })).is_ok()
+    {
+        complaints.push("requires subgroups and is valid without".into());
+    }
+    labelled(t, complaints)
+}
+
+/// The constants that KERNELS lists are those that the text declares: one that is missing is never tuned or validated.
+fn overrides(t: &Translated) -> Complaints {
+    let declared: BTreeSet<&str> = t.module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
+    let listed: BTreeSet<&str> = t.kernel.constants.iter().map(|(name, _)| *name).collect();
+    if declared == listed {
+        return Vec::new();
+    }
+    labelled(t, vec![format!("declares the overrides {declared:?}, KERNELS lists {listed:?}")])
+}
+
+// ---- files ----
+
+#[test]
+fn every_shared_file_is_used() {
+    let used: BTreeSet<&str> = kernels().flat_map(|kernel| kernel.modules).map(|module| module.name).collect();
+    let listed: BTreeSet<&str> = KERNEL_MODULES.iter().map(|module| module.name).collect();
+    let on_disk = wgsl_files("shared");
+    let mut complaints = Vec::new();
+    for (path, _) in &on_disk {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if !listed.contains(stem) {
+            complaints.push(format!("{}: not in the table of src/kernel/source.rs", path.display()));
+        } else if !used.contains(stem) {
+            complaints.push(format!("{}: no kernel is completed by it; remove it", path.display()));
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn variants_of_a_shared_file_define_the_same_names() {
+    let mut families: BTreeMap<&str, Vec<&SharedModule>> = BTreeMap::new();
+    for module in KERNEL_MODULES.iter().filter(|module| module.variant) {
+        families.entry(module.name.split('_').next().unwrap_or_default()).or_default().push(module);
+    }
+    let mut complaints = Vec::new();
+    for (family, modules) in families {
+        let names: BTreeSet<&str> = modules.iter().flat_map(|m| declarations(m.source).into_keys()).collect();
+        // What kernels and other shared files call is the interface; the rest are helpers of one format.
+        let strangers: Vec<&str> = (kernels().map(|kernel| kernel.source))
+            .chain(KERNEL_MODULES.iter().filter(|m| !modules.iter().any(|own| own.name == m.name)).map(|m| m.source))
+            .collect();
+        let interface: Vec<&str> =
+            names.into_iter().filter(|name| strangers.iter().any(|text| mentions(text, name))).collect();
+        if modules.len() < 2 || interface.is_empty() {
+            complaints.push(format!("shared/{family}_…: {} variants with the interface {interface:?}", modules.len()));
+        }
+        for name in interface {
+            let first = declarations(modules[0].source).get(name).cloned();
+            for module in &modules {
+                match (declarations(module.source).get(name), &first) {
+                    (None, _) => complaints.push(format!("shared/{}.wgsl does not define `{name}`", module.name)),
+                    // Aliases differ, that is what they are for; functions are called alike.
+                    (Some(found), Some(first)) if found.starts_with("fn") && found != first => {
+                        complaints.push(format!(
+                            "shared/{}.wgsl: `{found}`, but shared/{}.wgsl has `{first}`",
+                            module.name, modules[0].name
+                        ))
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    none(complaints);
+}
+
+/// Loops run without the guard that naga would add (`force_loop_bounding`): each must count, with a bound in sight.
+#[test]
+fn every_loop_counts() {
+    let mut complaints = Vec::new();
+    for (path, text) in wgsl_files("") {
+        for (index, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default().trim();
+            let at = format!("{}:{}", path.display(), index + 1);
+            if code.starts_with("while ") || code.starts_with("loop ") {
+                complaints.push(format!("{at}: write a counted `for`, this loop may not end: {code}"));
+            }
+            let Some(header) = code.strip_prefix("for (") else { continue };
+            let parts: Vec<&str> = header.split("; ").collect();
+            let counts = match parts[..] {
+                [init, test, step] => init.strip_prefix("var ").and_then(|i| i.split(' ').next()).is_some_and(|name| {
+                    (test.starts_with(&format!("{name} < ")) || test.starts_with(&format!("{name} > ")))
+                        && step.starts_with(name)
+                }),
+                _ => false,
+            };
+            if !counts {
+                complaints.push(format!("{at}: expected `for (var i = …; i < bound; i += …)`: {code}"));
+            }
+        }
+    }
+    none(complaints);
+}
+
+// ---- the checks can fail ----
+
+#[test]
+fn a_broken_kernel_is_reported() {
+    let add = kernel("add");
+    let changed = |from: &str, to: &str| edited(add, from, to);
+    let reported = |kernel: &'static Kernel, wanted: &[&str]| {
+        let report = translate(kernel, &[]).err().unwrap_or_else(|| panic!("{wanted:?}: nothing was reported"));
+        wanted.iter().for_each(|wanted| assert!(report.contains(wanted), "expected `{wanted}` in:\n{report}"));
+    };
+    let line = 1 + add.source.lines().position(|line| line.contains("a[i] + b[i]")).expect("the sum");
+    let at = format!("shaders/add.wgsl:{line}: ");
+    reported(changed("a[i] + b[i]", "a[i] + c[i]"), &[&at, "no definition in scope for identifier: `c`"]);
+    reported(changed("a[i] + b[i]", "u32(a[i])"), &[&at]);
+    reported(changed("a[i] + b[i]", "f32(f16(a[i]))"), &["f16"]);
+    reported(changed("a[i] + b[i]", "subgroupAdd(a[i])"), &["SUBGROUP"]);
+
+    // Lines of a shared file are counted from its own top.
+    let norm = kernel("norm_matmul");
+    let gemv = norm.modules.iter().position(|module| module.name == "gemv").expect("it is completed by gemv");
+    let source = norm.modules[gemv].source.replacen("let count = min", "let count = mim", 1);
+    let line = 1 + source.lines().position(|line| line.contains("mim")).expect("the mistake");
+    let mut modules = norm.modules.to_vec();
+    modules[gemv] = leak(SharedModule { name: "gemv", source: source.leak(), variant: false });
+    let broken = leak(Kernel { modules: modules.leak(), ..copy(norm) });
+    reported(broken, &[&format!("shaders/shared/gemv.wgsl:{line}: "), "mim"]);
+
+    let unknown = translate(norm, &[("SPLITS", 4.0)]).err().expect("an unknown constant");
+    assert!(unknown.contains("SPLITS"), "{unknown}");
+}
+
+#[test]
+fn a_kernel_that_breaks_a_rule_is_reported() {
+    type Rule = fn(&Translated) -> Complaints;
+    let check = |rule: Rule, kernel: &'static Kernel, wanted: &str| {
+        let t =
+            translate(kernel, &[]).unwrap_or_else(|error| panic!("valid apart from the rule, for `{wanted}`: {error}"));
+        let found = rule(&t);
+        assert!(found.iter().any(|complaint| complaint.contains(wanted)), "expected `{wanted}`, found {found:?}");
+    };
+    let (add, rope) = (kernel("add"), kernel("rope"));
+    let half = kernels().find(|kernel| kernel.requires.f16).expect("a kernel in f16");
+
+    check(bindings, edited(rope, "var<storage, read> angles", "var<storage, read_write> angles"), "KERNELS says Read");
+    check(bindings, edited(add, "@binding(2)", "@binding(3)"), "@group(0) @binding(2) is missing");
+    check(bindings, edited(rope, "@group(1) @binding(1)", "@group(1) @binding(2)"), "no such binding");
+    check(bindings, edited(add, "var<uniform> params", "var<storage, read> params"), "expected var<uniform> params");
+
+    check(params, edited(add, "count: u32,", "count: u32,\n    more: u32,"), "Params is 8 bytes, its Rust twin 4");
+    check(params, edited(add, "count: u32,", "count: u32,\n    more: vec2<u32>,"), "more is no 4-byte scalar");
+
+    let with_run = |from: &str, to: &str| {
+        let modules: Vec<&'static SharedModule> = rope
+            .modules
+            .iter()
+            .map(|module| match module.name {
+                "run" => {
+                    assert!(module.source.contains(from), "shared/run.wgsl has no `{from}`");
+                    leak(SharedModule { source: module.source.replacen(from, to, 1).leak(), ..**module })
+                }
+                _ => *module,
+            })
+            .collect();
+        leak(Kernel { modules: modules.leak(), ..copy(rope) })
+    };
+    check(run, with_run("seed: u32", "seed: f32"), "member 1 of Run");
+    check(run, with_run("    top_k: u32,", "    k: u32,"), "member 3 of Run");
+    check(run, with_run("    reserved: u32,\n", ""), "Run is 28 bytes");
+    check(run, with_run("    reserved: u32,\n", "    reserved: u32,\n    more: u32,\n"), "Run has 9 members");
+
+    let wide = edited(add, "@workgroup_size(64)", "@workgroup_size(512)");
+    check(limits, wide, "512 invocations");
+    let large = kernel("rms_norm");
+    check(limits, edited(large, "array<f32, 64>", "array<f32, 5000>"), "20000 bytes of workgroup memory");
+    let many: String =
+        (3..9).map(|i| format!("@group(0) @binding({i}) var<storage, read> extra{i}: array<f32>;\n")).collect();
+    check(limits, edited(add, "@compute", &format!("{many}@compute")), "9 storage buffers");
+
+    check(
+        entry_point,
+        leak(Kernel { entry: "sum", ..copy(edited(add, "fn add(", "fn sum(")) }),
+        "the file wants one, `add`",
+    );
+    check(requirements, leak(Kernel { requires: Requires::F16, ..copy(add) }), "requires f16");
+    check(overrides, edited(add, "@compute", "override MORE: u32 = 1u;\n@compute"), "MORE");
+    check(glsl, leak(Kernel { file: "none.wgsl", ..copy(half) }), "no kernel of its operator is the same in f32");
+    assert!(glsl(&translate(half, &[]).expect("valid")).is_empty());
+}
+
+// ---- what the checks are written with ----
+
+/// Every kernel with every combination of one constant's values.
+static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(|| {
+    let mut all = Vec::new();
+    for kernel in kernels() {
+        let mut combinations: Vec<Vec<(&str, f64)>> = vec![Vec::new()];
+        for (name, default) in kernel.constants {
+            let values = constants::values(name).iter().copied().chain([*default]);
+            let values: BTreeMap<u64, f64> = values.map(|value| (value.to_bits(), value)).collect();
+            combinations = combinations
+                .iter()
+                .flat_map(|rest| values.values().map(move |&value| [&rest[..], &[(*name, value)]].concat()))
+                .collect();
+        }
+        all.extend(combinations.iter().map(|constants| translate(kernel, constants)));
+    }
+    all
+});
+
+/// The valid ones; the others are the business of one test.
+fn all() -> impl Iterator<Item = &'static Translated> {
+    KERNELS.iter().flatten()
+}
+
+fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    ops::kernels().into_iter().flat_map(|(_, kernels)| kernels)
+}
+
+/// The first kernel of an entry point that needs nothing.
+fn kernel(entry: &str) -> &'static Kernel {
+    kernels().find(|kernel| kernel.entry == entry && kernel.requires == Requires::NOTHING).expect(entry)
+}
+
+fn translate(kernel: &'static Kernel, constants: &[(&str, f64)]) -> Result<Translated, String> {
+    let values: String = constants.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+    let label = format!("{}{values}", kernel.name());
+    let (module, compiled, info) =
+        compile(kernel, constants, capabilities(kernel.requires)).map_err(|error| format!("{label}: {error}"))?;
+    Ok(Translated { kernel, label, module, compiled, info })
+}
+
+/// What a kernel may use. Halves inside 32-bit words (`unpack2x16float`) are part of WGSL without any extension.
+fn capabilities(requires: Requires) -> Capabilities {
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(Capabilities::SHADER_FLOAT16, requires.f16);
+    capabilities.set(Capabilities::SUBGROUP, requires.subgroups);
+    capabilities
+}
+
+/// The module as written, as compiled, and what naga knows about the latter.
+fn compile(
+    kernel: &Kernel,
+    constants: &[(&str, f64)],
+    capabilities: Capabilities,
+) -> Result<(naga::Module, naga::Module, ModuleInfo), String> {
+    let text = source::assemble(kernel);
+    let path = format!("{} with what completes it", kernel.file);
+    let at = |location: Option<naga::SourceLocation>, message: String| match location {
+        Some(location) => format!("{}: {message}", place(kernel, &text, location.line_number as usize)),
+        None => message,
+    };
+    let module = naga::front::wgsl::parse_str(&text)
+        .map_err(|error| at(error.location(&text), error.emit_to_string_with_path(&text, &path)))?;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if requires_subgroups(capabilities) {
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    }
+    let info = validator
+        .validate(&module)
+        .map_err(|error| at(error.location(&text), error.emit_to_string_with_path(&text, &path)))?;
+    let constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+    let entry = Some((ShaderStage::Compute, kernel.entry));
+    let (compiled, info) = back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+        .map_err(|error| error.to_string())?;
+    let (compiled, info) = (compiled.into_owned(), info.into_owned());
+    Ok((module, compiled, info))
+}
+
+fn requires_subgroups(capabilities: Capabilities) -> bool {
+    capabilities.contains(Capabilities::SUBGROUP)
+}
+
+/// `file:line` on disk of a line of the assembled text.
+fn place(kernel: &Kernel, text: &str, line: usize) -> String {
+    let (mut file, mut before) = (kernel.file.to_string(), 0);
+    for (index, heading) in text.lines().take(line).enumerate() {
+        let shared = kernel.modules.iter().map(|module| format!("shared/{}.wgsl", module.name));
+        if let Some(shared) = shared.into_iter().find(|shared| heading == format!("// {shared}")) {
+            (file, before) = (shared, index + 1);
+        }
+    }
+    format!("shaders/{file}:{}", line - before)
+}
+
+/// Name, offset and kind of the members of a struct, and its size. Only 4-byte scalars have a kind.
+#[expect(clippy::type_complexity, reason = "three facts a member, used here alone")]
+fn structure(module: &naga::Module, name: &str) -> Option<(Vec<(String, u32, Option<ScalarKind>)>, u32)> {
+    let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name))?;
+    let TypeInner::Struct { members, span } = &ty.inner else { return None };
+    let kind = |ty| match module.types[ty].inner {
+        TypeInner::Scalar(scalar) if scalar.width == 4 => Some(scalar.kind),
+        _ => None,
+    };
+    let members = members.iter().map(|m| (m.name.clone().unwrap_or_default(), m.offset, kind(m.ty))).collect();
+    Some((members, *span))
+}
+
+/// The members of `kernel::Run` as [`structure`] would give them. Does not compile unless it lists them all.
+fn run_members() -> Vec<(String, u32, Option<ScalarKind>)> {
+    trait Word {
+        const KIND: ScalarKind;
+    }
+    impl Word for u32 {
+        const KIND: ScalarKind = ScalarKind::Uint;
+    }
+    impl Word for f32 {
+        const KIND: ScalarKind = ScalarKind::Float;
+    }
+    fn kind<W: Word>(_: W) -> ScalarKind {
+        W::KIND
+    }
+    macro_rules! members {
+        ($($name:ident)*) => {{
+            let Run { $($name),* } = Run::at(0);
+            vec![$((stringify!($name).to_string(), offset_of!(Run, $name) as u32, Some(kind($name)))),*]
+        }};
+    }
+    members!(position seed temperature top_k top_p min_p repeat_penalty reserved)
+}
+
+/// Top-level declarations: name → the line that begins it.
+fn declarations(text: &'static str) -> BTreeMap<&'static str, String> {
+    let mut found = BTreeMap::new();
+    for line in text.lines() {
+        for keyword in ["fn ", "alias ", "const ", "override ", "struct ", "var<workgroup> ", "var<private> "] {
+            if let Some(rest) = line.strip_prefix(keyword) {
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+                found.insert(&rest[..end], line.to_string());
+            }
+        }
+    }
+    found
+}
+
+/// Whether code (not comments) has this identifier.
+fn mentions(text: &str, name: &str) -> bool {
+    text.lines().any(|line| {
+        let code = line.split("//").next().unwrap_or_default();
+        code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+    })
+}
+
+/// The files of a folder below `shaders/`, with what is in it below, and their text.
+fn wgsl_files(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders = vec![root.join("shaders").join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of shaders") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "wgsl") {
+                let text = std::fs::read_to_string(&path).expect("a shader");
+                found.push((path.strip_prefix(root).expect("listed from there").to_path_buf(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A kernel with one change to its text.
+fn edited(kernel: &Kernel, from: &str, to: &str) -> &'static Kernel {
+    assert!(kernel.source.contains(from), "{} has no `{from}`", kernel.file);
+    leak(Kernel { source: kernel.source.replacen(from, to, 1).leak(), ..copy(kernel) })
+}
+
+fn copy(kernel: &Kernel) -> Kernel {
+    let Kernel { file, source, entry, modules, bindings, params, constants, requires } = *kernel;
+    Kernel { file, source, entry, modules, bindings, params, constants, requires }
+}
+
+/// Kernels are statics; a broken one lives as long as its test.
+fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+fn labelled(t: &Translated, complaints: Complaints) -> Complaints {
+    complaints.into_iter().map(|complaint| format!("shaders/{} ({}): {complaint}", t.kernel.file, t.label)).collect()
+}
+
+/// Everything there is to fix, in one go.
+#[track_caller]
+fn none(complaints: Complaints) {
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}

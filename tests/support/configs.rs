@@ -1,0 +1,160 @@
+//! Models without files: configurations of the real ones, and random ones that stress plans.
+
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
+use std::collections::BTreeMap;
+
+use dunlin::checkpoint::{Config, RopeConfig};
+use dunlin::graph::{Graph, ValueKind};
+use dunlin::kernel::DeviceProfile;
+use dunlin::tensor::DType;
+
+/// A decoder whose layers are alike; the rest is set by the caller.
+pub fn uniform(
+    architecture: &str,
+    hidden: usize,
+    layers: usize,
+    heads: [usize; 2],
+    ffn: usize,
+    vocab: usize,
+) -> Config {
+    let head_dim = hidden / heads[0];
+    Config {
+        architecture: architecture.into(),
+        vocab,
+        hidden,
+        layers,
+        heads: vec![heads[0]; layers],
+        kv_heads: vec![heads[1]; layers],
+        ffn: vec![ffn; layers],
+        head_dim,
+        norm_eps: 1e-5,
+        rope: RopeConfig { interleaved: false, inv_freq: inv_freq(head_dim) },
+        rope_layers: vec![true; layers],
+        qk_norm: false,
+        layer_sharing: false,
+        tied: true,
+        context: 2048,
+        bos: Some(1),
+        eos: vec![2],
+    }
+}
+
+fn inv_freq(head_dim: usize) -> Vec<f32> {
+    (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect()
+}
+
+/// The real models, by name.
+pub fn named() -> Vec<(&'static str, Config)> {
+    let m125 = uniform("mobilellm", 576, 30, [9, 3], 1536, 32000);
+    let mut r1 = uniform("llama4_text", 576, 15, [9, 3], 2048, 128_256);
+    r1.rope.interleaved = true;
+    r1.qk_norm = true;
+    let mut pruned = uniform("mobilellm", 960, 4, [15, 5], 2560, 32000);
+    pruned.heads = vec![15, 9, 12, 6];
+    pruned.kv_heads = vec![5, 3, 4, 2];
+    pruned.ffn = vec![2560, 1811, 901, 2083];
+    vec![
+        ("MobileLLM-125M", m125.clone()),
+        ("MobileLLM-LS-125M", Config { layer_sharing: true, ..m125.clone() }),
+        ("MobileLLM-350M", uniform("mobilellm", 960, 32, [15, 5], 2560, 32000)),
+        ("MobileLLM-1.5B", uniform("mobilellm", 1600, 54, [25, 5], 4352, 32000)),
+        ("MobileLLM-350M pruned", pruned),
+        ("MobileLLM-R1-140M", r1),
+        ("SmolLM2-135M", Config { architecture: "llama".into(), vocab: 49152, ..m125 }),
+    ]
+}
+
+/// The matrices of a model: name, rows, columns.
+pub fn matrices(config: &Config) -> Vec<(String, usize, usize)> {
+    let (c, h, d) = (config, config.hidden, config.head_dim);
+    let mut matrices = vec![("model.embed_tokens.weight".to_string(), c.vocab, h)];
+    if !c.tied {
+        matrices.push(("lm_head.weight".to_string(), c.vocab, h));
+    }
+    for layer in 0..c.layers {
+        let (q, kv, ffn) = (c.heads[layer] * d, c.kv_heads[layer] * d, c.ffn[layer]);
+        let mut push = |part: &str, rows, cols| {
+            matrices.push((format!("model.layers.{layer}.{part}.weight"), rows, cols));
+        };
+        push("self_attn.q_proj", q, h);
+        push("self_attn.k_proj", kv, h);
+        push("self_attn.v_proj", kv, h);
+        push("self_attn.o_proj", h, q);
+        push("mlp.gate_proj", ffn, h);
+        push("mlp.up_proj", ffn, h);
+        push("mlp.down_proj", h, ffn);
+    }
+    matrices
+}
+
+/// The vectors of a model: name, columns.
+pub fn vectors(config: &Config) -> Vec<(String, usize)> {
+    let norm = |layer, part: &str| (format!("model.layers.{layer}.{part}.weight"), config.hidden);
+    let layers = (0..config.layers).flat_map(|l| [norm(l, "input_layernorm"), norm(l, "post_attention_layernorm")]);
+    layers.chain([("model.norm.weight".to_string(), config.hidden)]).collect()
+}
+
+/// A random format for each matrix, among those that its rows are whole blocks of. Half the time one for all.
+pub fn random_formats(config: &Config, random: &mut Random) -> BTreeMap<String, DType> {
+    let all = random.one_of(&DType::ALL);
+    let mixed = random.below(2) == 0;
+    let format = |(name, _, cols): (String, usize, usize)| {
+        let wanted = if mixed { random.one_of(&DType::ALL) } else { all };
+        let fits = cols % wanted.block().0 == 0;
+        (name, if fits { wanted } else { random.one_of(&[DType::F32, DType::F16, DType::BF16]) })
+    };
+    matrices(config).into_iter().map(format).collect()
+}
+
+/// A small model of any widths: layers that differ, heads of any size, shared layers, layers without rope.
+pub fn random_config(random: &mut Random) -> Config {
+    let layers = 1 + random.below(4);
+    // Often whole blocks, so that every format comes up.
+    let width = |random: &mut Random| match random.below(4) {
+        0 => 2 + random.below(300),
+        1 => 32 * (1 + random.below(8)),
+        _ => 256 * (1 + random.below(2)),
+    };
+    let hidden = width(random);
+    let head_dim = random.one_of(&[2, 6, 16, 20, 22, 32, 64, 64, 128]);
+    let kv_heads: Vec<usize> = (0..layers).map(|_| 1 + random.below(4)).collect();
+    let heads = kv_heads.iter().map(|kv| kv * (1 + random.below(5))).collect();
+    let mut config = uniform(["mobilellm", "llama", "llama4_text"][random.below(3)], hidden, layers, [1, 1], 1, 2);
+    config.vocab = 2 + random.below(3000);
+    config.head_dim = head_dim;
+    (config.heads, config.kv_heads) = (heads, kv_heads);
+    config.ffn = (0..layers).map(|_| width(random)).collect();
+    config.rope = RopeConfig { interleaved: random.below(2) == 0, inv_freq: inv_freq(head_dim) };
+    config.rope_layers = (0..layers).map(|_| random.below(5) > 0).collect();
+    config.qk_norm = random.below(2) == 0;
+    config.layer_sharing = config.architecture == "mobilellm" && random.below(2) == 0;
+    config.tied = random.below(2) == 0;
+    config
+}
+
+/// The least binding with which a graph can be run: weights are split, activations, tables and state are not.
+pub fn least_binding(graph: &Graph, profile: &DeviceProfile) -> u64 {
+    let whole = graph.values.iter().filter(|value| !matches!(value.kind, ValueKind::Weight(_)));
+    whole.map(|value| value.ty.bytes(profile).next_multiple_of(16)).max().unwrap_or(0)
+}
+
+/// xorshift64*: the same numbers on every machine.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
+    }
+
+    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+}

@@ -1,0 +1,20 @@
+//! The values of `override` constants that dispatches use: tests/shaders.rs validates every kernel with each of them,
+//! and tests/plan.rs holds plans to them.
+
+/// Name of the constant, its values.
+pub const USED: &[(&str, &[f64])] = &[
+    // Threads that share a row of a matrix-vector product: by rows, and by how many invocations the device allows.
+    ("SPLIT", &[1.0, 2.0, 4.0, 8.0]),
+    // Threads of an attention workgroup.
+    ("WG", &[64.0]),
+];
+
+/// The values of a constant. A kernel whose constant is not listed is not validated, so that is a failure.
+pub fn values(name: &str) -> &'static [f64] {
+    let known = USED.iter().find(|(known, _)| *known == name);
+    known
+        .unwrap_or_else(|| {
+            panic!("override `{name}`: list the values that dispatches use in tests/support/constants.rs")
+        })
+        .1
+}
