@@ -1,5 +1,7 @@
 //! The adapters that tests run on: every one of this machine. Says which, and what is missing.
 
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
 use std::sync::Once;
 
 use dunlin::backend;
@@ -10,6 +12,8 @@ pub struct Adapter {
     pub index: usize,
     pub name: String,
     pub backend: String,
+    /// Whether it computes in f16 where it may.
+    pub f16: bool,
 }
 
 impl Adapter {
@@ -28,7 +32,8 @@ pub fn all() -> Vec<Adapter> {
             Some(why) => lines.push(format!("skipped: {label}: {why}")),
             None => {
                 lines.push(format!("adapter {index}: {label}"));
-                found.push(Adapter { index, name: adapter.name, backend: adapter.backend });
+                let f16 = adapter.features.iter().any(|feature| feature == "f16");
+                found.push(Adapter { index, name: adapter.name, backend: adapter.backend, f16 });
             }
         }
     }

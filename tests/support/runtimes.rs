@@ -27,10 +27,10 @@ pub fn full() -> Vec<Runtime> {
     runtimes
 }
 
-/// [`full`], and every adapter with what it chooses by itself: f16 where it has it.
+/// [`full`], and every adapter that has f16 with what it chooses by itself.
 pub fn all() -> Vec<Runtime> {
     let mut runtimes = full();
-    for adapter in adapters::all() {
+    for adapter in adapters::all().into_iter().filter(|adapter| adapter.f16) {
         let label = format!("{} auto", adapter.label());
         runtimes.push(Runtime { label, choice: DeviceChoice::Adapter(adapter.index), auto: true });
     }
