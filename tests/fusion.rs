@@ -18,7 +18,7 @@ use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::session::Runner;
 use dunlin::backend::wgpu::upload::Uploads;
 use dunlin::checkpoint::{Checkpoint, Config};
-use dunlin::graph::{Graph, ValueKind};
+use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::{DeviceProfile, Run};
 use dunlin::models::{self, Leaves, Pass};
 use dunlin::ops::{Elem, Given, Matrix};
@@ -81,7 +81,8 @@ impl Toy {
 
     fn graph(&self, pass: Pass) -> Graph {
         let angles = models::angles(&self.config, self.config.context);
-        models::build(&self.config, &|name| self.formats[name], &angles, pass).expect("a known architecture")
+        models::build(&self.config, GraphBuilder::new(&|name| self.formats[name]), &angles, pass)
+            .expect("a known architecture")
     }
 
     fn plan(&self, rows: usize, profile: &DeviceProfile, fusion: Fusion) -> Plan {

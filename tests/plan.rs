@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use configs::Random;
 use dunlin::checkpoint::Config;
-use dunlin::graph::{Graph, ValueKind};
+use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::{WeightLayout, codes_words, scales_words};
 use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
 use dunlin::models::{self, Leaves, Pass};
@@ -24,7 +24,7 @@ const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token };
 /// Plans read the shape of the table of angles alone.
 fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {
     let angles = Arc::new(vec![0.0; config.context * config.head_dim]);
-    models::build(config, formats, &angles, pass).expect("a known architecture")
+    models::build(config, GraphBuilder::new(formats), &angles, pass).expect("a known architecture")
 }
 
 fn decode(config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile) -> Plan {

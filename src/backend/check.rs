@@ -128,14 +128,27 @@ pub mod gpu {
     use crate::backend::wgpu::upload::Uploads;
     use crate::error::{Error, Result};
     use crate::graph::ValueKind;
-    use crate::kernel::DeviceProfile;
+    use crate::kernel::{DeviceProfile, ValueId};
     use crate::ops::{Case, Elem, head_stride};
     use crate::plan::{Fusion, Plan};
+
+    /// Bytes behind each result, bound with it, that a kernel must leave as they are. Some devices drop a write past the
+    /// end of a binding and some move it to the last element: what a kernel does there must show on all.
+    const GUARD: u64 = 256;
+
+    /// What guards hold: not a number, so that it shows where it is read.
+    const UNTOUCHED: u32 = 0x7fc1_2345;
 
     impl Prepared {
         /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
         pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
-            let plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
+            let mut plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
+            for (_, id) in &self.results {
+                if let Some((offset, bytes)) = plan.places.get_mut(id) {
+                    (*offset, *bytes) = (plan.arena, *bytes + GUARD);
+                    plan.arena = (plan.arena + *bytes).next_multiple_of(profile.offset_alignment.max(256));
+                }
+            }
             let mut uploads = Uploads::default();
             for stored in &plan.groups.stored {
                 uploads.weight(gpu, stored, profile.max_binding, |name, _| {
@@ -148,10 +161,21 @@ pub mod gpu {
                 }
             }
             let runner = Runner::new(gpu, profile, plan, &uploads)?;
+            for (id, (_, bytes)) in self.guarded(&runner) {
+                let mut words = vec![0; self.graph.ty(id).count()];
+                words.resize(bytes as usize / 4, UNTOUCHED);
+                runner.write(id, bytemuck::cast_slice(&words));
+            }
             for (id, _, bits) in &self.filled {
                 runner.write(*id, &to_device(self.graph.ty(*id), bits, profile));
             }
             Ok(runner)
+        }
+
+        /// Results in the arena, with their places.
+        fn guarded(&self, runner: &Runner) -> Vec<(ValueId, (u64, u64))> {
+            let place = |(_, id): &(String, ValueId)| Some((*id, *runner.bound.plan.places.get(id)?));
+            self.results.iter().filter_map(place).collect()
         }
 
         /// The results on a device, as bits.
@@ -159,6 +183,14 @@ pub mod gpu {
             let profile = &case.profile(profile);
             let runner = self.runner(gpu, profile)?;
             runner.run(&case.run);
+            for (id, (_, bytes)) in self.guarded(&runner) {
+                let words: Vec<u32> = bytemuck::pod_collect_to_vec(&runner.read_bytes(id, bytes)?);
+                let count = self.graph.ty(id).count();
+                if let Some(at) = words[count..].iter().position(|&word| word != UNTOUCHED) {
+                    let label = case.label();
+                    return Err(Error::device(format!("{label} writes word {} of {count} words", count + at)));
+                }
+            }
             let read = |(_, id): &(String, _)| Ok(from_device(self.graph.ty(*id), &runner.read(*id)?, profile));
             self.results.iter().map(read).collect()
         }

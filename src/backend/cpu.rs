@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::graph::{Graph, ValueKind};
+use crate::graph::{Graph, GraphBuilder, ValueKind};
 use crate::kernel::{Run, ValueId};
 use crate::models::{self, Leaves, Pass};
 use crate::ops::{Elem, Matrix, Read};
@@ -114,7 +114,7 @@ impl CpuEngine {
         let config = checkpoint.config.clone();
         let build = move |pass| {
             let format = |name: &str| formats.get(name).copied().unwrap_or(crate::tensor::DType::F32);
-            let mut graph = models::build(&config, &format, &angles, pass)?;
+            let mut graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
             graph.prune();
             Ok(graph)
         };

@@ -13,6 +13,7 @@ use crate::backend::DeviceChoice;
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 use crate::generate::Device;
+use crate::graph::GraphBuilder;
 use crate::kernel::DeviceProfile;
 use crate::kernel::source::assemble;
 use crate::models::{self, Leaves, Pass};
@@ -67,7 +68,8 @@ impl Inspect {
         let config = &checkpoint.config;
         let angles = models::angles(config, self.context.unwrap_or(config.context).max(1));
         let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
-        let graph = models::build(config, &format, &angles, Pass { rows: 1, leaves: Leaves::Token })?;
+        let graph =
+            models::build(config, GraphBuilder::new(&format), &angles, Pass { rows: 1, leaves: Leaves::Token })?;
         Ok(Plan::new(graph, &profile, Fusion::On))
     }
 }

@@ -3,8 +3,10 @@
 //! The unit is a block of 32 columns. Rows are interleaved: neighbouring threads take neighbouring rows, so their
 //! loads are neighbours too, and a vector of activations is read once for all of them.
 //!
-//!     codes    vec4<u32>[(block·quads + quad)·rows + row]      what `quad` holds depends on the type
-//!     scales   u32[…]                                          per type, see `pack`
+//! ```text
+//! codes    vec4<u32>[(block·quads + quad)·rows + row]      what `quad` holds depends on the type
+//! scales   u32[…]                                          per type, see `pack`
+//! ```
 
 use std::ops::Range;
 

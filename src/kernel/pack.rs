@@ -2,16 +2,18 @@
 //!
 //! A block is 32 columns, b its index, s = b / 8 its super-block; `half(i)` is 16 bits of word i / 2.
 //!
-//!     type        codes of a block (quads)                 scales plane, each part × rows, row fastest
-//!     f32         8 quads of 4 floats                      –
-//!     f16, bf16   4 quads of 8 halves                      –
-//!     q8_0        2 quads of 16 i8                         d half(b)
-//!     q4_0        1 quad: byte j = element j, j + 16       d half(b)
-//!     q4_1        as q4_0                                  (d, m) word b
-//!     q5_0, q5_1  as q4_0                                  as q4_0, q4_1; then bit 4 of each element, word b
-//!     q4_k        as q4_0                                  (d, dmin) word s; then (sc, m) bytes, half(b)
-//!     q5_k        as q4_0                                  as q4_k; then bit 4 of each element, word b
-//!     q6_k        as q4_0, the low 4 bits                  d half(s); then (sc0, sc1) i8, half(b); then bits 4 and 5, words 2b, 2b + 1
+//! ```text
+//! type        codes of a block (quads)                 scales plane, each part × rows, row fastest
+//! f32         8 quads of 4 floats                      –
+//! f16, bf16   4 quads of 8 halves                      –
+//! q8_0        2 quads of 16 i8                         d half(b)
+//! q4_0        1 quad: byte j = element j, j + 16       d half(b)
+//! q4_1        as q4_0                                  (d, m) word b
+//! q5_0, q5_1  as q4_0                                  as q4_0, q4_1; then bit 4 of each element, word b
+//! q4_k        as q4_0                                  (d, dmin) word s; then (sc, m) bytes, half(b)
+//! q5_k        as q4_0                                  as q4_k; then bit 4 of each element, word b
+//! q6_k        as q4_0, the low 4 bits                  d half(s); then (sc0, sc1) i8, half(b); then bits 4 and 5, words 2b, 2b + 1
+//! ```
 //!
 //! Bit 4 of element 4t + k is bit 8k + t of its word, and bits 4 and 5 of element 16w + 4t + k are bits 8k + 2t of
 //! word w: four neighbours come out of one shift and one mask.

@@ -8,7 +8,6 @@ use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder};
 use crate::kernel::ValueId;
-use crate::tensor::DType;
 
 /// The models: each word is a module with `fn hidden(&mut Decoder) -> ValueId`, and an architecture's name.
 macro_rules! models {
@@ -55,9 +54,9 @@ pub enum Leaves {
     Trace,
 }
 
-/// The graph of a model. `formats` tells the format of a weight by its name, `angles` is [`angles`]`(config, context)`.
-pub fn build(config: &Config, formats: &dyn Fn(&str) -> DType, angles: &Arc<Vec<f32>>, pass: Pass) -> Result<Graph> {
-    let mut decoder = blocks::Decoder::new(config, GraphBuilder::new(formats), angles, pass);
+/// The graph of a model, written with `b`. `angles` is [`angles`]`(config, context)`.
+pub fn build(config: &Config, b: GraphBuilder, angles: &Arc<Vec<f32>>, pass: Pass) -> Result<Graph> {
+    let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;
     match pass.leaves {
         Leaves::Nothing => {}

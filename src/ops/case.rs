@@ -43,8 +43,6 @@ pub enum Fill {
     Zero,
 }
 
-// A write past the end lands on the last element of the binding, and values are padded to 16 bytes: it shows only where
-// the results are a multiple of 4 and leave some threads idle. Each operator has such a case.
 impl Case {
     /// float32 arithmetic in another order: 1e-10 leaves room for sums over some thousands of terms and for `exp` and
     /// `inverseSqrt` of a few ulp, and none for a wrong element.

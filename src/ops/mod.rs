@@ -18,7 +18,11 @@ use crate::tensor::DType;
 /// The operators: each word is a module with `KERNELS` and `cases()`.
 macro_rules! operators {
     ($($name:ident)*) => {
-        $(pub mod $name;)*
+        $(
+            // Formulas have brackets, which rustdoc takes for links.
+            #[allow(rustdoc::broken_intra_doc_links)]
+            pub mod $name;
+        )*
 
         /// Every kernel that can ever run, by operator.
         pub fn kernels() -> Vec<(&'static str, Vec<&'static Kernel>)> {

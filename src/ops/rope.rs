@@ -1,5 +1,7 @@
 //! Rotates the pairs of each head by the angles of the row's position:
-//!     y[a] = x[a] · cos − x[b] · sin        y[b] = x[b] · cos + x[a] · sin
+//! ```text
+//! y[a] = x[a] · cos − x[b] · sin        y[b] = x[b] · cos + x[a] · sin
+//! ```
 //! (a, b) is (i, i + D/2), or (2i, 2i + 1) where pairs are interleaved.
 //!
 //! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …

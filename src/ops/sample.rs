@@ -1,9 +1,11 @@
 //! Chooses the next token from a row of logits and writes it where the next step reads it.
 //!
-//!     l'      = logits, those of the last 64 tokens divided by the repeat penalty (multiplied where negative)
-//!     greedy  : argmax l', the lowest id among equals
-//!     else    : among tokens kept by top-k, top-p and min-p: argmax l' / T − ln(−ln u(seed, position, id))
-//!     logprob = logits[id] − ln Σ exp logits
+//! ```text
+//! l'      = logits, those of the last 64 tokens divided by the repeat penalty (multiplied where negative)
+//! greedy  : argmax l', the lowest id among equals
+//! else    : among tokens kept by top-k, top-p and min-p: argmax l' / T − ln(−ln u(seed, position, id))
+//! logprob = logits[id] − ln Σ exp logits
+//! ```
 //!
 //! logits: (1, vocab)   tokens: (capacity + 1) u32, written in place   sampled: (2) = id, bits of logprob
 //!

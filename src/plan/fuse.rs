@@ -2,11 +2,13 @@
 //!
 //! Decoding one token, a layer becomes five:
 //!
-//!     rms_norm, matmul ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
-//!     attention                                          attention
-//!     matmul, add                                    →  matmul_add
-//!     rms_norm, matmul ×2, swiglu                    →  norm_swiglu
-//!     matmul, add                                    →  matmul_add
+//! ```text
+//! rms_norm, matmul ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
+//! attention                                          attention
+//! matmul, add                                    →  matmul_add
+//! rms_norm, matmul ×2, swiglu                    →  norm_swiglu
+//! matmul, add                                    →  matmul_add
+//! ```
 
 use std::any::Any;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use crate::backend::wgpu::upload::Uploads;
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::graph::ValueKind;
+use crate::graph::{GraphBuilder, ValueKind};
 use crate::kernel::{DeviceProfile, ValueId};
 use crate::models::{self, Leaves, Pass};
 use crate::plan::{Fusion, Plan};
@@ -116,7 +116,7 @@ pub fn plans(
     let config = checkpoint.config.clone();
     move |pass| {
         let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-        let graph = models::build(&config, &format, &angles, pass)?;
+        let graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
         Ok(Plan::new(graph, &profile, Fusion::On))
     }
 }

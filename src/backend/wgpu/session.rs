@@ -266,8 +266,12 @@ impl<'a> Runner<'a> {
 
     /// Reads a value back.
     pub fn read(&self, id: ValueId) -> Result<Vec<u8>> {
+        self.read_bytes(id, self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4))
+    }
+
+    /// Reads so many bytes from where a value begins.
+    pub fn read_bytes(&self, id: ValueId, bytes: u64) -> Result<Vec<u8>> {
         let (buffer, offset) = self.place(id);
-        let bytes = self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4);
         let mut readbacks = Readbacks::default();
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let copy = readbacks.record(self.gpu, &mut encoder, &[Source { buffer, offset, bytes }]);
