@@ -226,3 +226,22 @@ fn a_window_and_a_context_are_kept_on_each_device() {
         fails(&["run", folder(&golden), "--tokens", "1,512", "--device", &device], &["token 512", "512 ids"]);
     }
 }
+
+/// The plan that `inspect` prints has as many dispatches as statistics count, and names kernels that it can print.
+#[test]
+fn inspect_prints_what_runs() {
+    for golden in ["mobilellm_ls", "mobilellm_r1"].map(Golden::open) {
+        for adapter in adapters::all() {
+            let index = adapter.index.to_string();
+            let plan = stdout(&["inspect", folder(&golden), "--plan", "--device", &index]);
+            assert_eq!(plan, stdout(&["inspect", folder(&golden), "--plan", "--device", &index]), "made twice");
+            let arguments =
+                ["run", folder(&golden), "--tokens", "1", "--max-tokens", "1", "--json", "--device", &index];
+            let stats = json_lines(&arguments).pop().expect("statistics")["stats"].take();
+            let dispatches = stats["dispatches_per_token"].as_u64().expect("a count");
+            assert!(plan.contains(&dispatches.to_string()), "{dispatches} dispatches are not in {plan}");
+            let summary = stdout(&["inspect", folder(&golden), "--device", &index]);
+            assert!(summary.contains("dispatches"), "{summary}");
+        }
+    }
+}
