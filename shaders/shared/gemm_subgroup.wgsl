@@ -8,14 +8,14 @@
 const TILE_M: u32 = 16u;
 const TILE_N: u32 = 128u;
 
-var<private> a0: vec4<f32>; // rows 0 .. 3 of x with the first row of W
-var<private> a1: vec4<f32>;
-var<private> a2: vec4<f32>;
-var<private> a3: vec4<f32>;
-var<private> b0: vec4<f32>; // and with the second
-var<private> b1: vec4<f32>;
-var<private> b2: vec4<f32>;
-var<private> b3: vec4<f32>;
+var<private> first0: vec4<f32>; // rows 0 .. 3 of x with the first row of W
+var<private> first1: vec4<f32>;
+var<private> first2: vec4<f32>;
+var<private> first3: vec4<f32>;
+var<private> second0: vec4<f32>; // and with the second
+var<private> second1: vec4<f32>;
+var<private> second2: vec4<f32>;
+var<private> second3: vec4<f32>;
 
 fn tile_product(thread: u32, group: vec3<u32>) {
     let m0 = group.x * TILE_M;
@@ -34,14 +34,14 @@ fn tile_product(thread: u32, group: vec3<u32>) {
         columns(m, 8u * block + 6u, v[6], w[6]);
         columns(m, 8u * block + 7u, v[7], w[7]);
     }
-    store4(m0, n.x, a0);
-    store4(m0 + 4u, n.x, a1);
-    store4(m0 + 8u, n.x, a2);
-    store4(m0 + 12u, n.x, a3);
-    store4(m0, n.y, b0);
-    store4(m0 + 4u, n.y, b1);
-    store4(m0 + 8u, n.y, b2);
-    store4(m0 + 12u, n.y, b3);
+    store4(m0, n.x, first0);
+    store4(m0 + 4u, n.x, first1);
+    store4(m0 + 8u, n.x, first2);
+    store4(m0 + 12u, n.x, first3);
+    store4(m0, n.y, second0);
+    store4(m0 + 4u, n.y, second1);
+    store4(m0 + 8u, n.y, second2);
+    store4(m0 + 12u, n.y, second3);
 }
 
 // Four columns of everything.
@@ -52,24 +52,24 @@ fn columns(m: vec2<u32>, quad: u32, v: vec4<f32>, w: vec4<f32>) {
     let x1 = subgroupBroadcast(low, 1u);
     let x2 = subgroupBroadcast(low, 2u);
     let x3 = subgroupBroadcast(low, 3u);
-    a0 += vec4<f32>(dot(x0, v), dot(x1, v), dot(x2, v), dot(x3, v));
-    b0 += vec4<f32>(dot(x0, w), dot(x1, w), dot(x2, w), dot(x3, w));
+    first0 += vec4<f32>(dot(x0, v), dot(x1, v), dot(x2, v), dot(x3, v));
+    second0 += vec4<f32>(dot(x0, w), dot(x1, w), dot(x2, w), dot(x3, w));
     let x4 = subgroupBroadcast(low, 4u);
     let x5 = subgroupBroadcast(low, 5u);
     let x6 = subgroupBroadcast(low, 6u);
     let x7 = subgroupBroadcast(low, 7u);
-    a1 += vec4<f32>(dot(x4, v), dot(x5, v), dot(x6, v), dot(x7, v));
-    b1 += vec4<f32>(dot(x4, w), dot(x5, w), dot(x6, w), dot(x7, w));
+    first1 += vec4<f32>(dot(x4, v), dot(x5, v), dot(x6, v), dot(x7, v));
+    second1 += vec4<f32>(dot(x4, w), dot(x5, w), dot(x6, w), dot(x7, w));
     let y0 = subgroupBroadcast(high, 0u);
     let y1 = subgroupBroadcast(high, 1u);
     let y2 = subgroupBroadcast(high, 2u);
     let y3 = subgroupBroadcast(high, 3u);
-    a2 += vec4<f32>(dot(y0, v), dot(y1, v), dot(y2, v), dot(y3, v));
-    b2 += vec4<f32>(dot(y0, w), dot(y1, w), dot(y2, w), dot(y3, w));
+    first2 += vec4<f32>(dot(y0, v), dot(y1, v), dot(y2, v), dot(y3, v));
+    second2 += vec4<f32>(dot(y0, w), dot(y1, w), dot(y2, w), dot(y3, w));
     let y4 = subgroupBroadcast(high, 4u);
     let y5 = subgroupBroadcast(high, 5u);
     let y6 = subgroupBroadcast(high, 6u);
     let y7 = subgroupBroadcast(high, 7u);
-    a3 += vec4<f32>(dot(y4, v), dot(y5, v), dot(y6, v), dot(y7, v));
-    b3 += vec4<f32>(dot(y4, w), dot(y5, w), dot(y6, w), dot(y7, w));
+    first3 += vec4<f32>(dot(y4, v), dot(y5, v), dot(y6, v), dot(y7, v));
+    second3 += vec4<f32>(dot(y4, w), dot(y5, w), dot(y6, w), dot(y7, w));
 }
