@@ -3,11 +3,11 @@
 // One thread writes 32 columns of one row. Rows whose token is in another chunk of W are left alone.
 
 struct Params {
-    weight_rows: u32,   // rows of the chunk: the stride of its planes
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,
     rows: u32,          // tokens
     start: u32,         // token of the chunk's first row
+    count: u32,         // rows of the chunk
 }
 
 @group(0) @binding(0) var<storage, read_write> tokens: array<u32>;   // (capacity)
@@ -25,7 +25,7 @@ fn embedding(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let token = tokens[run.position + row];
-    if token < params.start || token - params.start >= params.weight_rows {
+    if token < params.start || token - params.start >= params.count {
         return;
     }
     let w = weight32(token - params.start, block);

@@ -5,7 +5,6 @@
 // and 2i + 1 where pairs are interleaved; rows of v are paired alike and left as they are.
 
 struct Params {
-    weight_rows: u32,   // rows of the matrix: the stride of its planes
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,          // k
     eps: f32,

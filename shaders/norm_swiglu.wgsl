@@ -3,7 +3,6 @@
 // W is gate above up: (2 · ffn, cols). One workgroup computes 32 outputs; a thread has rows j and ffn + j of W.
 
 struct Params {
-    weight_rows: u32,   // 2 · ffn: the stride of the planes
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,          // k
     ffn: u32,           // outputs

@@ -4,7 +4,7 @@
 //! The reader below is written from that description alone, and shares no code with the packer or with the shaders.
 
 use dunlin::checkpoint::quant::dequantize_row;
-use dunlin::kernel::layout::{BLOCK, WeightLayout, blocks, codes_words, quads, scales_words};
+use dunlin::kernel::layout::{BLOCK, TILE, WeightLayout, blocks, codes_words, quads, scales_words};
 use dunlin::kernel::pack;
 use dunlin::ops::Given;
 use dunlin::tensor::{DType, Tensor};
@@ -19,9 +19,10 @@ struct Planes {
 }
 
 impl Planes {
-    /// Word `lane` of a quad of the codes: vec4<u32>[(block · quads + quad) · rows + row].
+    /// Word `lane` of a quad of the codes: element block · quads + quad of the row, in tiles of 32 rows.
     fn code(&self, row: usize, block: usize, quad: usize, lane: usize) -> u32 {
-        self.codes[((block * quads(self.dtype) + quad) * self.rows + row) * 4 + lane]
+        let (count, i) = (blocks(self.cols) * quads(self.dtype), block * quads(self.dtype) + quad);
+        self.codes[((row / 32 * count + i) * 32 + row % 32) * 4 + lane]
     }
 
     /// Byte i of the codes of a block.
@@ -31,7 +32,8 @@ impl Planes {
 
     /// Word `index` of the part of the scales plane that begins after `part` words a row.
     fn word(&self, row: usize, part: usize, index: usize) -> u32 {
-        self.scales[(part + index) * self.rows + row]
+        let count = self.scales.len() / self.rows.next_multiple_of(32);
+        self.scales[(row / 32 * count + part + index) * 32 + row % 32]
     }
 
     fn half(&self, row: usize, part: usize, index: usize) -> u16 {
@@ -167,24 +169,24 @@ fn large_chunks_are_packed_in_segments() {
 fn chunks_cover_the_rows_and_fit_the_binding() {
     for dtype in DType::ALL {
         let cols = if dtype.block().0 == 256 { 512 } else { 96 };
-        let row = 4 * codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64;
-        for rows in [1, 2, 63, 64, 65, 100, 128, 1000] {
-            for fit in [1, 3, 63, 64, 65, 100, 127, 999, 5000] {
-                let max_binding = fit as u64 * row + row - 1;
+        let tile = 4 * codes_words(dtype, TILE, cols).max(scales_words(dtype, TILE, cols)) as u64;
+        for rows in [1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 1000] {
+            for fit in [1, 2, 3, 4, 31, 32, 157] {
+                let max_binding = fit as u64 * tile + tile - 1;
                 let layout = WeightLayout::new(dtype, rows, cols, max_binding);
-                let at = format!("{dtype}, {rows} rows, {fit} fit: {:?}", layout.chunks);
+                let at = format!("{dtype}, {rows} rows, {fit} tiles fit: {:?}", layout.chunks);
                 let mut next = 0;
                 for (i, chunk) in layout.chunks.iter().enumerate() {
                     assert_eq!(chunk.start, next, "{at}: rows are covered in order");
                     assert!(!chunk.is_empty(), "{at}: no chunk is empty");
                     next = chunk.end;
                     let last = i + 1 == layout.chunks.len();
-                    assert!(last || fit < 64 || chunk.len() % 64 == 0, "{at}: half-empty workgroups");
+                    assert!(last || fit < 2 || chunk.len() % 64 == 0, "{at}: half-empty workgroups");
                     let (codes, scales) = pack::sizes(dtype, chunk.len(), cols);
                     assert!(4 * codes.max(scales) as u64 <= max_binding, "{at}: chunk {i} fits");
                 }
                 assert_eq!(next, rows, "{at}: all rows are covered");
-                assert_eq!(layout.whole(), rows <= fit, "{at}: what fits is one chunk");
+                assert_eq!(layout.whole(), rows.div_ceil(TILE) <= fit, "{at}: what fits is one chunk");
                 let sizes = layout.chunks.iter().map(|chunk| pack::sizes(dtype, chunk.len(), cols));
                 assert_eq!(layout.bytes(), sizes.map(|(c, s)| 4 * (c + s) as u64).sum::<u64>(), "{at}: bytes");
             }

@@ -3,7 +3,6 @@
 // One workgroup computes 32 × 64 of y (shared/gemm).
 
 struct Params {
-    weight_rows: u32,   // rows of the chunk: the stride of its planes
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,          // k
     first: u32,         // first row of W within the chunk

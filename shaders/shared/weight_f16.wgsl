@@ -1,11 +1,10 @@
 // 32 weights of a row, float16: 4 quads of 8.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let at = block * 4u * params.weight_rows + row;
-    let step = params.weight_rows;
+    let at = place(row, 4u * params.weight_blocks, 4u * block);
     let a = codes[at];
-    let b = codes[at + step];
-    let c = codes[at + 2u * step];
-    let d = codes[at + 3u * step];
+    let b = codes[at + 32u];
+    let c = codes[at + 64u];
+    let d = codes[at + 96u];
     return array<vec4<f32>, 8>(
         halves(a.xy), halves(a.zw), halves(b.xy), halves(b.zw), halves(c.xy), halves(c.zw), halves(d.xy), halves(d.zw),
     );

@@ -1,7 +1,7 @@
 // 32 weights of a row, q4_0: w = d · (q − 8); byte j of the quad holds elements j and j + 16.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let q = codes[block * params.weight_rows + row];
-    let d = unpack2x16float(scales[(block / 2u) * params.weight_rows + row])[block % 2u];
+    let q = codes[place(row, params.weight_blocks, block)];
+    let d = unpack2x16float(scales[place(row, (params.weight_blocks + 1u) / 2u, block / 2u)])[block % 2u];
     return array<vec4<f32>, 8>(
         d * (nibbles(q.x) - 8.0),
         d * (nibbles(q.y) - 8.0),

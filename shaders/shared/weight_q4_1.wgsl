@@ -1,7 +1,7 @@
 // 32 weights of a row, q4_1: w = d · q + m; byte j of the quad holds elements j and j + 16.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let q = codes[block * params.weight_rows + row];
-    let dm = unpack2x16float(scales[block * params.weight_rows + row]);
+    let q = codes[place(row, params.weight_blocks, block)];
+    let dm = unpack2x16float(scales[place(row, params.weight_blocks, block)]);
     return array<vec4<f32>, 8>(
         dm.x * nibbles(q.x) + dm.y,
         dm.x * nibbles(q.y) + dm.y,

@@ -1,9 +1,10 @@
 // 32 weights of a row, q5_0: w = d · (q − 16); bit 4 of q stands in a word of its own.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let q = codes[block * params.weight_rows + row];
-    let d = unpack2x16float(scales[(block / 2u) * params.weight_rows + row])[block % 2u];
+    let q = codes[place(row, params.weight_blocks, block)];
     let halves = (params.weight_blocks + 1u) / 2u;
-    let high = scales[(halves + block) * params.weight_rows + row];
+    let words = halves + params.weight_blocks;
+    let d = unpack2x16float(scales[place(row, words, block / 2u)])[block % 2u];
+    let high = scales[place(row, words, halves + block)];
     return array<vec4<f32>, 8>(
         d * (nibbles(q.x, high) - 16.0),
         d * (nibbles(q.y, high >> 1u) - 16.0),

@@ -1,8 +1,8 @@
 // 32 weights of a row, q5_1: w = d · q + m; bit 4 of q stands in a word of its own.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let q = codes[block * params.weight_rows + row];
-    let dm = unpack2x16float(scales[block * params.weight_rows + row]);
-    let high = scales[(params.weight_blocks + block) * params.weight_rows + row];
+    let q = codes[place(row, params.weight_blocks, block)];
+    let dm = unpack2x16float(scales[place(row, 2u * params.weight_blocks, block)]);
+    let high = scales[place(row, 2u * params.weight_blocks, params.weight_blocks + block)];
     return array<vec4<f32>, 8>(
         dm.x * nibbles(q.x, high) + dm.y,
         dm.x * nibbles(q.y, high >> 1u) + dm.y,

@@ -1,13 +1,14 @@
 // 32 weights of a row, q5_k: w = (d · sc) · q − dmin · m, as q4_k with a fifth bit in a word of its own.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let q = codes[block * params.weight_rows + row];
-    let d = unpack2x16float(scales[(block / 8u) * params.weight_rows + row]);
+    let q = codes[place(row, params.weight_blocks, block)];
     let supers = (params.weight_blocks + 7u) / 8u;
     let halves = (params.weight_blocks + 1u) / 2u;
-    let packed = scales[(supers + block / 2u) * params.weight_rows + row] >> (16u * (block % 2u));
+    let words = supers + halves + params.weight_blocks;
+    let d = unpack2x16float(scales[place(row, words, block / 8u)]);
+    let packed = scales[place(row, words, supers + block / 2u)] >> (16u * (block % 2u));
     let scale = d.x * f32(packed & 255u);
     let minimum = d.y * f32((packed >> 8u) & 255u);
-    let high = scales[(supers + halves + block) * params.weight_rows + row];
+    let high = scales[place(row, words, supers + halves + block)];
     return array<vec4<f32>, 8>(
         scale * nibbles(q.x, high) - minimum,
         scale * nibbles(q.y, high >> 1u) - minimum,

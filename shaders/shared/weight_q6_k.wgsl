@@ -1,16 +1,17 @@
 // 32 weights of a row, q6_k: w = d · sc · (q − 32); sc an i8 for 16 columns, d for 256; bits 4 and 5 in two words of their own.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-    let q = codes[block * params.weight_rows + row];
-    let supers = block / 8u;
-    let d = unpack2x16float(scales[(supers / 2u) * params.weight_rows + row])[supers % 2u];
-    let first = ((params.weight_blocks + 7u) / 8u + 1u) / 2u;
+    let q = codes[place(row, params.weight_blocks, block)];
+    let first = ((params.weight_blocks + 7u) / 8u + 1u) / 2u; // words of d
     let halves = (params.weight_blocks + 1u) / 2u;
-    let packed = unpack4xI8(scales[(first + block / 2u) * params.weight_rows + row] >> (16u * (block % 2u)));
+    let words = first + halves + 2u * params.weight_blocks;
+    let supers = block / 8u;
+    let d = unpack2x16float(scales[place(row, words, supers / 2u)])[supers % 2u];
+    let packed = unpack4xI8(scales[place(row, words, first + block / 2u)] >> (16u * (block % 2u)));
     let a = d * f32(packed.x);
     let b = d * f32(packed.y);
-    let h = (first + halves + 2u * block) * params.weight_rows + row;
-    let low = scales[h];
-    let high = scales[h + params.weight_rows];
+    let at = place(row, words, first + halves + 2u * block);
+    let low = scales[at];
+    let high = scales[at + 32u];
     return array<vec4<f32>, 8>(
         a * sixes(q.x, low),
         a * sixes(q.y, low >> 2u),

@@ -1,11 +1,14 @@
 //! How a weight matrix lies in device memory: rows split into chunks that fit a binding, each chunk two planes.
 //!
-//! The unit is a block of 32 columns. Rows are interleaved: neighbouring threads take neighbouring rows, so their
-//! loads are neighbours too, and a vector of activations is read once for all of them.
+//! The unit is a block of 32 columns. Rows lie in tiles of 32, and within a tile the row counts fastest: neighbouring
+//! threads take neighbouring rows, so their loads are neighbours too, a vector of activations is read once for all of
+//! them, and a workgroup reads one stream from its beginning to its end.
 //!
 //! ```text
-//! codes    vec4<u32>[(block·quads + quad)·rows + row]      what `quad` holds depends on the type
-//! scales   u32[…]                                          per type, see `pack`
+//! plane[((row / 32)·count + i)·32 + row % 32]      element i of a row's `count`
+//!
+//! codes    elements are vec4<u32>, i = block·quads + quad     what `quad` holds depends on the type
+//! scales   elements are u32                                   per type, see `pack`
 //! ```
 
 use std::ops::Range;
@@ -14,6 +17,9 @@ use crate::tensor::DType;
 
 /// Columns of a block.
 pub const BLOCK: usize = 32;
+
+/// Rows of a tile; the last tile of a chunk is filled up with zeros.
+pub const TILE: usize = 32;
 
 /// Where the rows of a (rows, cols) matrix of `dtype` lie.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,16 +33,14 @@ pub struct WeightLayout {
 impl WeightLayout {
     /// Splits so that no plane of a chunk is larger than `max_binding` bytes.
     pub fn new(dtype: DType, rows: usize, cols: usize, max_binding: u64) -> Self {
-        let row_bytes = codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64 * 4;
-        let most = ((max_binding / row_bytes.max(1)) as usize).max(1);
-        // Chunks of a multiple of 64 rows keep every chunk but the last free of half-empty workgroups. A matrix that
-        // fits is one chunk, whatever its rows: fused operators count on that.
-        let most = if most >= rows {
-            rows.max(1)
-        } else if most > 64 {
-            most / 64 * 64
-        } else {
-            most
+        let tile_bytes = codes_words(dtype, TILE, cols).max(scales_words(dtype, TILE, cols)) as u64 * 4;
+        let tiles = (max_binding / tile_bytes.max(1)) as usize;
+        // Chunks of whole workgroups (64 rows) where that many fit, and of one tile at least. A matrix that fits is one
+        // chunk, whatever its rows: fused operators count on that.
+        let most = match tiles {
+            _ if tiles >= rows.div_ceil(TILE) => rows.max(1),
+            0 | 1 => TILE,
+            _ => tiles / 2 * 2 * TILE,
         };
         let chunks = (0..rows.div_ceil(most)).map(|i| i * most..((i + 1) * most).min(rows)).collect();
         WeightLayout { dtype, cols, chunks }
@@ -76,7 +80,7 @@ pub fn quads(dtype: DType) -> usize {
 
 /// 32-bit words of the codes plane.
 pub fn codes_words(dtype: DType, rows: usize, cols: usize) -> usize {
-    blocks(cols) * quads(dtype) * rows * 4
+    blocks(cols) * quads(dtype) * rows.next_multiple_of(TILE) * 4
 }
 
 /// 32-bit words of the scales plane: at least 4, since a binding may not be empty.
@@ -93,5 +97,5 @@ pub fn scales_words(dtype: DType, rows: usize, cols: usize) -> usize {
         DType::Q5_K => supers + b.div_ceil(2) + b,
         DType::Q6_K => supers.div_ceil(2) + b.div_ceil(2) + 2 * b,
     };
-    (words * rows).max(4)
+    (words * rows.next_multiple_of(TILE)).max(4)
 }

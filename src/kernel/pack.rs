@@ -3,7 +3,7 @@
 //! A block is 32 columns, b its index, s = b / 8 its super-block; `half(i)` is 16 bits of word i / 2.
 //!
 //! ```text
-//! type        codes of a block (quads)                 scales plane, each part × rows, row fastest
+//! type        codes of a block (quads)                 words of a row in the scales plane, part by part
 //! f32         8 quads of 4 floats                      –
 //! f16, bf16   4 quads of 8 halves                      –
 //! q8_0        2 quads of 16 i8                         d half(b)
@@ -20,7 +20,7 @@
 
 use std::ops::Range;
 
-use super::layout::{BLOCK, blocks, codes_words, quads, scales_words};
+use super::layout::{BLOCK, TILE, blocks, codes_words, quads, scales_words};
 use crate::tensor::DType;
 
 /// 32-bit words of the codes and of the scales of `rows` rows.
@@ -40,46 +40,54 @@ pub fn pack<'a>(
     row: impl Fn(usize) -> &'a [u8],
     mut codes: impl FnMut(usize, &[u32]),
 ) -> Vec<u32> {
-    let count = rows.len();
-    let block_words = quads(dtype) * 4;
+    let (count, nb) = (rows.len(), blocks(cols));
+    let row_words = nb * quads(dtype) * 4;
     let mut scales = vec![0; scales_words(dtype, count, cols)];
-    let step = (SEGMENT / (block_words * count).max(1)).max(1);
+    let scale_words = scales_words(dtype, TILE, cols) / TILE;
+    let step = (SEGMENT / (row_words * TILE)).max(1) * TILE;
     let mut words = [0u32; 32];
     let mut segment = Vec::new();
-    for start in (0..blocks(cols)).step_by(step) {
-        let end = (start + step).min(blocks(cols));
+    for start in (0..count).step_by(step) {
+        let end = (start + step).min(count);
         segment.clear();
-        segment.resize((end - start) * block_words * count, 0);
-        for (r, source) in rows.clone().enumerate() {
-            let bytes = row(source);
-            let mut scales = Scales { plane: &mut scales, rows: count, row: r };
-            for b in start..end {
-                block(dtype, bytes, cols, b, &mut words[..block_words], &mut scales);
-                for (q, quad) in words[..block_words].chunks_exact(4).enumerate() {
-                    let at = (((b - start) * quads(dtype) + q) * count + r) * 4;
+        segment.resize((end - start).next_multiple_of(TILE) * row_words, 0);
+        for r in start..end {
+            let bytes = row(rows.start + r);
+            let mut scales = Scales { plane: &mut scales, words: scale_words, row: r };
+            for b in 0..nb {
+                let words = &mut words[..quads(dtype) * 4];
+                block(dtype, bytes, cols, b, words, &mut scales);
+                for (q, quad) in words.chunks_exact(4).enumerate() {
+                    let at = place(r - start, nb * quads(dtype), b * quads(dtype) + q) * 4;
                     segment[at..at + 4].copy_from_slice(quad);
                 }
             }
         }
-        codes(start * block_words * count, &segment);
+        codes(start * row_words, &segment);
     }
     scales
 }
 
-/// Writes into the scales plane of one row; parts are counted in words a row.
+/// Where element `i` of a row's `count` lies in a plane.
+fn place(row: usize, count: usize, i: usize) -> usize {
+    ((row / TILE) * count + i) * TILE + row % TILE
+}
+
+/// Writes into the scales plane of one row; parts begin at so many words a row.
 struct Scales<'a> {
     plane: &'a mut [u32],
-    rows: usize,
+    /// Words a row.
+    words: usize,
     row: usize,
 }
 
 impl Scales<'_> {
     fn word(&mut self, part: usize, index: usize, value: u32) {
-        self.plane[(part + index) * self.rows + self.row] = value;
+        self.plane[place(self.row, self.words, part + index)] = value;
     }
 
     fn half(&mut self, part: usize, index: usize, value: u16) {
-        self.plane[(part + index / 2) * self.rows + self.row] |= u32::from(value) << (16 * (index % 2));
+        self.plane[place(self.row, self.words, part + index / 2)] |= u32::from(value) << (16 * (index % 2));
     }
 }
 

@@ -41,6 +41,7 @@ modules! {
     KV_F16 "kv_f16" true
     TILE_F32 "tile_f32" true
     TILE_F16 "tile_f16" true
+    WEIGHT "weight" false
     WEIGHT_F32 "weight_f32" true
     WEIGHT_F16 "weight_f16" true
     WEIGHT_BF16 "weight_bf16" true

@@ -18,11 +18,11 @@ pub struct Embedding {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
-    weight_rows: u32,
     weight_blocks: u32,
     cols: u32,
     rows: u32,
     start: u32,
+    count: u32,
 }
 
 static KERNELS: WeightKernels =
@@ -57,11 +57,11 @@ impl Operator for Embedding {
             constants: vec![],
             slots: vec![reads[0].slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
-                weight_rows: part.weight_rows as u32,
                 weight_blocks: blocks as u32,
                 cols: cols as u32,
                 rows: self.rows as u32,
                 start: part.out as u32,
+                count: part.rows as u32,
             }),
             groups: [groups(self.rows * blocks, 64), 1, 1],
         };
@@ -81,11 +81,11 @@ pub fn cases() -> Vec<Case> {
         let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
         cases.push(Case::new(Embedding { rows: 5 }, reads));
     }
-    // A table in chunks of 9 rows: tokens of every chunk, and the others leave their rows alone.
-    let mut tokens = Given::tokens(8, 31);
-    tokens.fill = Fill::Ids(vec![0, 8, 9, 17, 18, 26, 27, 30]);
-    let reads = vec![tokens, Given::weight(DType::Q4_0, 31, 160)];
-    cases.push(Case::new(Embedding { rows: 8 }, reads).in_bindings_of(9 * 80));
+    // A table in chunks of 32 rows: tokens of every chunk, and the others leave their rows alone.
+    let mut tokens = Given::tokens(7, 90);
+    tokens.fill = Fill::Ids(vec![0, 31, 32, 63, 64, 88, 89]);
+    let reads = vec![tokens, Given::weight(DType::Q4_0, 90, 160)];
+    cases.push(Case::new(Embedding { rows: 7 }, reads).in_bindings_of(32 * 80));
     // SmolLM2-135M, one token.
     let reads = vec![Given::tokens(1, 49152), Given::weight(DType::Q8_0, 49152, 576)];
     cases.push(Case::new(Embedding { rows: 1 }, reads).bench());

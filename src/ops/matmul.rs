@@ -17,7 +17,6 @@ pub struct Matmul;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct GemvParams {
-    weight_rows: u32,
     weight_blocks: u32,
     cols: u32,
     first: u32,
@@ -29,7 +28,6 @@ pub struct GemvParams {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct GemmParams {
-    weight_rows: u32,
     weight_blocks: u32,
     cols: u32,
     first: u32,
@@ -77,14 +75,14 @@ impl MatmulKernels {
         let (m, cols) = x.ty.matrix();
         let (n, _) = w.ty.matrix();
         let dispatch = |part: Part| {
-            let [weight_rows, weight_blocks, cols, first, rows, out] =
-                [part.weight_rows, layout::blocks(cols), cols, part.first, part.rows, part.out].map(|v| v as u32);
+            let [weight_blocks, cols, first, rows, out] =
+                [layout::blocks(cols), cols, part.first, part.rows, part.out].map(|v| v as u32);
             if m == 1 {
                 return Dispatch {
                     kernel: KernelRef(weight_kernel(&self.gemv[usize::from(profile.broadcasts())], w.ty.dtype())),
                     constants: vec![("SPLIT", gemv_split(part.rows, profile))],
                     slots: slots(&part),
-                    params: params(&GemvParams { weight_rows, weight_blocks, cols, first, rows, out }),
+                    params: params(&GemvParams { weight_blocks, cols, first, rows, out }),
                     groups: [groups(part.rows, 64), 1, 1],
                 };
             }
@@ -98,7 +96,7 @@ impl MatmulKernels {
                 kernel: KernelRef(weight_kernel(tiles, w.ty.dtype())),
                 constants: vec![],
                 slots: slots(&part),
-                params: params(&GemmParams { weight_rows, weight_blocks, cols, first, rows, out, m, stride }),
+                params: params(&GemmParams { weight_blocks, cols, first, rows, out, m, stride }),
                 groups: [groups(m as usize, tile_m), groups(part.rows, tile_n), 1],
             }
         };
@@ -164,13 +162,13 @@ impl Operator for Matmul {
     }
 }
 
-/// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of fewer.
+/// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of 32.
 pub fn split_shapes() -> [((DType, usize, usize, usize), u64); 4] {
     [
         ((DType::F32, 1, 150, 31), 70 * 128),
         ((DType::F16, 3, 150, 154), 64 * 320),
-        ((DType::Q4_0, 1, 67, 160), 9 * 80 + 1),
-        ((DType::Q6_K, 2, 67, 768), 30 * 384),
+        ((DType::Q4_0, 1, 67, 160), 32 * 80 + 1),
+        ((DType::Q6_K, 2, 67, 768), 32 * 384),
     ]
 }
 

@@ -18,7 +18,6 @@ pub struct NormMatmul {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
-    weight_rows: u32,
     weight_blocks: u32,
     cols: u32,
     first: u32,
@@ -62,7 +61,6 @@ impl Operator for NormMatmul {
             constants: vec![("SPLIT", gemv_split(part.rows, profile))],
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
-                weight_rows: part.weight_rows as u32,
                 weight_blocks: layout::blocks(cols) as u32,
                 cols: cols as u32,
                 first: part.first as u32,

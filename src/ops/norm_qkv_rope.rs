@@ -30,7 +30,6 @@ pub struct NormQkvRope {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
-    weight_rows: u32,
     weight_blocks: u32,
     cols: u32,
     eps: f32,
@@ -113,7 +112,6 @@ impl Operator for NormQkvRope {
             constants: vec![("SPLIT", gemv_split(rows, profile))],
             slots: slots.into(),
             params: params(&Params {
-                weight_rows: part.weight_rows as u32,
                 weight_blocks: layout::blocks(cols) as u32,
                 cols: cols as u32,
                 eps: self.eps,

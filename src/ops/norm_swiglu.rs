@@ -19,7 +19,6 @@ pub struct NormSwiglu {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
-    weight_rows: u32,
     weight_blocks: u32,
     cols: u32,
     ffn: u32,
@@ -67,7 +66,6 @@ impl Operator for NormSwiglu {
             constants: vec![("SPLIT", gemv_split(rows, profile))],
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
-                weight_rows: part.weight_rows as u32,
                 weight_blocks: layout::blocks(cols) as u32,
                 cols: cols as u32,
                 ffn: rows as u32 / 2,

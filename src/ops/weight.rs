@@ -53,7 +53,7 @@ macro_rules! weight_kernels {
         [$($crate::ops::weight_kernels!(@one $format $file, $entry, $modules, $accesses, $params, $constants, $requires)),*]
     };
     (@one $format:ident $file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
-        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::$format], $accesses, $params, $constants, $requires)
+        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::WEIGHT, $crate::kernel::source::$format], $accesses, $params, $constants, $requires)
     };
 }
 pub(crate) use weight_kernels;
@@ -65,8 +65,6 @@ pub fn weight_kernel(kernels: &'static WeightKernels, dtype: DType) -> &'static 
 
 /// The part of a weight that lies in one chunk of the matrix it is stored in.
 pub struct Part {
-    /// Rows of the chunk.
-    pub weight_rows: usize,
     /// First row of the part within the chunk.
     pub first: usize,
     pub rows: usize,
@@ -90,7 +88,6 @@ pub fn parts(weight: &Operand, profile: &DeviceProfile) -> Vec<Part> {
         .filter_map(|(i, chunk)| {
             let (start, end) = (chunk.start.max(wanted.start), chunk.end.min(wanted.end));
             (start < end).then(|| Part {
-                weight_rows: chunk.len(),
                 first: start - chunk.start,
                 rows: end - start,
                 out: start - first,

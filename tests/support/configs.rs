@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use dunlin::checkpoint::{Config, RopeConfig};
 use dunlin::graph::{Graph, ValueKind};
-use dunlin::kernel::DeviceProfile;
+use dunlin::kernel::{DeviceProfile, layout};
+use dunlin::ops::{Elem, TensorType};
 use dunlin::tensor::DType;
 
 /// A decoder whose layers are alike; the rest is set by the caller.
@@ -133,10 +134,17 @@ pub fn random_config(random: &mut Random) -> Config {
     config
 }
 
-/// The least binding with which a graph can be run: weights are split, activations, tables and state are not.
+/// The least binding with which a graph can be run: weights are split into tiles of rows, the rest is not.
 pub fn least_binding(graph: &Graph, profile: &DeviceProfile) -> u64 {
-    let whole = graph.values.iter().filter(|value| !matches!(value.kind, ValueKind::Weight(_)));
-    whole.map(|value| value.ty.bytes(profile).next_multiple_of(16)).max().unwrap_or(0)
+    let least = |ty: &TensorType| match ty.elem {
+        Elem::Weight(dtype) => {
+            let cols = ty.matrix().1;
+            4 * layout::codes_words(dtype, layout::TILE, cols).max(layout::scales_words(dtype, layout::TILE, cols))
+                as u64
+        }
+        _ => ty.bytes(profile).next_multiple_of(16),
+    };
+    graph.values.iter().map(|value| least(&value.ty)).max().unwrap_or(0)
 }
 
 /// xorshift64*: the same numbers on every machine.
