@@ -2,9 +2,9 @@
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let at = place(row, 4u * params.weight_blocks, 4u * block);
     let a = codes[at];
-    let b = codes[at + 32u];
-    let c = codes[at + 64u];
-    let d = codes[at + 96u];
+    let b = codes[at + 8u];
+    let c = codes[at + 16u];
+    let d = codes[at + 24u];
     return array<vec4<f32>, 8>(
         halves(a.xy), halves(a.zw), halves(b.xy), halves(b.zw), halves(c.xy), halves(c.zw), halves(d.xy), halves(d.zw),
     );

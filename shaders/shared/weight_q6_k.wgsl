@@ -11,7 +11,7 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let b = d * f32(packed.y);
     let at = place(row, words, first + halves + 2u * block);
     let low = scales[at];
-    let high = scales[at + 32u];
+    let high = scales[at + 8u];
     return array<vec4<f32>, 8>(
         a * sixes(q.x, low),
         a * sixes(q.y, low >> 2u),

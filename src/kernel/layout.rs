@@ -1,11 +1,11 @@
 //! How a weight matrix lies in device memory: rows split into chunks that fit a binding, each chunk two planes.
 //!
-//! The unit is a block of 32 columns. Rows lie in tiles of 32, and within a tile the row counts fastest: neighbouring
+//! The unit is a block of 32 columns. Rows lie in tiles of 8, and within a tile the row counts fastest: neighbouring
 //! threads take neighbouring rows, so their loads are neighbours too, a vector of activations is read once for all of
 //! them, and a workgroup reads one stream from its beginning to its end.
 //!
 //! ```text
-//! plane[((row / 32)·count + i)·32 + row % 32]      element i of a row's `count`
+//! plane[((row / 8)·count + i)·8 + row % 8]      element i of a row's `count`
 //!
 //! codes    elements are vec4<u32>, i = block·quads + quad     what `quad` holds depends on the type
 //! scales   elements are u32                                   per type, see `pack`
@@ -19,7 +19,7 @@ use crate::tensor::DType;
 pub const BLOCK: usize = 32;
 
 /// Rows of a tile; the last tile of a chunk is filled up with zeros.
-pub const TILE: usize = 32;
+pub const TILE: usize = 8;
 
 /// Where the rows of a (rows, cols) matrix of `dtype` lie.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,10 +37,11 @@ impl WeightLayout {
         let tiles = (max_binding / tile_bytes.max(1)) as usize;
         // Chunks of whole workgroups (64 rows) where that many fit, and of one tile at least. A matrix that fits is one
         // chunk, whatever its rows: fused operators count on that.
+        let group = 64 / TILE;
         let most = match tiles {
             _ if tiles >= rows.div_ceil(TILE) => rows.max(1),
-            0 | 1 => TILE,
-            _ => tiles / 2 * 2 * TILE,
+            _ if tiles >= group => tiles / group * group * TILE,
+            _ => tiles.max(1) * TILE,
         };
         let chunks = (0..rows.div_ceil(most)).map(|i| i * most..((i + 1) * most).min(rows)).collect();
         WeightLayout { dtype, cols, chunks }

@@ -162,13 +162,13 @@ impl Operator for Matmul {
     }
 }
 
-/// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of 32.
+/// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of fewer.
 pub fn split_shapes() -> [((DType, usize, usize, usize), u64); 4] {
     [
         ((DType::F32, 1, 150, 31), 70 * 128),
         ((DType::F16, 3, 150, 154), 64 * 320),
-        ((DType::Q4_0, 1, 67, 160), 32 * 80 + 1),
-        ((DType::Q6_K, 2, 67, 768), 32 * 384),
+        ((DType::Q4_0, 1, 67, 160), 9 * 80 + 1),
+        ((DType::Q6_K, 2, 67, 768), 30 * 384),
     ]
 }
 
