@@ -23,11 +23,13 @@ fn rms_norm(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id)
     }
     partial_squares[thread] = squares;
     workgroupBarrier();
-    var total = 0.0;
-    for (var i = 0u; i < 64u; i++) {
-        total += partial_squares[i];
+    for (var half = 32u; half > 0u; half /= 2u) {
+        if thread < half {
+            partial_squares[thread] += partial_squares[thread + half];
+        }
+        workgroupBarrier();
     }
-    let factor = inverseSqrt(total / f32(params.cols) + params.eps);
+    let factor = inverseSqrt(partial_squares[0] / f32(params.cols) + params.eps);
     for (var c = thread; c < params.cols; c += 64u) {
         y[row + c] = x[row + c] * factor * gain[c];
     }

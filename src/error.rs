@@ -45,7 +45,6 @@ impl Error {
         Self::new(ErrorKind::UnsupportedModel, message)
     }
 
-    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "the CPU path allocates through Vec"))]
     pub(crate) fn out_of_memory(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::OutOfMemory, message)
     }

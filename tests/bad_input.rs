@@ -234,3 +234,28 @@ fn options_out_of_range_are_named() {
     }
     fails(&["run", model, "--tokens", "1", "--device", " "], &["device"]);
 }
+
+#[test]
+fn a_context_past_all_memory_is_named() {
+    let model = root().join("mobilellm_gqa");
+    let model = model.to_str().expect("UTF-8");
+    for context in ["100000000", "999999999999"] {
+        fails(&["run", model, "--tokens", "1", "--device", "cpu", "--context", context], &[context, "--context"]);
+        fails(&["inspect", model, "--context", context], &[context, "--context"]);
+    }
+    let config = |positions: u64| {
+        with_config("mobilellm_gqa", |config| config["max_position_embeddings"] = serde_json::json!(positions))
+    };
+    let (_scratch, folder) = config(10_000_000_000);
+    fails(&["run", folder.to_str().unwrap(), "--tokens", "1", "--device", "cpu"], &["10000000000"]);
+}
+
+#[test]
+fn numbers_below_zero_reach_their_own_message() {
+    let model = root().join("mobilellm_gqa");
+    let model = model.to_str().expect("UTF-8");
+    for (flag, part) in [("--temperature", "temperature"), ("--min-p", "min-p"), ("--repeat-penalty", "repeat penalty")]
+    {
+        fails(&["run", model, "--tokens", "1", "--device", "cpu", flag, "-1"], &[part]);
+    }
+}

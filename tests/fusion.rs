@@ -80,7 +80,7 @@ impl Toy {
     }
 
     fn graph(&self, pass: Pass) -> Graph {
-        let angles = models::angles(&self.config, self.config.context);
+        let angles = models::angles(&self.config, self.config.context).expect("a small table");
         models::build(&self.config, GraphBuilder::new(&|name| self.formats[name]), &angles, pass)
             .expect("a known architecture")
     }

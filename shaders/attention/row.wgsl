@@ -21,7 +21,7 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 @group(1) @binding(1) var<uniform> run: Run;
 
-override WG: u32 = 64u;
+override WG: u32 = 64u; // a power of two
 const CHUNK: u32 = 1024u;
 const MOST_QUADS: u32 = 64u; // D up to 256
 
@@ -120,26 +120,30 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     }
 }
 
-// The largest value of all threads. Called by all of them.
+// The largest value of all threads, in all of them. Called by all of them.
 fn group_max(thread: u32, value: f32) -> f32 {
     workgroupBarrier();
     reduced[thread] = value;
     workgroupBarrier();
-    var v = reduced[0];
-    for (var i = 1u; i < WG; i++) {
-        v = max(v, reduced[i]);
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        if thread < half {
+            reduced[thread] = max(reduced[thread], reduced[thread + half]);
+        }
+        workgroupBarrier();
     }
-    return v;
+    return reduced[0];
 }
 
-// The sum of all threads' values, added in the same order everywhere. Called by all of them.
+// The sum of all threads' values, in all of them. Called by all of them.
 fn group_sum(thread: u32, value: f32) -> f32 {
     workgroupBarrier();
     reduced[thread] = value;
     workgroupBarrier();
-    var v = 0.0;
-    for (var i = 0u; i < WG; i++) {
-        v += reduced[i];
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        if thread < half {
+            reduced[thread] += reduced[thread + half];
+        }
+        workgroupBarrier();
     }
-    return v;
+    return reduced[0];
 }

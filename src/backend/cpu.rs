@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, ValueKind};
 use crate::kernel::{Run, ValueId};
 use crate::models::{self, Leaves, Pass};
@@ -106,7 +106,7 @@ struct Shared {
 impl CpuEngine {
     pub fn load(checkpoint: &Checkpoint, options: &EngineOptions, progress: Progress) -> Result<Self> {
         let context = options.context.unwrap_or(checkpoint.config.context).max(1);
-        let angles = models::angles(&checkpoint.config, context);
+        let angles = models::angles(&checkpoint.config, context)?;
         let formats: BTreeMap<_, _> = checkpoint
             .tensors()
             .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
@@ -169,6 +169,14 @@ impl Engine for CpuEngine {
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         let graph = self.shared.graph(Pass { rows: 1, leaves: Leaves::Token })?;
+        let bytes: usize = (graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
+            .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
+            .fold(0, usize::saturating_add);
+        // Asked for once and given back: zeroed memory that is not there would end the process.
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|error| {
+            let message = format!("{capacity} tokens need {} MB of KV cache; take a shorter --context", bytes >> 20);
+            Error::out_of_memory(message).caused_by(error)
+        })?;
         let mut state = HashMap::new();
         for value in &graph.values {
             if let ValueKind::State(name) = &value.kind {

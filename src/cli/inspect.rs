@@ -66,7 +66,7 @@ impl Inspect {
         };
         profile.reduced_precision = matches!(self.precision, Digits::Auto);
         let config = &checkpoint.config;
-        let angles = models::angles(config, self.context.unwrap_or(config.context).max(1));
+        let angles = models::angles(config, self.context.unwrap_or(config.context).max(1))?;
         let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
         let graph =
             models::build(config, GraphBuilder::new(&format), &angles, Pass { rows: 1, leaves: Leaves::Token })?;

@@ -23,19 +23,19 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// 0 is greedy
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the N most probable tokens; 0 means all
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: u32,
     /// Draw from the fewest tokens that reach this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f32,
     /// Draw from tokens at least this fraction as probable as the best
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f32,
     /// Divide logits of recent tokens by this; 1 is off
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     repeat_penalty: f32,
     /// Draw the same tokens again [default: new ones each time]
     #[arg(long, value_name = "S")]

@@ -72,7 +72,7 @@ impl Operator for Attention {
         let (q, keys, values) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
         let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
         let factor = |x: &[f32]| match self.qk_norm {
-            Some(eps) => 1.0 / (x.iter().map(|v| v * v).sum::<f32>() / d as f32 + eps).sqrt(),
+            Some(eps) => 1.0 / (dot(x, x) / d as f32 + eps).sqrt(),
             None => 1.0,
         };
         threads::rows(writes[0], d, |i, y| {
@@ -84,7 +84,7 @@ impl Operator for Attention {
             let mut scores: Vec<f32> = (0..length)
                 .map(|t| {
                     let k = &keys[t * width + at..][..d];
-                    q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>() * scale * factor(k)
+                    dot(q, k) * scale * factor(k)
                 })
                 .collect();
             let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -96,7 +96,8 @@ impl Operator for Attention {
             y.fill(0.0);
             for (t, score) in scores.iter().enumerate() {
                 let v = &values[t * width + at..][..d];
-                y.iter_mut().zip(v).for_each(|(y, v)| *y += score / total * v);
+                let p = score / total;
+                y.iter_mut().zip(v).for_each(|(y, v)| *y += p * v);
             }
         });
     }
@@ -125,6 +126,17 @@ impl Operator for Attention {
             groups: [self.heads as u32, row_groups, 1],
         }]
     }
+}
+
+/// Σ a · b, in 16 sums that a vector unit can hold.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0; 16];
+    let (a16, a_rest) = a.as_chunks::<16>();
+    let (b16, b_rest) = b.as_chunks::<16>();
+    for (a, b) in a16.iter().zip(b16) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 pub fn cases() -> Vec<Case> {

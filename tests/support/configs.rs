@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use dunlin::checkpoint::{Config, RopeConfig};
-use dunlin::graph::{Graph, ValueKind};
+use dunlin::graph::Graph;
 use dunlin::kernel::{DeviceProfile, layout};
 use dunlin::ops::{Elem, TensorType};
 use dunlin::tensor::DType;

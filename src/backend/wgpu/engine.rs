@@ -8,7 +8,7 @@ use crate::backend::wgpu::session::{Bound, Buffers, InFlight, Readback, Readback
 use crate::backend::wgpu::upload::Uploads;
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{GraphBuilder, ValueKind};
 use crate::kernel::{DeviceProfile, ValueId};
 use crate::models::{self, Leaves, Pass};
@@ -53,7 +53,7 @@ impl GpuEngine {
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }
-        let build = plans(checkpoint, options, profile.clone());
+        let build = plans(checkpoint, options, profile.clone())?;
 
         let plan = build(DECODE)?;
         let prompt = build(PROMPT)?;
@@ -106,19 +106,27 @@ pub fn plans(
     checkpoint: &Checkpoint,
     options: &EngineOptions,
     profile: DeviceProfile,
-) -> impl Fn(Pass) -> Result<Plan> + Send + Sync + use<> {
+) -> Result<impl Fn(Pass) -> Result<Plan> + Send + Sync + use<>> {
     let context = options.context.unwrap_or(checkpoint.config.context).max(1);
-    let angles = models::angles(&checkpoint.config, context);
+    let bytes = models::angle_bytes(&checkpoint.config, context);
+    if bytes > profile.max_binding {
+        return Err(Error::out_of_memory(format!(
+            "a context of {context} tokens needs a table of angles of {bytes} bytes in one binding, {} allows {}; take a \
+             shorter --context",
+            profile.name, profile.max_binding
+        )));
+    }
+    let angles = models::angles(&checkpoint.config, context)?;
     let formats: BTreeMap<String, DType> = checkpoint
         .tensors()
         .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
         .collect();
     let config = checkpoint.config.clone();
-    move |pass| {
+    Ok(move |pass| {
         let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
         let graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
         Ok(Plan::new(graph, &profile, Fusion::On))
-    }
+    })
 }
 
 impl Shared {

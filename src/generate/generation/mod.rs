@@ -188,13 +188,9 @@ impl Generation {
         self.taken += 1;
         let config = &self.model.0.config;
         if sampled.id as usize >= config.vocab || sampled.logprob.is_nan() {
-            return Err(Error::device(format!(
-                "{} computed no token after {} (id {}, log-probability {}): its driver may be wrong; try --device cpu",
-                self.model.device(),
-                self.prompt.len() + self.taken - 1,
-                sampled.id,
-                sampled.logprob,
-            )));
+            let after = self.prompt.len() + self.taken - 1;
+            let what = format!("no token after {after} (id {}, log-probability {})", sampled.id, sampled.logprob);
+            return Err(nonsense(&self.model, &what));
         }
         if config.eos.contains(&sampled.id) {
             self.finish(Stop::Eos);
@@ -271,10 +267,16 @@ impl std::fmt::Debug for Generation {
 }
 
 pub(super) fn not_a_number(model: &Model) -> Error {
-    Error::device(format!(
-        "{} computed logits that are not numbers: its driver may be wrong; try --device cpu",
-        model.device()
-    ))
+    nonsense(model, "logits that are not numbers")
+}
+
+/// The CPU path defines what is right: what it cannot compute, the file does not hold.
+fn nonsense(model: &Model, what: &str) -> Error {
+    let device = model.device();
+    if model.0.engine.device().backend == "cpu" {
+        return Error::checkpoint(format!("the model computes {what}: its weights or its configuration are damaged"));
+    }
+    Error::device(format!("{device} computed {what}: its driver may be wrong; try --device cpu"))
 }
 
 /// Logarithms of probabilities, summed in f64. Nothing if a logit is not a number.
