@@ -169,7 +169,7 @@ fn weights_that_are_no_numbers_give_a_sentence_and_no_text() {
             }
         }
     });
-    broken(&folder, &["cpu", "no token"]);
+    broken(&folder, &["damaged", "no token"]);
     let folder = folder.to_str().expect("UTF-8");
     fails(&["score", folder, "--tokens", "1,2,3", "--device", "cpu", "--json"], &["not numbers"]);
 }
