@@ -31,7 +31,7 @@ impl GpuWeight {
 pub struct Uploads {
     pub weights: HashMap<Vec<String>, GpuWeight>,
     pub tables: HashMap<String, wgpu::Buffer>,
-    /// Bytes of device memory that they take.
+    /// Bytes of device memory that the weights take, padding included; tables are no weights.
     pub bytes: u64,
     /// Bytes written since the queue was last drained.
     pending: u64,
@@ -99,7 +99,8 @@ impl Uploads {
     /// Uploads a table unless it is there.
     pub fn table(&mut self, gpu: &Gpu, name: &str, data: &[f32]) -> Result<()> {
         if !self.tables.contains_key(name) {
-            let buffer = self.buffer(gpu, name, (data.len() as u64 * 4).next_multiple_of(16))?;
+            let size = (data.len() as u64 * 4).next_multiple_of(16);
+            let buffer = storage(gpu, name, size, wgpu::BufferUsages::COPY_DST)?;
             self.write(gpu, &buffer, 0, bytemuck::cast_slice(data))?;
             self.tables.insert(name.to_string(), buffer);
         }
@@ -122,6 +123,7 @@ impl Uploads {
         Ok(())
     }
 
+    /// A buffer for a weight.
     fn buffer(&mut self, gpu: &Gpu, label: &str, size: u64) -> Result<wgpu::Buffer> {
         self.bytes += size;
         storage(gpu, label, size, wgpu::BufferUsages::COPY_DST)
