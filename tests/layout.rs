@@ -1,5 +1,5 @@
-//! Packed weights, without a device: what the documented layout (src/kernel/pack.rs) says about the planes, read back
-//! element by element, is what the stored rows mean.
+//! Packed weights, without a device: what the documented layout (src/kernel/layout.rs and pack.rs) says about the planes,
+//! read back element by element, is what the stored rows mean.
 //!
 //! The reader below is written from that description alone, and shares no code with the packer or with the shaders.
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
+use std::io::Write;
 use std::sync::Once;
 
 use dunlin::backend;
@@ -40,11 +41,23 @@ pub fn all() -> Vec<Adapter> {
     if found.is_empty() {
         lines.push("skipped: no adapter".into());
     }
-    SAY.call_once(|| lines.iter().for_each(|line| println!("{line}")));
+    SAY.call_once(|| lines.iter().for_each(|line| say(line)));
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-        for wanted in ["vulkan:llvmpipe", "gl:llvmpipe"] {
+        let mut wanted = vec!["vulkan:llvmpipe", "gl:llvmpipe"];
+        // The loader leaves out a driver that it cannot load without a word, so what the variable promises is checked.
+        let drivers = |name| std::env::var(name).is_ok_and(|files| files.to_ascii_lowercase().contains("swiftshader"));
+        if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().any(drivers) {
+            wanted.push("vulkan:SwiftShader");
+        }
+        for wanted in wanted {
             assert!(found.iter().any(|a| a.label().starts_with(wanted)), "CI installs {wanted}, and it is not there");
         }
     }
     found
+}
+
+/// Prints a line that `cargo test` shows: unlike `eprintln!`, a write to stderr is not captured from tests that pass.
+pub fn say(line: &str) {
+    // One write, so that lines of tests that run side by side do not mix. A closed stderr fails no test.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -30,10 +30,15 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// One of the `smollm2_*.json` files.
+/// A json file of the golden folder.
 pub fn json(name: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(root().join(name)).expect(name);
     serde_json::from_str(&text).expect(name)
+}
+
+/// A list of numbers in one of the json files.
+pub fn numbers(value: &serde_json::Value) -> Vec<f32> {
+    value.as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number") as f32).collect()
 }
 
 impl Golden {
@@ -73,6 +78,12 @@ impl Golden {
         let mut names = names;
         names.sort();
         names
+    }
+
+    /// By how much each id of a prompt's greedy continuation leads the next one.
+    pub fn margins(&self, prompt: &str) -> Vec<f32> {
+        let expected = json(&format!("{}/expected.json", self.name));
+        numbers(&expected["prompts"][prompt]["greedy_gap_per_step"])
     }
 
     fn tensors(&self) -> SafeTensors<'_> {

@@ -31,7 +31,7 @@ impl GpuWeight {
 pub struct Uploads {
     pub weights: HashMap<Vec<String>, GpuWeight>,
     pub tables: HashMap<String, wgpu::Buffer>,
-    /// Bytes of device memory that the weights take.
+    /// Bytes of device memory that the weights take, padding included; tables are no weights.
     pub bytes: u64,
     /// Bytes written since the queue was last drained.
     pending: u64,
@@ -123,6 +123,7 @@ impl Uploads {
         Ok(())
     }
 
+    /// A buffer for a weight.
     fn buffer(&mut self, gpu: &Gpu, label: &str, size: u64) -> Result<wgpu::Buffer> {
         self.bytes += size;
         storage(gpu, label, size, wgpu::BufferUsages::COPY_DST)
