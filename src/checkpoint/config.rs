@@ -56,8 +56,10 @@ pub(super) struct Description {
     pub layers: usize,
     /// Query heads of each layer.
     pub heads: Vec<usize>,
-    /// The size of a head, where it is written down.
+    /// The size of a head, where it is written down or follows from what is.
     pub head_dim: Option<usize>,
+    /// The key that states `head_dim` itself, as messages name it; without it, the size was worked out.
+    pub head_dim_key: Option<&'static str>,
     pub norm_eps: f32,
     pub rope: RopeDescription,
     pub rope_layers: Vec<bool>,
@@ -132,6 +134,9 @@ impl Description {
                 path.display(),
             )));
         }
+        if let Some(key) = self.head_dim_key {
+            self.check_head_dim(key, head_dim, path, &|layer| Ok(shape(&layer_tensor(layer, Q))?.0))?;
+        }
         let heads_of = |name: &str| -> Result<usize> {
             let (rows, _) = shape(name)?;
             if rows % head_dim != 0 {
@@ -174,6 +179,33 @@ impl Description {
             bos: self.bos,
             eos: self.eos,
         })
+    }
+
+    /// Refuses a size of heads that no layer agrees with, where another size fits every layer. Rows alone do not tell
+    /// 9 heads of 16 from 18 of 8, so the wrong size would run and write nonsense. A pruned model may have fewer heads
+    /// than its file says; it is left alone as long as one layer has its full heads, or layers differ in what would fit.
+    fn check_head_dim(
+        &self,
+        key: &str,
+        head_dim: usize,
+        path: &Path,
+        rows_of: &dyn Fn(usize) -> Result<usize>,
+    ) -> Result<()> {
+        let first = rows_of(0)?;
+        let fits = first / self.heads[0];
+        for layer in 0..self.layers {
+            let (rows, heads) = (rows_of(layer)?, self.heads[layer]);
+            if heads.checked_mul(head_dim) == Some(rows) || heads.checked_mul(fits) != Some(rows) {
+                return Ok(());
+            }
+        }
+        Err(Error::checkpoint(format!(
+            "{}: {key} is {head_dim} and {} heads make {} rows, but `{}` has {first}; it should be {fits}",
+            path.display(),
+            self.heads[0],
+            self.heads[0].saturating_mul(head_dim),
+            layer_tensor(0, Q),
+        )))
     }
 }
 

@@ -183,6 +183,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         layers,
         heads,
         head_dim,
+        head_dim_key: json.head_dim.map(|_| "head_dim of config.json"),
         norm_eps: json.rms_norm_eps.unwrap_or(if llama4 { 1e-5 } else { 1e-6 }),
         rope: RopeDescription { interleaved: llama4, base, scaling },
         rope_layers,

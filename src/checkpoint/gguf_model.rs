@@ -105,6 +105,7 @@ impl Gguf {
             layers,
             heads,
             head_dim: head_dim.or(rotated),
+            head_dim_key: head_dim.map(|_| "attention.key_length of the metadata"),
             norm_eps: norm_eps as f32,
             rope: RopeDescription {
                 interleaved: llama4,

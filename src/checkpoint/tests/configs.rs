@@ -19,6 +19,19 @@ fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
     describe(case, edit)?.resolve(Path::new(case), &canonical(Path::new(case), tensors)?)
 }
 
+/// What is said of the GGUF file of a golden case whose 4-byte values of metadata are `changed`.
+fn gguf(changed: &[(&str, [u8; 4])]) -> String {
+    let mut file =
+        gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, kind, bytes| (kind, bytes.to_vec())).finish();
+    for (key, value) in changed {
+        let key_at = file.windows(key.len()).position(|bytes| bytes == key.as_bytes()).expect(key);
+        // After the key comes the type, 4 bytes too.
+        let at = key_at + key.len() + 4;
+        file[at..at + 4].copy_from_slice(value);
+    }
+    Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file)).expect_err("a wrong value").to_string()
+}
+
 #[test]
 fn refused() {
     let cases: [(&str, &str, Json, &[&str]); 16] = [
@@ -78,6 +91,27 @@ fn defaults_and_variants() {
         (json["no_rope_layers"], json["attn_temperature_tuning"]) = (Json::Null, json!(false));
     });
     assert_eq!(no_list.unwrap().rope_layers, [true; 3]);
+}
+
+/// A size of heads that contradicts both the number of heads and the tensors is not believed over them.
+#[test]
+fn a_wrong_head_dim_is_refused() {
+    let q = "`model.layers.0.self_attn.q_proj.weight` has 144";
+    for (head_dim, rows) in [(8, "72 rows"), (48, "432 rows")] {
+        let error = config("mobilellm_gqa", |json| json["head_dim"] = json!(head_dim)).unwrap_err().to_string();
+        let words = [&format!("head_dim of config.json is {head_dim}"), "9 heads", rows, q, "should be 16"];
+        assert!(words.iter().all(|word| error.contains(word)), "`{error}` does not say {words:?}");
+    }
+    let huge = config("mobilellm_gqa", |json| json["head_dim"] = json!(1u64 << 62)).unwrap_err().to_string();
+    assert!(huge.contains("should be 16"), "{huge}");
+    let keys = ["llama.rope.dimension_count", "llama.attention.value_length", "llama.attention.key_length"];
+    let error = gguf(&keys.map(|key| (key, 8u32.to_le_bytes())));
+    assert!(error.contains("case.gguf: attention.key_length") && error.contains("should be 16"), "{error}");
+
+    // The heads of the model before it was pruned: one layer kept them all, and the size of its heads is right.
+    let pruned = config("mobilellm_pruned", |_| {}).unwrap();
+    assert_eq!(config("mobilellm_pruned", |json| json["num_attention_heads"] = json!(8)).unwrap(), pruned);
+    assert!(config("mobilellm_pruned", |json| json["head_dim"] = json!(8)).is_err());
 }
 
 #[test]
