@@ -189,4 +189,8 @@ fn broken_folders() {
 
     let error = Checkpoint::open(&scratch).unwrap_err().to_string();
     assert!(error.contains("does not exist") && error.contains(".gguf"), "{error}");
+    if cfg!(unix) {
+        let error = Checkpoint::open(Path::new("/dev/null")).unwrap_err().to_string();
+        assert!(error.contains("/dev/null is neither a folder nor a file; give"), "{error}");
+    }
 }
