@@ -240,6 +240,13 @@ impl RopeDescription {
 
 /// What files say is believed up to here, so that nothing large is allocated for a number.
 pub(super) const MOST_LAYERS: usize = 4096;
+/// 2^31: positions stay whole numbers of 32 bits on every device.
+pub(super) const MOST_CONTEXT: usize = 1 << 31;
+
+/// Whether a number can be added under the root of a norm: anything else makes every activation NaN, or nothing.
+pub(super) fn is_epsilon(value: f64) -> bool {
+    value >= 0.0 && (value as f32).is_finite()
+}
 
 // The tensors of the family, under their canonical names.
 

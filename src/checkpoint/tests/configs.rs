@@ -93,6 +93,37 @@ fn defaults_and_variants() {
     assert_eq!(no_list.unwrap().rope_layers, [true; 3]);
 }
 
+/// Numbers that would run, and make nothing but NaN or an endless table.
+#[test]
+fn numbers_out_of_range_are_named() {
+    let cases = [
+        ("rms_norm_eps", json!(-1e-5), "-1e-5"),
+        ("rms_norm_eps", json!(1e39), "1e39"),
+        ("rope_theta", json!(0), "0"),
+        ("max_position_embeddings", json!(0), "0"),
+        ("max_position_embeddings", json!(-1), "-1"),
+        ("max_position_embeddings", json!((1u64 << 31) + 1), "2147483649"),
+    ];
+    for (key, value, said) in cases {
+        let error = config("mobilellm_gqa", |json| json[key] = value).expect_err(key).to_string();
+        assert!(error.contains(&format!("case/config.json: {key} is {said}, expected")), "{error}");
+    }
+    assert_eq!(config("mobilellm_gqa", |json| json["rms_norm_eps"] = json!(0)).unwrap().norm_eps, 0.0);
+    assert_eq!(config("mobilellm_gqa", |json| json["max_position_embeddings"] = json!(1)).unwrap().context, 1);
+
+    let cases = [
+        ("llama.attention.layer_norm_rms_epsilon", f32::NAN.to_le_bytes(), "NaN"),
+        ("llama.attention.layer_norm_rms_epsilon", (-1f32).to_le_bytes(), "-1.0"),
+        ("llama.rope.freq_base", f32::INFINITY.to_le_bytes(), "inf"),
+        ("llama.context_length", 0u32.to_le_bytes(), "0"),
+        ("llama.context_length", u32::MAX.to_le_bytes(), "4294967295"),
+    ];
+    for (key, value, said) in cases {
+        let error = gguf(&[(key, value)]);
+        assert!(error.contains(&format!("case.gguf: metadata `{key}` is {said}, expected")), "{error}");
+    }
+}
+
 /// A size of heads that contradicts both the number of heads and the tensors is not believed over them.
 #[test]
 fn a_wrong_head_dim_is_refused() {
