@@ -46,6 +46,8 @@ pub struct RopeConfig {
     pub interleaved: bool,
     /// θ_i, with any scaling (linear, llama3, `rope_freqs`) applied.
     pub inv_freq: Vec<f32>,
+    /// The longest context for which `inv_freq` is right (`dynamic` scaling changes it beyond); without it, any.
+    pub most_positions: Option<usize>,
 }
 
 /// What `config.json` or GGUF metadata says. Widths per layer may be wrong or missing: tensors have the last word.
@@ -84,6 +86,8 @@ pub(super) struct RopeDescription {
 #[derive(Clone, Debug)]
 pub(super) enum Scaling {
     None,
+    /// θ up to the context that the model was made for; beyond, another θ for every length, which is not done here.
+    Dynamic,
     /// θ / factor
     Linear {
         factor: f64,
@@ -170,7 +174,11 @@ impl Description {
             ffn,
             head_dim,
             norm_eps: self.norm_eps,
-            rope: RopeConfig { interleaved: self.rope.interleaved, inv_freq: self.rope.inv_freq(head_dim, path)? },
+            rope: RopeConfig {
+                interleaved: self.rope.interleaved,
+                inv_freq: self.rope.inv_freq(head_dim, path)?,
+                most_positions: matches!(self.rope.scaling, Scaling::Dynamic).then_some(self.context),
+            },
             rope_layers: self.rope_layers,
             qk_norm: self.qk_norm,
             layer_sharing: self.layer_sharing,
@@ -224,7 +232,7 @@ impl RopeDescription {
         let scaled = |i: usize| {
             let theta = self.base.powf(-2.0 * i as f64 / head_dim as f64);
             match &self.scaling {
-                Scaling::None => theta,
+                Scaling::None | Scaling::Dynamic => theta,
                 Scaling::Linear { factor } => theta / factor,
                 Scaling::Divisors(divisors) => theta / divisors[i] as f64,
                 Scaling::Llama3 { factor, low, high, context } => {

@@ -172,9 +172,11 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     }
     let context = match json.max_position_embeddings {
         None => 2048,
-        Some(number) => number.as_u64().filter(|number| (1..=MOST_CONTEXT as u64).contains(number)).ok_or_else(|| {
-            bad(format!("max_position_embeddings is {number}, expected a whole number from 1 to {MOST_CONTEXT}"))
-        })? as usize,
+        Some(number) => {
+            number.as_u64().filter(|number| (1..=MOST_CONTEXT as u64).contains(number)).ok_or_else(|| {
+                bad(format!("max_position_embeddings is {number}, expected a whole number from 1 to {MOST_CONTEXT}"))
+            })? as usize
+        }
     };
     let scaling = match rope {
         Some(rope) => scaling(rope, file)?,
@@ -218,8 +220,8 @@ fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {
     };
     match rope.rope_type.or(rope.r#type).as_deref() {
         None | Some("default") => Ok(Scaling::None),
-        // It does nothing before the context is longer than the model was made for, and dunlin stops there.
-        Some("dynamic") => Ok(Scaling::None),
+        // It does nothing before the context is longer than the model was made for; a longer one is refused.
+        Some("dynamic") => Ok(Scaling::Dynamic),
         Some("linear") => Ok(Scaling::Linear { factor: number("factor", rope.factor)? }),
         Some("llama3") => {
             let low = number("low_freq_factor", rope.low_freq_factor)?;

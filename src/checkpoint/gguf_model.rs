@@ -1,6 +1,8 @@
 //! GGUF metadata → [`Description`], and GGUF tensor names → Hugging Face names.
 
-use super::config::{Description, EMBEDDING, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, RopeDescription, Scaling, is_epsilon, layer_tensor};
+use super::config::{
+    Description, EMBEDDING, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, RopeDescription, Scaling, is_epsilon, layer_tensor,
+};
 use super::gguf::{Gguf, Value};
 use super::stored::Stored;
 use crate::error::{Error, Result};

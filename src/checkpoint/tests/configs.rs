@@ -21,8 +21,7 @@ fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
 
 /// What is said of the GGUF file of a golden case whose 4-byte values of metadata are `changed`.
 fn gguf(changed: &[(&str, [u8; 4])]) -> String {
-    let mut file =
-        gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, kind, bytes| (kind, bytes.to_vec())).finish();
+    let mut file = gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, kind, bytes| (kind, bytes.to_vec())).finish();
     for (key, value) in changed {
         let key_at = file.windows(key.len()).position(|bytes| bytes == key.as_bytes()).expect(key);
         // After the key comes the type, 4 bytes too.
@@ -164,6 +163,9 @@ fn rope_scaling() {
     for (i, value) in inv_freq(Json::Null).into_iter().enumerate() {
         assert_eq!(value, theta(i, 1e4) as f32);
     }
+    let dynamic = config("mobilellm_gqa", |json| json["rope_scaling"] = json!({"type": "dynamic", "factor": 4.0}));
+    assert_eq!(dynamic.unwrap().rope.most_positions, Some(2048));
+    assert_eq!(config("mobilellm_gqa", |_| {}).unwrap().rope.most_positions, None);
     assert_eq!(inv_freq(json!({"type": "dynamic", "rope_type": "dynamic", "factor": 4.0})), inv_freq(Json::Null));
     for (i, value) in inv_freq(json!({"rope_type": "linear", "factor": 4.0})).into_iter().enumerate() {
         assert_eq!(value, (theta(i, 1e4) / 4.0) as f32);
