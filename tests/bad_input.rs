@@ -13,7 +13,7 @@ mod scratch;
 use std::path::Path;
 
 use golden::root;
-use program::{fails, run};
+use program::{fails, run, stdout};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use scratch::Scratch;
@@ -213,6 +213,16 @@ fn files_that_cannot_be_read_or_written_are_named() {
     let scratch = Scratch::new();
     let latin = scratch.write("latin.txt", b"caf\xe9");
     fails(&["score", model, "--text", latin.to_str().unwrap(), "--device", "cpu"], &["latin.txt", "UTF-8"]);
+}
+
+#[test]
+fn a_context_beyond_dynamic_rope_is_refused() {
+    let dynamic = |config: &mut Value| config["rope_scaling"] = json!({"type": "dynamic", "factor": 2.0});
+    let (_scratch, folder) = with_config("mobilellm_gqa", dynamic);
+    let model = folder.to_str().expect("UTF-8");
+    let run = |context| ["run", model, "--tokens", "1,2", "--device", "cpu", "--context", context];
+    fails(&run("2049"), &["mobilellm_gqa", "2049", "max_position_embeddings, 2048", "dynamic", "--context"]);
+    stdout(&run("2048"));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct RopeConfig {
     pub interleaved: bool,
     /// θ_i, with any scaling (linear, llama3, `rope_freqs`) applied.
     pub inv_freq: Vec<f32>,
+    /// The longest context for which `inv_freq` is right (`dynamic` scaling changes it beyond); without it, any.
+    pub most_positions: Option<usize>,
 }
 
 /// What `config.json` or GGUF metadata says. Widths per layer may be wrong or missing: tensors have the last word.
@@ -56,8 +58,10 @@ pub(super) struct Description {
     pub layers: usize,
     /// Query heads of each layer.
     pub heads: Vec<usize>,
-    /// The size of a head, where it is written down.
+    /// The size of a head, where it is written down or follows from what is.
     pub head_dim: Option<usize>,
+    /// The key that states `head_dim` itself, as messages name it; without it, the size was worked out.
+    pub head_dim_key: Option<&'static str>,
     pub norm_eps: f32,
     pub rope: RopeDescription,
     pub rope_layers: Vec<bool>,
@@ -82,6 +86,8 @@ pub(super) struct RopeDescription {
 #[derive(Clone, Debug)]
 pub(super) enum Scaling {
     None,
+    /// θ up to the context that the model was made for; beyond, another θ for every length, which is not done here.
+    Dynamic,
     /// θ / factor
     Linear {
         factor: f64,
@@ -132,6 +138,9 @@ impl Description {
                 path.display(),
             )));
         }
+        if let Some(key) = self.head_dim_key {
+            self.check_head_dim(key, head_dim, path, &|layer| Ok(shape(&layer_tensor(layer, Q))?.0))?;
+        }
         let heads_of = |name: &str| -> Result<usize> {
             let (rows, _) = shape(name)?;
             if rows % head_dim != 0 {
@@ -165,7 +174,11 @@ impl Description {
             ffn,
             head_dim,
             norm_eps: self.norm_eps,
-            rope: RopeConfig { interleaved: self.rope.interleaved, inv_freq: self.rope.inv_freq(head_dim, path)? },
+            rope: RopeConfig {
+                interleaved: self.rope.interleaved,
+                inv_freq: self.rope.inv_freq(head_dim, path)?,
+                most_positions: matches!(self.rope.scaling, Scaling::Dynamic).then_some(self.context),
+            },
             rope_layers: self.rope_layers,
             qk_norm: self.qk_norm,
             layer_sharing: self.layer_sharing,
@@ -174,6 +187,33 @@ impl Description {
             bos: self.bos,
             eos: self.eos,
         })
+    }
+
+    /// Refuses a size of heads that no layer agrees with, where another size fits every layer. Rows alone do not tell
+    /// 9 heads of 16 from 18 of 8, so the wrong size would run and write nonsense. A pruned model may have fewer heads
+    /// than its file says; it is left alone as long as one layer has its full heads, or layers differ in what would fit.
+    fn check_head_dim(
+        &self,
+        key: &str,
+        head_dim: usize,
+        path: &Path,
+        rows_of: &dyn Fn(usize) -> Result<usize>,
+    ) -> Result<()> {
+        let first = rows_of(0)?;
+        let fits = first / self.heads[0];
+        for layer in 0..self.layers {
+            let (rows, heads) = (rows_of(layer)?, self.heads[layer]);
+            if heads.checked_mul(head_dim) == Some(rows) || heads.checked_mul(fits) != Some(rows) {
+                return Ok(());
+            }
+        }
+        Err(Error::checkpoint(format!(
+            "{}: {key} is {head_dim} and {} heads make {} rows, but `{}` has {first}; it should be {fits}",
+            path.display(),
+            self.heads[0],
+            self.heads[0].saturating_mul(head_dim),
+            layer_tensor(0, Q),
+        )))
     }
 }
 
@@ -192,7 +232,7 @@ impl RopeDescription {
         let scaled = |i: usize| {
             let theta = self.base.powf(-2.0 * i as f64 / head_dim as f64);
             match &self.scaling {
-                Scaling::None => theta,
+                Scaling::None | Scaling::Dynamic => theta,
                 Scaling::Linear { factor } => theta / factor,
                 Scaling::Divisors(divisors) => theta / divisors[i] as f64,
                 Scaling::Llama3 { factor, low, high, context } => {
@@ -208,6 +248,13 @@ impl RopeDescription {
 
 /// What files say is believed up to here, so that nothing large is allocated for a number.
 pub(super) const MOST_LAYERS: usize = 4096;
+/// 2^31: positions stay whole numbers of 32 bits on every device.
+pub(super) const MOST_CONTEXT: usize = 1 << 31;
+
+/// Whether a number can be added under the root of a norm: anything else makes every activation NaN, or nothing.
+pub(super) fn is_epsilon(value: f64) -> bool {
+    value >= 0.0 && (value as f32).is_finite()
+}
 
 // The tensors of the family, under their canonical names.
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
-use super::config::{Description, MOST_LAYERS, RopeDescription, Scaling};
+use super::config::{Description, MOST_CONTEXT, MOST_LAYERS, RopeDescription, Scaling, is_epsilon};
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
@@ -22,13 +22,13 @@ struct Json {
     num_hidden_layers: usize,
     num_attention_heads: PerLayer,
     head_dim: Option<usize>,
-    rms_norm_eps: Option<f32>,
+    rms_norm_eps: Option<f64>,
     hidden_act: Option<String>,
     rope_theta: Option<f64>,
     rope_scaling: Option<Rope>,
     /// The newer name, which holds `rope_theta` as well.
     rope_parameters: Option<Rope>,
-    max_position_embeddings: Option<usize>,
+    max_position_embeddings: Option<Number>,
     tie_word_embeddings: Option<bool>,
     share_embedding: Option<bool>,
     layer_sharing: Option<bool>,
@@ -166,6 +166,18 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     if !(base > 0.0 && base.is_finite()) {
         return Err(bad(format!("rope_theta is {base}, expected a number above 0")));
     }
+    let norm_eps = json.rms_norm_eps.unwrap_or(if llama4 { 1e-5 } else { 1e-6 });
+    if !is_epsilon(norm_eps) {
+        return Err(bad(format!("rms_norm_eps is {norm_eps:?}, expected a number of at least 0, such as 1e-5")));
+    }
+    let context = match json.max_position_embeddings {
+        None => 2048,
+        Some(number) => {
+            number.as_u64().filter(|number| (1..=MOST_CONTEXT as u64).contains(number)).ok_or_else(|| {
+                bad(format!("max_position_embeddings is {number}, expected a whole number from 1 to {MOST_CONTEXT}"))
+            })? as usize
+        }
+    };
     let scaling = match rope {
         Some(rope) => scaling(rope, file)?,
         None => Scaling::None,
@@ -183,13 +195,14 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         layers,
         heads,
         head_dim,
-        norm_eps: json.rms_norm_eps.unwrap_or(if llama4 { 1e-5 } else { 1e-6 }),
+        head_dim_key: json.head_dim.map(|_| "head_dim of config.json"),
+        norm_eps: norm_eps as f32,
         rope: RopeDescription { interleaved: llama4, base, scaling },
         rope_layers,
         qk_norm: llama4 && json.use_qk_norm.unwrap_or(true),
         layer_sharing: json.layer_sharing.unwrap_or(false),
         tied: share_embedding || json.tie_word_embeddings.unwrap_or(false),
-        context: json.max_position_embeddings.unwrap_or(2048),
+        context,
         bos: bos.and_then(|ids| ids.list().first().copied()),
         eos: eos.map(Ids::list).unwrap_or_default(),
         architecture,
@@ -207,8 +220,8 @@ fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {
     };
     match rope.rope_type.or(rope.r#type).as_deref() {
         None | Some("default") => Ok(Scaling::None),
-        // It does nothing before the context is longer than the model was made for, and dunlin stops there.
-        Some("dynamic") => Ok(Scaling::None),
+        // It does nothing before the context is longer than the model was made for; a longer one is refused.
+        Some("dynamic") => Ok(Scaling::Dynamic),
         Some("linear") => Ok(Scaling::Linear { factor: number("factor", rope.factor)? }),
         Some("llama3") => {
             let low = number("low_freq_factor", rope.low_freq_factor)?;

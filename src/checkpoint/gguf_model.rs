@@ -1,6 +1,8 @@
 //! GGUF metadata → [`Description`], and GGUF tensor names → Hugging Face names.
 
-use super::config::{Description, EMBEDDING, HEAD, MOST_LAYERS, NORM, RopeDescription, Scaling, layer_tensor};
+use super::config::{
+    Description, EMBEDDING, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, RopeDescription, Scaling, is_epsilon, layer_tensor,
+};
 use super::gguf::{Gguf, Value};
 use super::stored::Stored;
 use crate::error::{Error, Result};
@@ -65,9 +67,15 @@ impl Gguf {
                 return Err(unsupported(format!("{what} is {size} for heads of {head_dim}; they must be equal")));
             }
         }
+        let eps_key = key("attention.layer_norm_rms_epsilon");
         let norm_eps = self
-            .float(&key("attention.layer_norm_rms_epsilon"))?
-            .ok_or_else(|| self.bad(format!("metadata `{}` is missing", key("attention.layer_norm_rms_epsilon"))))?;
+            .float(&eps_key, is_epsilon, "a number of at least 0, such as 1e-5")?
+            .ok_or_else(|| self.bad(format!("metadata `{eps_key}` is missing")))?;
+        let context = self.number(&key("context_length"))?.unwrap_or(2048);
+        if !(1..=MOST_CONTEXT).contains(&context) {
+            let key = key("context_length");
+            return Err(self.bad(format!("metadata `{key}` is {context}, expected a number from 1 to {MOST_CONTEXT}")));
+        }
 
         let mut named = Vec::with_capacity(tensors.len());
         let mut scaling = self.scaling(&key("rope.scaling"))?;
@@ -105,10 +113,11 @@ impl Gguf {
             layers,
             heads,
             head_dim: head_dim.or(rotated),
+            head_dim_key: head_dim.map(|_| "attention.key_length of the metadata"),
             norm_eps: norm_eps as f32,
             rope: RopeDescription {
                 interleaved: llama4,
-                base: self.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+                base: self.above_0(&key("rope.freq_base"))?.unwrap_or(10_000.0),
                 scaling,
             },
             rope_layers: vec![true; layers],
@@ -116,7 +125,7 @@ impl Gguf {
             // No official key exists for it.
             layer_sharing: flag("dunlin.layer_sharing") || flag("llama.layer_sharing"),
             tied: false,
-            context: self.number(&key("context_length"))?.unwrap_or(2048),
+            context,
             bos: id("bos")?.or(sentencepiece.then_some(1)),
             eos,
         };
@@ -145,10 +154,16 @@ impl Gguf {
     }
 
     /// A finite number above 0.
-    fn float(&self, key: &str) -> Result<Option<f64>> {
-        let number = |value: &Value| {
-            let number = value.as_f64().filter(|value| *value > 0.0 && value.is_finite());
-            number.ok_or_else(|| self.bad(format!("metadata `{key}` is not a number above 0")))
+    fn above_0(&self, key: &str) -> Result<Option<f64>> {
+        self.float(key, |value| value > 0.0 && value.is_finite(), "a number above 0")
+    }
+
+    /// A number that is `right`, or `expected` in words.
+    fn float(&self, key: &str, right: fn(f64) -> bool, expected: &str) -> Result<Option<f64>> {
+        let number = |value: &Value| match value.as_f64() {
+            Some(number) if right(number) => Ok(number),
+            Some(number) => Err(self.bad(format!("metadata `{key}` is {number:?}, expected {expected}"))),
+            None => Err(self.bad(format!("metadata `{key}` is not a number, expected {expected}"))),
         };
         self.metadata(key).map(number).transpose()
     }
@@ -170,7 +185,7 @@ impl Gguf {
     }
 
     fn scaling(&self, prefix: &str) -> Result<Scaling> {
-        let factor = self.float(&format!("{prefix}.factor"))?;
+        let factor = self.above_0(&format!("{prefix}.factor"))?;
         match self.metadata(&format!("{prefix}.type")).and_then(Value::as_str) {
             None | Some("none") => Ok(Scaling::None),
             Some("linear") => Ok(Scaling::Linear {

@@ -39,9 +39,11 @@ pub struct Checkpoint {
     weights: Option<DType>,
 }
 
+/// For a path that is neither a folder nor a file: mostly nothing, but devices, pipes and sockets exist.
 fn not_there(path: &Path) -> Error {
+    let what = if path.exists() { "is neither a folder nor a file" } else { "does not exist" };
     Error::checkpoint(format!(
-        "{} does not exist; give a Hugging Face folder (config.json, weights, tokenizer) or a .gguf file",
+        "{} {what}; give a Hugging Face folder (config.json, weights, tokenizer) or a .gguf file",
         path.display(),
     ))
 }

@@ -113,6 +113,13 @@ impl Model {
         if context == 0 {
             return Err(Error::prompt("the context is 0 tokens: give at least 1 with --context"));
         }
+        if let Some(most) = checkpoint.config.rope.most_positions.filter(|&most| context > most) {
+            return Err(Error::unsupported(format!(
+                "{}: the context of {context} tokens is longer than max_position_embeddings, {most}, beyond which \
+                 dynamic rope scaling is not supported; give at most {most} with --context",
+                checkpoint.path.display(),
+            )));
+        }
         let text = Text::of(&checkpoint)?;
         let engine_options = EngineOptions {
             full_precision: options.precision == Precision::F32,

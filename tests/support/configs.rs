@@ -30,7 +30,7 @@ pub fn uniform(
         ffn: vec![ffn; layers],
         head_dim,
         norm_eps: 1e-5,
-        rope: RopeConfig { interleaved: false, inv_freq: inv_freq(head_dim) },
+        rope: RopeConfig { interleaved: false, inv_freq: inv_freq(head_dim), most_positions: None },
         rope_layers: vec![true; layers],
         qk_norm: false,
         layer_sharing: false,
@@ -126,7 +126,7 @@ pub fn random_config(random: &mut Random) -> Config {
     config.head_dim = head_dim;
     (config.heads, config.kv_heads) = (heads, kv_heads);
     config.ffn = (0..layers).map(|_| width(random)).collect();
-    config.rope = RopeConfig { interleaved: random.below(2) == 0, inv_freq: inv_freq(head_dim) };
+    config.rope = RopeConfig { interleaved: random.below(2) == 0, inv_freq: inv_freq(head_dim), most_positions: None };
     config.rope_layers = (0..layers).map(|_| random.below(5) > 0).collect();
     config.qk_norm = random.below(2) == 0;
     config.layer_sharing = config.architecture == "mobilellm" && random.below(2) == 0;

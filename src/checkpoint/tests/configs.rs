@@ -19,6 +19,18 @@ fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
     describe(case, edit)?.resolve(Path::new(case), &canonical(Path::new(case), tensors)?)
 }
 
+/// What is said of the GGUF file of a golden case whose 4-byte values of metadata are `changed`.
+fn gguf(changed: &[(&str, [u8; 4])]) -> String {
+    let mut file = gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, kind, bytes| (kind, bytes.to_vec())).finish();
+    for (key, value) in changed {
+        let key_at = file.windows(key.len()).position(|bytes| bytes == key.as_bytes()).expect(key);
+        // After the key comes the type, 4 bytes too.
+        let at = key_at + key.len() + 4;
+        file[at..at + 4].copy_from_slice(value);
+    }
+    Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file)).expect_err("a wrong value").to_string()
+}
+
 #[test]
 fn refused() {
     let cases: [(&str, &str, Json, &[&str]); 16] = [
@@ -80,6 +92,58 @@ fn defaults_and_variants() {
     assert_eq!(no_list.unwrap().rope_layers, [true; 3]);
 }
 
+/// Numbers that would run, and make nothing but NaN or an endless table.
+#[test]
+fn numbers_out_of_range_are_named() {
+    let cases = [
+        ("rms_norm_eps", json!(-1e-5), "-1e-5"),
+        ("rms_norm_eps", json!(1e39), "1e39"),
+        ("rope_theta", json!(0), "0"),
+        ("max_position_embeddings", json!(0), "0"),
+        ("max_position_embeddings", json!(-1), "-1"),
+        ("max_position_embeddings", json!((1u64 << 31) + 1), "2147483649"),
+    ];
+    for (key, value, said) in cases {
+        let error = config("mobilellm_gqa", |json| json[key] = value).expect_err(key).to_string();
+        assert!(error.contains(&format!("case/config.json: {key} is {said}, expected")), "{error}");
+    }
+    assert_eq!(config("mobilellm_gqa", |json| json["rms_norm_eps"] = json!(0)).unwrap().norm_eps, 0.0);
+    assert_eq!(config("mobilellm_gqa", |json| json["max_position_embeddings"] = json!(1)).unwrap().context, 1);
+
+    let cases = [
+        ("llama.attention.layer_norm_rms_epsilon", f32::NAN.to_le_bytes(), "NaN"),
+        ("llama.attention.layer_norm_rms_epsilon", (-1f32).to_le_bytes(), "-1.0"),
+        ("llama.rope.freq_base", f32::INFINITY.to_le_bytes(), "inf"),
+        ("llama.context_length", 0u32.to_le_bytes(), "0"),
+        ("llama.context_length", u32::MAX.to_le_bytes(), "4294967295"),
+    ];
+    for (key, value, said) in cases {
+        let error = gguf(&[(key, value)]);
+        assert!(error.contains(&format!("case.gguf: metadata `{key}` is {said}, expected")), "{error}");
+    }
+}
+
+/// A size of heads that contradicts both the number of heads and the tensors is not believed over them.
+#[test]
+fn a_wrong_head_dim_is_refused() {
+    let q = "`model.layers.0.self_attn.q_proj.weight` has 144";
+    for (head_dim, rows) in [(8, "72 rows"), (48, "432 rows")] {
+        let error = config("mobilellm_gqa", |json| json["head_dim"] = json!(head_dim)).unwrap_err().to_string();
+        let words = [&format!("head_dim of config.json is {head_dim}"), "9 heads", rows, q, "should be 16"];
+        assert!(words.iter().all(|word| error.contains(word)), "`{error}` does not say {words:?}");
+    }
+    let huge = config("mobilellm_gqa", |json| json["head_dim"] = json!(1u64 << 62)).unwrap_err().to_string();
+    assert!(huge.contains("should be 16"), "{huge}");
+    let keys = ["llama.rope.dimension_count", "llama.attention.value_length", "llama.attention.key_length"];
+    let error = gguf(&keys.map(|key| (key, 8u32.to_le_bytes())));
+    assert!(error.contains("case.gguf: attention.key_length") && error.contains("should be 16"), "{error}");
+
+    // The heads of the model before it was pruned: one layer kept them all, and the size of its heads is right.
+    let pruned = config("mobilellm_pruned", |_| {}).unwrap();
+    assert_eq!(config("mobilellm_pruned", |json| json["num_attention_heads"] = json!(8)).unwrap(), pruned);
+    assert!(config("mobilellm_pruned", |json| json["head_dim"] = json!(8)).is_err());
+}
+
 #[test]
 fn generation_config_has_the_end_ids() {
     let content = std::fs::read(golden("mobilellm_gqa").join("config.json")).unwrap();
@@ -99,6 +163,9 @@ fn rope_scaling() {
     for (i, value) in inv_freq(Json::Null).into_iter().enumerate() {
         assert_eq!(value, theta(i, 1e4) as f32);
     }
+    let dynamic = config("mobilellm_gqa", |json| json["rope_scaling"] = json!({"type": "dynamic", "factor": 4.0}));
+    assert_eq!(dynamic.unwrap().rope.most_positions, Some(2048));
+    assert_eq!(config("mobilellm_gqa", |_| {}).unwrap().rope.most_positions, None);
     assert_eq!(inv_freq(json!({"type": "dynamic", "rope_type": "dynamic", "factor": 4.0})), inv_freq(Json::Null));
     for (i, value) in inv_freq(json!({"rope_type": "linear", "factor": 4.0})).into_iter().enumerate() {
         assert_eq!(value, (theta(i, 1e4) / 4.0) as f32);
@@ -155,4 +222,8 @@ fn broken_folders() {
 
     let error = Checkpoint::open(&scratch).unwrap_err().to_string();
     assert!(error.contains("does not exist") && error.contains(".gguf"), "{error}");
+    if cfg!(unix) {
+        let error = Checkpoint::open(Path::new("/dev/null")).unwrap_err().to_string();
+        assert!(error.contains("/dev/null is neither a folder nor a file; give"), "{error}");
+    }
 }

@@ -43,7 +43,7 @@ impl Fake {
     }
 
     fn model(self, context: usize) -> Model {
-        let rope = RopeConfig { interleaved: false, inv_freq: vec![1.0] };
+        let rope = RopeConfig { interleaved: false, inv_freq: vec![1.0], most_positions: None };
         let config = Config {
             architecture: "fake".into(),
             vocab: VOCAB,
