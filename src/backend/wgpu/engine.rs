@@ -48,6 +48,7 @@ const MOST_THREADS: usize = 4;
 impl GpuEngine {
     pub fn load(checkpoint: &Checkpoint, adapter: usize, options: &EngineOptions, progress: Progress) -> Result<Self> {
         let gpu = Gpu::open(adapter)?;
+        check_angles(&gpu.profile, checkpoint, options)?;
         let mut profile = gpu.profile.clone();
         profile.reduced_precision = !options.full_precision;
         if let Some(limit) = options.max_binding {
@@ -76,6 +77,20 @@ impl GpuEngine {
         let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
     }
+}
+
+/// The table of angles is bound whole: a context that is too long for it is refused before anything is made.
+fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<()> {
+    let context = options.context.unwrap_or(checkpoint.config.context);
+    let bytes = models::angle_bytes(&checkpoint.config, context);
+    if bytes <= profile.max_binding {
+        return Ok(());
+    }
+    Err(Error::out_of_memory(format!(
+        "a context of {context} tokens needs a table of angles of {bytes} bytes in one binding, {} allows {}; take a \
+         shorter --context",
+        profile.name, profile.max_binding
+    )))
 }
 
 /// Uploads every weight and table that a plan reads.
@@ -108,14 +123,6 @@ pub fn plans(
     profile: DeviceProfile,
 ) -> Result<impl Fn(Pass) -> Result<Plan> + Send + Sync + use<>> {
     let context = options.context.unwrap_or(checkpoint.config.context).max(1);
-    let bytes = models::angle_bytes(&checkpoint.config, context);
-    if bytes > profile.max_binding {
-        return Err(Error::out_of_memory(format!(
-            "a context of {context} tokens needs a table of angles of {bytes} bytes in one binding, {} allows {}; take a \
-             shorter --context",
-            profile.name, profile.max_binding
-        )));
-    }
     let angles = models::angles(&checkpoint.config, context)?;
     let formats: BTreeMap<String, DType> = checkpoint
         .tensors()
