@@ -57,7 +57,7 @@ fn a_missing_model_is_named() {
     for command in [
         vec!["run", "/no/such/model", "--tokens", "1"],
         vec!["score", "/no/such/model", "--tokens", "1,2"],
-        vec!["trace", "/no/such/model", "--tokens", "1", "--out", "/tmp/never"],
+        vec!["trace", "/no/such/model", "--tokens", "1", "--out", "never-written.safetensors"],
         vec!["tokenize", "/no/such/model", "hi"],
         vec!["inspect", "/no/such/model"],
     ] {
@@ -190,7 +190,7 @@ fn ids_that_are_none_are_named() {
         ("", vec!["at least one token"]),
     ] {
         fails(&["run", model, "--tokens", ids, "--device", "cpu"], &parts);
-        let trace = ["trace", model, "--tokens", ids, "--device", "cpu", "--out", "/tmp/never"];
+        let trace = ["trace", model, "--tokens", ids, "--device", "cpu", "--out", "never-written.safetensors"];
         fails(&trace, &parts);
         if !ids.is_empty() && !["512"].contains(&ids) {
             fails(&["score", model, "--tokens", ids, "--device", "cpu"], &parts);
@@ -199,8 +199,8 @@ fn ids_that_are_none_are_named() {
     fails(&["score", model, "--tokens", "1,512", "--device", "cpu"], &["512"]);
     let long = ["7"; 2049].join(",");
     fails(&["run", model, "--tokens", &long, "--device", "cpu"], &["2049 tokens", "2048"]);
-    fails(&["trace", model, "--tokens", &long, "--device", "cpu", "--out", "/tmp/never"], &["2049 tokens", "2048"]);
-    assert!(!Path::new("/tmp/never").exists());
+    fails(&["trace", model, "--tokens", &long, "--device", "cpu", "--out", "never-written.safetensors"], &["2049 tokens", "2048"]);
+    assert!(!Path::new("never-written.safetensors").exists());
 }
 
 #[test]
