@@ -199,7 +199,10 @@ fn ids_that_are_none_are_named() {
     fails(&["score", model, "--tokens", "1,512", "--device", "cpu"], &["512"]);
     let long = ["7"; 2049].join(",");
     fails(&["run", model, "--tokens", &long, "--device", "cpu"], &["2049 tokens", "2048"]);
-    fails(&["trace", model, "--tokens", &long, "--device", "cpu", "--out", "never-written.safetensors"], &["2049 tokens", "2048"]);
+    fails(
+        &["trace", model, "--tokens", &long, "--device", "cpu", "--out", "never-written.safetensors"],
+        &["2049 tokens", "2048"],
+    );
     assert!(!Path::new("never-written.safetensors").exists());
 }
 
