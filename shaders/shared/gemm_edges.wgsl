@@ -1,4 +1,4 @@
-// The edges of a matrix product: results past the last row are dropped, columns past the last are zero.
+// The edge of a matrix product: results past the last row or column are dropped.
 
 fn store4(m: u32, n: u32, v: vec4<f32>) {
     if n < params.rows {
@@ -8,23 +8,4 @@ fn store4(m: u32, n: u32, v: vec4<f32>) {
             }
         }
     }
-}
-
-// Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
-fn x_quad(row: u32, quad: u32) -> vec4<f32> {
-    let k = 4u * quad;
-    let at = row * params.cols + k;
-    if k >= params.cols {
-        return vec4<f32>(0.0);
-    }
-    if params.cols % 4u == 0u {
-        return x[at / 4u];
-    }
-    var v = vec4<f32>(0.0);
-    for (var i = 0u; i < 4u; i++) {
-        if k + i < params.cols {
-            v[i] = x[(at + i) / 4u][(at + i) % 4u];
-        }
-    }
-    return v;
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::stored::Stored;
+use super::vision::VisionConfig;
 use crate::error::{Error, Result};
 
 /// A decoder, as its files describe it. Where files and tensor shapes disagree about widths, shapes win.
@@ -37,6 +38,8 @@ pub struct Config {
     pub bos: Option<u32>,
     /// Ids that end a generation.
     pub eos: Vec<u32>,
+    /// The vision half of a vision-language model.
+    pub vision: Option<VisionConfig>,
 }
 
 /// Rotary position embedding. Angles are `position · inv_freq[i]` for i in 0..head_dim/2.
@@ -186,6 +189,7 @@ impl Description {
             context: self.context,
             bos: self.bos,
             eos: self.eos,
+            vision: None,
         })
     }
 

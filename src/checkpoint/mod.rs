@@ -18,6 +18,7 @@ mod stored;
 pub(crate) mod tests;
 pub mod text;
 mod torch;
+pub mod vision;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 pub use config::{Config, RopeConfig};
 pub use gguf::{Gguf, Value};
+pub use vision::VisionConfig;
 
 /// A model as its files describe it: configuration, tensors, and where the tokenizer is.
 #[derive(Debug)]

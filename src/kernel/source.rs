@@ -32,6 +32,7 @@ modules! {
     QUADS_SHARED "quads_shared" true
     QUADS_SUBGROUP "quads_subgroup" true
     GEMM_EDGES "gemm_edges" false
+    GEMM_ROWS "gemm_rows" false
     NORM "norm" false
     PLAIN "plain" false
     RUN "run" false

@@ -3,7 +3,7 @@
 //! x: (m, k)   W: (n, k) in any weight format   y: (m, n)
 
 use crate::checkpoint::quant::dot_rows;
-use crate::kernel::source::{GEMM, GEMM_EDGES, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
+use crate::kernel::source::{GEMM, GEMM_EDGES, GEMM_ROWS, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Case, Given, Matrix, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
@@ -50,9 +50,9 @@ static KERNELS: MatmulKernels = MatmulKernels {
         weight_kernels!("matmul/gemv.wgsl", "gemv", [GEMV, PLAIN, QUADS_SHARED], [ReadWrite Read Read ReadWrite], GemvParams, ["SPLIT" = 4.0], Requires::NOTHING),
         weight_kernels!("matmul/gemv.wgsl", "gemv", [GEMV, PLAIN, QUADS_SUBGROUP], [ReadWrite Read Read ReadWrite], GemvParams, ["SPLIT" = 4.0], Requires::SUBGROUPS),
     ],
-    gemm_f32: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, TILE_F32], [ReadWrite Read Read ReadWrite], GemmParams),
-    gemm_f16: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, TILE_F16], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::F16),
-    gemm_subgroup: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM_SUBGROUP, GEMM_EDGES], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::SUBGROUPS),
+    gemm_f32: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, GEMM_ROWS, TILE_F32], [ReadWrite Read Read ReadWrite], GemmParams),
+    gemm_f16: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, GEMM_ROWS, TILE_F16], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::F16),
+    gemm_subgroup: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM_SUBGROUP, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::SUBGROUPS),
 };
 
 pub fn kernels() -> Vec<&'static Kernel> {

@@ -38,6 +38,7 @@ pub fn uniform(
         context: 2048,
         bos: Some(1),
         eos: vec![2],
+        vision: None,
     }
 }
 

@@ -62,6 +62,7 @@ impl Fake {
             context: 2048,
             bos: Some(1),
             eos: vec![2],
+            vision: None,
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
         let text = Text::open(&folder).unwrap();

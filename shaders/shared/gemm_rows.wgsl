@@ -1,0 +1,20 @@
+// What a matrix product reads: rows of x.
+
+// Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
+fn x_quad(row: u32, quad: u32) -> vec4<f32> {
+    let k = 4u * quad;
+    let at = row * params.cols + k;
+    if k >= params.cols {
+        return vec4<f32>(0.0);
+    }
+    if params.cols % 4u == 0u {
+        return x[at / 4u];
+    }
+    var v = vec4<f32>(0.0);
+    for (var i = 0u; i < 4u; i++) {
+        if k + i < params.cols {
+            v[i] = x[(at + i) / 4u][(at + i) % 4u];
+        }
+    }
+    return v;
+}
