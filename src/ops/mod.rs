@@ -3,6 +3,7 @@
 
 mod case;
 mod cost;
+mod product;
 mod weight;
 
 pub use case::{Case, Fill, Given};
