@@ -44,6 +44,7 @@ operators! {
     cache_write
     attention
     swiglu
+    activation
     add
     last_row
     sample
