@@ -95,6 +95,11 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::swiglu::Swiglu, &[gate, up])
     }
 
+    /// f(x), element by element.
+    pub fn activation(&mut self, x: ValueId, kind: ops::activation::Kind) -> ValueId {
+        self.apply(ops::activation::Activation { kind }, &[x])
+    }
+
     /// a + b
     pub fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.apply(ops::add::Add, &[a, b])

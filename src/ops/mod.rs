@@ -45,6 +45,7 @@ operators! {
     cache_write
     attention
     swiglu
+    activation
     add
     last_row
     sample
