@@ -53,6 +53,9 @@ operators! {
     norm_matmul
     norm_swiglu
     norm_qkv_rope
+    conv2d
+    linear
+    linear_add
 }
 
 /// One thing that a model does. Fused operators are ordinary operators.
