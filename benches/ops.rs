@@ -18,7 +18,7 @@ use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
 use dunlin::kernel::{DeviceProfile, Run};
-use dunlin::ops::{self, Case};
+use dunlin::ops::{self, Case, TensorType};
 
 #[path = "support/devices.rs"]
 mod devices;
@@ -65,7 +65,14 @@ fn main() -> Result<()> {
 
 /// What tells a case from the others of its operator.
 fn shapes(case: &Case) -> String {
-    let shapes: Vec<String> = case.reads.iter().map(|given| given.ty.to_string().replace(' ', "")).collect();
+    let reads: Vec<&TensorType> = case.reads.iter().map(|given| &given.ty).collect();
+    let mut shapes: Vec<String> = reads.iter().map(|ty| ty.to_string().replace(' ', "")).collect();
+    // Pools and convolutions of one picture differ in what comes out.
+    if let [result, ..] = &case.op.infer(&reads)[..]
+        && result.shape[0] != reads[0].shape[0]
+    {
+        shapes.push(format!("to {result}").replace(", ", ","));
+    }
     let sampled = if case.run.temperature > 0.0 { " sampled" } else { "" };
     match case.run {
         Run { position: 0, .. } => shapes.join(" "),
