@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use dunlin::Tokenizer;
 use dunlin::checkpoint::quantize::quantize_row;
 use dunlin::checkpoint::sentencepiece::{self, PieceKind};
-use dunlin::checkpoint::{Checkpoint, Source};
+use dunlin::checkpoint::{Checkpoint, Source, VisionFiles};
 use dunlin::ops::Given;
 use dunlin::tensor::DType;
-use gguf::{Writer, ggml};
+use gguf::{Naming, Writer, ggml};
 use golden::Golden;
 use runtimes::worst;
 use scratch::Scratch;
@@ -117,6 +117,49 @@ fn golden_cases_are_the_same_as_gguf() {
             let wanted = golden.ids("p0.greedy_ids");
             let found = forward::greedy(&*engine, &ids, wanted.len(), &file.config.eos);
             assert!(found.iter().map(|(id, _)| *id).eq(wanted), "{at}: greedy ids");
+        }
+    }
+}
+
+/// A language model and its mmproj file hold the tensors of the folder that they were made from.
+#[test]
+fn pairs_are_the_same_as_mobilevlm_folders() {
+    let scratch = Scratch::new();
+    for case in ["mobilevlm_v1_grid4", "mobilevlm_v1_grid8", "mobilevlm_v2_grid16", "mobilevlm_v2_grid24"] {
+        let folder = golden::root().join(case);
+        let original = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let values = |checkpoint: &Checkpoint, name: &str, shape: &[usize]| {
+            checkpoint.take(name, shape).unwrap_or_else(|error| panic!("{case}: {error}")).to_f32()
+        };
+        for naming in [Naming::Legacy, Naming::Newer] {
+            for matrices in [ggml::F32, ggml::F16] {
+                let (language, vision) = if folder.join("model.safetensors").exists() {
+                    // Read past the code under test.
+                    gguf::mobilevlm(&folder, naming, matrices)
+                } else {
+                    let tensors = original.tensors();
+                    let tensors =
+                        tensors.map(|t| (t.name.into(), t.shape.to_vec(), values(&original, t.name, t.shape)));
+                    gguf::mobilevlm_of(&folder, tensors.collect(), naming, matrices)
+                };
+                let name = format!("{case}_{naming:?}_{matrices}");
+                let (language, mmproj) =
+                    (write(&scratch, &name, &language), write(&scratch, &format!("{name}_mmproj"), &vision));
+                let files = VisionFiles { mmproj: Some(mmproj), tower: None };
+                let pair = Checkpoint::open_with(&language, &files).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert_eq!(pair.config, original.config, "{name}");
+                assert_eq!(pair.parameters(), original.parameters(), "{name}");
+                for info in original.tensors() {
+                    let mut wanted = values(&original, info.name, info.shape);
+                    let found = values(&pair, info.name, info.shape);
+                    if found != wanted {
+                        // In f16 all but the vectors, and what is flat only here.
+                        assert_eq!(matrices, ggml::F16, "{name}: {}", info.name);
+                        wanted.iter_mut().for_each(|value| *value = half::f16::from_f32(*value).to_f32());
+                    }
+                    assert!(found == wanted, "{name}: {}", info.name);
+                }
+            }
         }
     }
 }
