@@ -54,6 +54,6 @@ mod threads;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Decoder, Device, Generation, LoadOptions, Matrix, Message, Model, Piece, Precision, Prompt, Sampler,
-    Score, Stats, Stop, Tokenizer, Trace, Weights,
+    Adapter, Decoder, Device, Generation, Image, ImageSource, LoadOptions, Message, Model, Piece, Precision, Prompt,
+    Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights,
 };
