@@ -119,6 +119,12 @@ impl From<&str> for Prompt {
     }
 }
 
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self::user(text)
+    }
+}
+
 impl From<&[u32]> for Prompt {
     fn from(ids: &[u32]) -> Self {
         Self::tokens(ids)
