@@ -3,7 +3,7 @@
 //! x: (m, k)   W: (n, k) in any weight format   y: (m, n)
 
 use crate::checkpoint::quant::dot_rows;
-use crate::kernel::source::{GEMM, GEMM_EDGES, GEMM_ROWS, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
+use crate::kernel::source::{COOPERATIVE_8, COOPERATIVE_16, GEMM, GEMM_COOPERATIVE, GEMM_EDGES, GEMM_ROWS, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Case, Given, Matrix, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
@@ -37,13 +37,27 @@ pub struct GemmParams {
     stride: u32,
 }
 
-/// One vector, read from workgroup memory or by broadcasts; a matrix, in tiles of float32 or float16 or by broadcasts.
+/// One vector, read from workgroup memory or by broadcasts; a matrix, in tiles of float32 or float16, by broadcasts, or by
+/// cooperative matrices of 8 × 8 or 16 × 16.
 pub struct MatmulKernels {
     pub gemv: [WeightKernels; 2],
     pub gemm_f32: WeightKernels,
     pub gemm_f16: WeightKernels,
     pub gemm_subgroup: WeightKernels,
+    pub gemm_cooperative: [WeightKernels; 2],
 }
+
+/// How tiles of a matrix product are computed.
+struct Tiles {
+    kernels: &'static WeightKernels,
+    constants: Vec<(&'static str, f64)>,
+    /// Rows of x and of W that a workgroup takes.
+    m: usize,
+    n: usize,
+}
+
+/// Rows of x from which cooperative matrices are worth a tile of 64 that may be filled in part.
+const LEAST_COOPERATIVE: usize = 16;
 
 static KERNELS: MatmulKernels = MatmulKernels {
     gemv: [
@@ -53,6 +67,10 @@ static KERNELS: MatmulKernels = MatmulKernels {
     gemm_f32: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, GEMM_ROWS, TILE_F32], [ReadWrite Read Read ReadWrite], GemmParams),
     gemm_f16: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, GEMM_ROWS, TILE_F16], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::F16),
     gemm_subgroup: weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM_SUBGROUP, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite], GemmParams, [], Requires::SUBGROUPS),
+    gemm_cooperative: [
+        weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM_COOPERATIVE, COOPERATIVE_8, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite], GemmParams, ["STRIPS" = 1.0], Requires::cooperative(8)),
+        weight_kernels!("matmul/gemm.wgsl", "gemm", [GEMM_COOPERATIVE, COOPERATIVE_16, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite], GemmParams, ["STRIPS" = 1.0], Requires::cooperative(16)),
+    ],
 };
 
 pub fn kernels() -> Vec<&'static Kernel> {
@@ -61,7 +79,23 @@ pub fn kernels() -> Vec<&'static Kernel> {
 
 impl MatmulKernels {
     pub fn all(&'static self) -> Vec<&'static Kernel> {
-        self.gemv.iter().chain([&self.gemm_f32, &self.gemm_f16, &self.gemm_subgroup]).flatten().collect()
+        let gemm = [&self.gemm_f32, &self.gemm_f16, &self.gemm_subgroup];
+        self.gemv.iter().chain(gemm).chain(&self.gemm_cooperative).flatten().collect()
+    }
+
+    /// What suits a product of `m` rows on a device.
+    fn tiles(&'static self, m: usize, profile: &DeviceProfile) -> Tiles {
+        let half = profile.f16 && profile.reduced_precision;
+        let plain = |kernels, m, n| Tiles { kernels, constants: vec![], m, n };
+        match cooperative(profile) {
+            _ if profile.broadcasts() => plain(&self.gemm_subgroup, 16, 128),
+            Some((size, strips)) if half && m >= LEAST_COOPERATIVE => {
+                let kernels = &self.gemm_cooperative[usize::from(size == 16)];
+                Tiles { kernels, constants: vec![("STRIPS", f64::from(strips))], m: 64, n: 64 }
+            }
+            _ if half => plain(&self.gemm_f16, 32, 64),
+            _ => plain(&self.gemm_f32, 32, 64),
+        }
     }
 
     /// The dispatches of y = x · Wᵀ; `slots` orders the bindings of one part.
@@ -86,22 +120,27 @@ impl MatmulKernels {
                     groups: [groups(part.rows, 64), 1, 1],
                 };
             }
-            let (tiles, tile_m, tile_n) = match profile {
-                _ if profile.broadcasts() => (&self.gemm_subgroup, 16, 128),
-                _ if profile.f16 && profile.reduced_precision => (&self.gemm_f16, 32, 64),
-                _ => (&self.gemm_f32, 32, 64),
-            };
+            let tiles = self.tiles(m, profile);
+            let groups = [groups(m, tiles.m), groups(part.rows, tiles.n), 1];
             let (m, stride) = (m as u32, n as u32);
             Dispatch {
-                kernel: KernelRef(weight_kernel(tiles, w.ty.dtype())),
-                constants: vec![],
+                kernel: KernelRef(weight_kernel(tiles.kernels, w.ty.dtype())),
+                constants: tiles.constants,
                 slots: slots(&part),
                 params: params(&GemmParams { weight_blocks, cols, first, rows, out, m, stride }),
-                groups: [groups(m as usize, tile_m), groups(part.rows, tile_n), 1],
+                groups,
             }
         };
         parts(w, profile).into_iter().map(dispatch).collect()
     }
+}
+
+/// The size of a device's cooperative matrices, and how many strips of a tile of 64 × 64 a subgroup has in registers:
+/// as many as give each of the most subgroups that 64 threads can be a share, within half of the tile.
+fn cooperative(profile: &DeviceProfile) -> Option<(u32, u32)> {
+    let (size, (threads, _)) = (profile.cooperative?, profile.subgroups?);
+    // Fewer threads would be more subgroups than there are strips, and than there is workgroup memory for.
+    (threads >= size).then(|| (size, (threads / size).min(32 / size)))
 }
 
 /// How many threads share a row of a matrix-vector product: more where rows are few and cores many.

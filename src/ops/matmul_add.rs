@@ -2,7 +2,7 @@
 //!
 //! x: (m, k)   W: (n, k) in any weight format   residual, y: (m, n)
 
-use crate::kernel::source::{GEMM, GEMM_EDGES, GEMM_ROWS, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
+use crate::kernel::source::{COOPERATIVE_8, COOPERATIVE_16, GEMM, GEMM_COOPERATIVE, GEMM_EDGES, GEMM_ROWS, GEMM_SUBGROUP, GEMV, PLAIN, QUADS_SHARED, QUADS_SUBGROUP, TILE_F16, TILE_F32};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, Requires, Run};
 use crate::ops::matmul::{GemmParams, GemvParams, MatmulKernels, product, shapes, split_shapes};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, weight_kernels};
@@ -19,6 +19,10 @@ static KERNELS: MatmulKernels = MatmulKernels {
     gemm_f32: weight_kernels!("matmul_add/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, GEMM_ROWS, TILE_F32], [ReadWrite Read Read ReadWrite ReadWrite], GemmParams),
     gemm_f16: weight_kernels!("matmul_add/gemm.wgsl", "gemm", [GEMM, GEMM_EDGES, GEMM_ROWS, TILE_F16], [ReadWrite Read Read ReadWrite ReadWrite], GemmParams, [], Requires::F16),
     gemm_subgroup: weight_kernels!("matmul_add/gemm.wgsl", "gemm", [GEMM_SUBGROUP, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite ReadWrite], GemmParams, [], Requires::SUBGROUPS),
+    gemm_cooperative: [
+        weight_kernels!("matmul_add/gemm.wgsl", "gemm", [GEMM_COOPERATIVE, COOPERATIVE_8, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite ReadWrite], GemmParams, ["STRIPS" = 1.0], Requires::cooperative(8)),
+        weight_kernels!("matmul_add/gemm.wgsl", "gemm", [GEMM_COOPERATIVE, COOPERATIVE_16, GEMM_EDGES, GEMM_ROWS], [ReadWrite Read Read ReadWrite ReadWrite], GemmParams, ["STRIPS" = 1.0], Requires::cooperative(16)),
+    ],
 };
 
 pub fn kernels() -> Vec<&'static Kernel> {
