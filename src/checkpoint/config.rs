@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// A decoder, as its files describe it. Where files and tensor shapes disagree about widths, shapes win.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `llama4_text`.
+    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `llama4_text`, `mobilevlm`.
     pub architecture: String,
     pub vocab: usize,
     pub hidden: usize,
@@ -249,6 +249,9 @@ impl RopeDescription {
         Ok((0..head_dim / 2).map(|i| scaled(i) as f32).collect())
     }
 }
+
+/// The architecture of a model with a vision half. Its language half is that of `llama`.
+pub(super) const MOBILEVLM: &str = "mobilevlm";
 
 /// What files say is believed up to here, so that nothing large is allocated for a number.
 pub(super) const MOST_LAYERS: usize = 4096;

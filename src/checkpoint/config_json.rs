@@ -5,11 +5,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
-use super::config::{Description, MOST_CONTEXT, MOST_LAYERS, RopeDescription, Scaling, is_epsilon};
+use super::config::{Description, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, RopeDescription, Scaling, is_epsilon};
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
-pub const KNOWN: [&str; 3] = ["mobilellm", "llama", "llama4_text"];
+pub const KNOWN: [&str; 4] = ["mobilellm", "llama", "llama4_text", MOBILEVLM];
 
 /// The keys that matter. Everything else in the file is for training, or for other software.
 #[derive(Deserialize)]
@@ -252,7 +252,7 @@ fn truthy(value: &Value) -> bool {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(file: &Path, content: &'a [u8]) -> Result<T> {
+pub fn parse<'a, T: Deserialize<'a>>(file: &Path, content: &'a [u8]) -> Result<T> {
     serde_json::from_slice(content)
         .map_err(|error| Error::checkpoint(format!("{}: {error}", file.display())).caused_by(error))
 }

@@ -41,7 +41,8 @@ pub fn read(folder: &Path) -> Result<(Description, Vec<(String, Stored)>)> {
     Ok((description, weights(folder)?))
 }
 
-fn weights(folder: &Path) -> Result<Vec<(String, Stored)>> {
+/// The tensors of every file of weights.
+pub fn weights(folder: &Path) -> Result<Vec<(String, Stored)>> {
     for (single, index, reader) in WEIGHTS {
         let single = folder.join(single);
         if single.is_file() {

@@ -33,6 +33,11 @@ impl Gguf {
     pub(super) fn describe(&self, tensors: Vec<(String, Stored)>) -> Result<(Description, Vec<(String, Stored)>)> {
         let unsupported = |what: String| Error::unsupported(format!("{}: {what}", self.path.display()));
         let architecture = self.metadata("general.architecture").and_then(Value::as_str).unwrap_or_default();
+        if architecture == "clip" {
+            return Err(unsupported(
+                "this is the vision half of a model; give the language model first, and this file with --mmproj".into(),
+            ));
+        }
         if !KNOWN.contains(&architecture) {
             return Err(unsupported(format!(
                 "GGUF architecture `{architecture}` is not supported; dunlin runs {}",
@@ -132,7 +137,7 @@ impl Gguf {
         Ok((description, named))
     }
 
-    fn bad(&self, what: String) -> Error {
+    pub(super) fn bad(&self, what: String) -> Error {
         Error::checkpoint(format!("{}: {what}", self.path.display()))
     }
 
@@ -145,7 +150,7 @@ impl Gguf {
     }
 
     /// A number above 0.
-    fn required(&self, key: &str) -> Result<usize> {
+    pub(super) fn required(&self, key: &str) -> Result<usize> {
         match self.number(key)? {
             Some(0) => Err(self.bad(format!("metadata `{key}` is 0"))),
             Some(number) => Ok(number),
@@ -159,7 +164,7 @@ impl Gguf {
     }
 
     /// A number that is `right`, or `expected` in words.
-    fn float(&self, key: &str, right: fn(f64) -> bool, expected: &str) -> Result<Option<f64>> {
+    pub(super) fn float(&self, key: &str, right: fn(f64) -> bool, expected: &str) -> Result<Option<f64>> {
         let number = |value: &Value| match value.as_f64() {
             Some(number) if right(number) => Ok(number),
             Some(number) => Err(self.bad(format!("metadata `{key}` is {number:?}, expected {expected}"))),

@@ -3,11 +3,13 @@
 //! Whatever the layout on disk, tensors are found under Hugging Face names (`model.layers.0.self_attn.q_proj.weight`)
 //! with Hugging Face row order.
 
+mod clip_json;
 pub mod config;
 mod config_json;
 mod folder;
 pub mod gguf;
 mod gguf_model;
+mod mmproj;
 mod pickle;
 pub mod quant;
 pub mod quantize;
@@ -19,6 +21,8 @@ pub(crate) mod tests;
 pub mod text;
 mod torch;
 pub mod vision;
+mod vision_folder;
+mod vision_tensors;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 pub use config::{Config, RopeConfig};
 pub use gguf::{Gguf, Value};
-pub use vision::VisionConfig;
+pub use vision::{VisionConfig, VisionFiles};
 
 /// A model as its files describe it: configuration, tensors, and where the tokenizer is.
 #[derive(Debug)]
@@ -72,27 +76,36 @@ pub struct TensorInfo<'a> {
 impl Checkpoint {
     /// Opens a Hugging Face folder or a `.gguf` file. Weights are mapped, not read.
     pub fn open(path: &Path) -> Result<Self> {
-        let (description, tensors, source) = if path.is_dir() {
+        Self::open_with(path, &VisionFiles::default())
+    }
+
+    /// Opens a model whose vision half, or a part of it, lies in files of its own.
+    pub fn open_with(path: &Path, vision: &VisionFiles) -> Result<Self> {
+        if path.is_dir() {
             let (description, tensors) = folder::read(path)?;
-            (description, tensors, Source::Folder(path.to_path_buf()))
+            Self::new(path, description, tensors, Source::Folder(path.to_path_buf()), vision)
         } else if path.is_file() {
-            return Self::from_gguf(path, stored::map(path)?);
+            Self::read_gguf(path, stored::map(path)?, vision)
         } else {
-            return Err(not_there(path));
-        };
-        Self::new(path, description, tensors, source)
+            Err(not_there(path))
+        }
     }
 
     /// Reads a GGUF file from memory. `path` is its name in messages.
     pub fn from_gguf(path: &Path, bytes: Bytes) -> Result<Self> {
+        Self::read_gguf(path, bytes, &VisionFiles::default())
+    }
+
+    fn read_gguf(path: &Path, bytes: Bytes, vision: &VisionFiles) -> Result<Self> {
         let (gguf, tensors) = Gguf::read(path, &bytes)?;
         let (description, tensors) = gguf.describe(tensors)?;
         let permuted = gguf.permuted();
-        let mut checkpoint = Self::new(path, description, tensors, Source::Gguf(gguf))?;
+        let mut checkpoint = Self::new(path, description, tensors, Source::Gguf(gguf), vision)?;
         if permuted {
             let order = RowOrder::Interleaved { head_dim: checkpoint.config.head_dim };
             for (name, stored) in &mut checkpoint.tensors {
-                if name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") {
+                let rotated = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
+                if rotated && !vision_folder::is_vision(name) {
                     stored.order = order;
                 }
             }
@@ -102,17 +115,26 @@ impl Checkpoint {
 
     fn new(
         path: &Path,
-        description: config::Description,
+        mut description: config::Description,
         tensors: Vec<(String, Stored)>,
         source: Source,
+        vision: &VisionFiles,
     ) -> Result<Self> {
         let mut tensors = canonical(path, tensors)?;
-        let config = description.resolve(path, &tensors)?;
+        let half = vision_half(path, &description, &mut tensors, vision)?;
+        if half.is_some() {
+            description.architecture = config::MOBILEVLM.to_string();
+        }
+        let mut config = description.resolve(path, &tensors)?;
         if config.tied {
             // Some files hold a head that the model never uses.
             tensors.remove(config::HEAD);
         }
         config::check_names(&config, path, &tensors)?;
+        if let Some((vision, half)) = half {
+            config.vision = Some(vision);
+            tensors.extend(half);
+        }
         Ok(Self { config, path: path.to_path_buf(), source, tensors, weights: None })
     }
 
@@ -168,6 +190,41 @@ impl Checkpoint {
     /// How many numbers the model has. A shared matrix counts once.
     pub fn parameters(&self) -> usize {
         self.tensors.values().map(|stored| stored.shape.iter().product::<usize>()).sum()
+    }
+}
+
+/// The vision half of a model that has one. Takes what belongs to it out of the model's own `tensors`.
+fn vision_half(
+    path: &Path,
+    description: &config::Description,
+    tensors: &mut BTreeMap<String, Stored>,
+    files: &VisionFiles,
+) -> Result<Option<(VisionConfig, BTreeMap<String, Stored>)>> {
+    let (architecture, hidden) = (&*description.architecture, description.hidden);
+    let whole = architecture == config::MOBILEVLM;
+    let (own, language) =
+        std::mem::take(tensors).into_iter().partition(|(name, _)| whole && vision_folder::is_vision(name));
+    *tensors = language;
+    let other_model = |flag: &str, models: &str| {
+        let path = path.display();
+        Error::unsupported(format!("{flag} goes with {models}; {path} is a model of the architecture {architecture}"))
+    };
+    match (&files.mmproj, &files.tower) {
+        (Some(_), Some(_)) => {
+            Err(Error::unsupported("--mmproj holds a vision tower of its own; leave --vision-tower out"))
+        }
+        (Some(_), None) if !whole && architecture != "llama" => {
+            Err(other_model("--mmproj", "the language half of a MobileVLM (llama, mobilevlm)"))
+        }
+        (Some(file), None) => {
+            if whole {
+                vision_folder::check_prompt(path)?;
+            }
+            mmproj::read(file, vision_tensors::Language { path, hidden }).map(Some)
+        }
+        (None, tower) if whole => vision_folder::read(path, own, tower.as_deref(), hidden).map(Some),
+        (None, Some(_)) => Err(other_model("--vision-tower", "a MobileVLM folder")),
+        (None, None) => Ok(None),
     }
 }
 

@@ -101,7 +101,7 @@ pub fn read(file: &Path, bytes: &Bytes) -> Result<Vec<(String, Stored)>> {
             free = (end, name.clone());
         }
         let stored =
-            Stored { file: owner.clone(), element, shape: info.shape, strides: None, bytes, order: RowOrder::Stored };
+            Stored { file: owner.clone(), element, shape: info.shape, view: None, bytes, order: RowOrder::Stored };
         tensors.push((name, stored));
     }
     Ok(tensors)

@@ -14,10 +14,19 @@ pub struct Stored {
     pub file: Arc<PathBuf>,
     pub element: Element,
     pub shape: Vec<usize>,
-    /// In elements, where they are not those of a contiguous tensor.
-    pub strides: Option<Vec<usize>>,
+    /// How the elements lie, where they do not lie in order.
+    pub view: Option<View>,
     pub bytes: Bytes,
     pub order: RowOrder,
+}
+
+/// Elements that do not lie in order: a transposed matrix, or a convolution with its channels last.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The shape that the strides belong to. [`Stored::shape`] may be another one of as many elements.
+    pub shape: Vec<usize>,
+    /// In elements.
+    pub strides: Vec<usize>,
 }
 
 /// The element type that a file names.
@@ -76,6 +85,12 @@ impl Stored {
         })
     }
 
+    /// The same elements in the same order of indices, as a tensor of another shape.
+    pub fn reshaped(self, shape: Vec<usize>) -> Self {
+        assert_eq!(count(&shape), count(&self.shape), "{:?} as {shape:?}", self.shape);
+        Self { shape, ..self }
+    }
+
     /// The type that [`Stored::load`] gives, where it gives one.
     pub fn dtype(&self, weights: Option<DType>) -> Option<DType> {
         let stored = match self.element {
@@ -92,14 +107,14 @@ impl Stored {
 
     /// The elements, `size` bytes each, in order of their indices.
     fn contiguous(&self, size: usize) -> Bytes {
-        let Some(strides) = &self.strides else { return self.bytes.clone() };
-        let mut index = vec![0; self.shape.len()];
-        let elements = count(&self.shape).expect("checked when the file was read");
+        let Some(View { shape, strides }) = &self.view else { return self.bytes.clone() };
+        let mut index = vec![0; shape.len()];
+        let elements = count(shape).expect("checked when the file was read");
         let mut gathered = Vec::with_capacity(elements * size);
         for _ in 0..elements {
             let offset: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
             gathered.extend_from_slice(&self.bytes[offset * size..(offset + 1) * size]);
-            for (i, &size) in index.iter_mut().zip(&self.shape).rev() {
+            for (i, &size) in index.iter_mut().zip(shape).rev() {
                 *i += 1;
                 if *i < size {
                     break;

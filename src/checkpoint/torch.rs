@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, PickledTensor};
-use super::stored::{Element, Stored, count};
+use super::stored::{Element, Stored, View, count};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder};
 
@@ -39,10 +39,9 @@ pub fn read(file: &Path, bytes: &Bytes) -> Result<Vec<(String, Stored)>> {
             .get(&format!("{folder}data/{}", tensor.key))
             .ok_or_else(|| bad(format!("tensor `{name}` lies in storage {}, which is missing", tensor.key)))?;
         let (element, size) = element(tensor.storage_type);
-        let (bytes, strides) =
+        let (bytes, view) =
             view(&tensor, storage, size).map_err(|what| bad(format!("tensor `{name}` {what}; the file is damaged")))?;
-        let stored =
-            Stored { file: owner.clone(), element, shape: tensor.shape, strides, bytes, order: RowOrder::Stored };
+        let stored = Stored { file: owner.clone(), element, shape: tensor.shape, view, bytes, order: RowOrder::Stored };
         Ok((name.to_string(), stored))
     });
     tensors.collect()
@@ -91,8 +90,8 @@ fn element(storage_type: &str) -> (Element, usize) {
     }
 }
 
-/// The bytes from the first to the last element, and the strides if the elements do not lie in order.
-fn view(tensor: &PickledTensor, storage: &Bytes, size: usize) -> Result<(Bytes, Option<Vec<usize>>), String> {
+/// The bytes from the first to the last element, and how the elements lie if they do not lie in order.
+fn view(tensor: &PickledTensor, storage: &Bytes, size: usize) -> Result<(Bytes, Option<View>), String> {
     let PickledTensor { shape, strides, offset, storage_len, .. } = tensor;
     if strides.len() != shape.len() {
         return Err(format!("has {} strides for shape {shape:?}", strides.len()));
@@ -125,5 +124,6 @@ fn view(tensor: &PickledTensor, storage: &Bytes, size: usize) -> Result<(Bytes, 
     if !contiguous && elements > *storage_len {
         return Err(format!("with shape {shape:?} repeats the elements of its storage, which is not supported"));
     }
-    Ok((storage.slice(offset * size..end * size), (!contiguous).then(|| strides.clone())))
+    let view = (!contiguous).then(|| View { shape: shape.clone(), strides: strides.clone() });
+    Ok((storage.slice(offset * size..end * size), view))
 }

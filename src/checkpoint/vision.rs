@@ -1,5 +1,7 @@
 //! The vision half of a MobileVLM, as its files describe it.
 
+use std::path::PathBuf;
+
 /// A CLIP tower and a projector. Widths come from the shapes of tensors where files and shapes disagree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
@@ -38,6 +40,15 @@ pub enum Projector {
     Ldp { squeeze: usize },
     /// MobileVLM V2, `ldpnetv2`.
     Ldpv2,
+}
+
+/// Where the vision half is, where the model's own files do not say. At most one of the two.
+#[derive(Clone, Debug, Default)]
+pub struct VisionFiles {
+    /// llama.cpp's second file: tower and projector for a language model of the architecture `llama` or `mobilevlm`.
+    pub mmproj: Option<PathBuf>,
+    /// A CLIP folder whose tower is used instead of the one that a MobileVLM folder holds or names.
+    pub tower: Option<PathBuf>,
 }
 
 impl VisionConfig {

@@ -68,6 +68,16 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::matmul::Matmul, &[x, w])
     }
 
+    /// x · Wᵀ + bias
+    pub fn linear(&mut self, x: ValueId, w: ValueId, bias: ValueId) -> ValueId {
+        self.apply(ops::linear::Linear { activation: None }, &[x, w, bias])
+    }
+
+    /// Each square of a picture times W: (patches, n).
+    pub fn conv2d(&mut self, x: ValueId, w: ValueId, conv2d: ops::conv2d::Conv2d) -> ValueId {
+        self.apply(conv2d, &[x, w])
+    }
+
     /// x with its heads rotated to their positions.
     pub fn rope(&mut self, x: ValueId, angles: ValueId, rope: ops::rope::Rope) -> ValueId {
         self.apply(rope, &[x, angles])
@@ -93,6 +103,11 @@ impl<'a> GraphBuilder<'a> {
     /// silu(gate) · up
     pub fn swiglu(&mut self, gate: ValueId, up: ValueId) -> ValueId {
         self.apply(ops::swiglu::Swiglu, &[gate, up])
+    }
+
+    /// f(x), element by element.
+    pub fn activation(&mut self, x: ValueId, kind: ops::activation::Kind) -> ValueId {
+        self.apply(ops::activation::Activation { kind }, &[x])
     }
 
     /// a + b

@@ -26,6 +26,7 @@ macro_rules! modules {
 }
 
 modules! {
+    ACTIVATION "activation" false
     GEMV "gemv" false
     GEMM "gemm" true
     GEMM_SUBGROUP "gemm_subgroup" true

@@ -3,6 +3,7 @@
 
 mod case;
 mod cost;
+mod product;
 mod weight;
 
 pub use case::{Case, Fill, Given};
@@ -44,6 +45,7 @@ operators! {
     cache_write
     attention
     swiglu
+    activation
     add
     last_row
     sample
@@ -51,6 +53,9 @@ operators! {
     norm_matmul
     norm_swiglu
     norm_qkv_rope
+    conv2d
+    linear
+    linear_add
 }
 
 /// One thing that a model does. Fused operators are ordinary operators.

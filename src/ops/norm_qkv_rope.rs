@@ -8,7 +8,7 @@
 
 use crate::kernel::source::{GEMV, KV_F16, KV_F32, NORM, QUADS_SHARED, QUADS_SUBGROUP, RUN};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
-use crate::ops::matmul::{gemv_split, product};
+use crate::ops::product::{gemv_split, product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::weight::{WeightKernels, parts};

@@ -4,7 +4,7 @@
 
 use crate::kernel::source::{GEMV, NORM, QUADS_SHARED, QUADS_SUBGROUP};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
-use crate::ops::matmul::{gemv_split, product};
+use crate::ops::product::{gemv_split, product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::silu;
 use crate::ops::weight::{WeightKernels, parts};

@@ -1,0 +1,32 @@
+// y[m, n] = residual[m, n] + bias[n] + Σ_k x[m, k] · W[n, k], for the rows n of one chunk of W.
+//
+// One workgroup computes 32 × 64 of y (shared/gemm).
+
+struct Params {
+    weight_blocks: u32, // blocks of 32 columns
+    cols: u32,          // k
+    first: u32,         // first row of W within the chunk
+    rows: u32,          // rows n to compute
+    out: u32,           // where they begin in a row of y
+    m: u32,             // rows of x
+    stride: u32,        // columns of y
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;  // (m, cols)
+@group(0) @binding(1) var<storage, read> codes: array<vec4<u32>>;    // W, (rows, cols)
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;           // (stride)
+@group(0) @binding(4) var<storage, read_write> residual: array<f32>; // (m, stride)
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;        // (m, stride)
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn gemm(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    tile_product(thread, group);
+}
+
+fn store(m: u32, n: u32, value: f32) {
+    let column = params.out + n;
+    let at = m * params.stride + column;
+    y[at] = residual[at] + bias[column] + value;
+}

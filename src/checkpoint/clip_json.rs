@@ -1,0 +1,143 @@
+//! `config.json` and `preprocessor_config.json` of a CLIP folder → [`Facts`].
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{MOST_LAYERS, is_epsilon};
+use super::config_json::parse;
+use super::stored::map;
+use super::vision::Activation;
+use super::vision_tensors::{Facts, MEAN, NORM_EPS, STD};
+use crate::error::{Error, Result};
+
+/// The keys of the vision half that shapes cannot give, or must agree with.
+#[derive(Deserialize)]
+struct Json {
+    image_size: usize,
+    patch_size: usize,
+    num_attention_heads: usize,
+    num_hidden_layers: usize,
+    num_channels: Option<usize>,
+    hidden_act: Option<String>,
+    layer_norm_eps: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Preprocessor {
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    size: Option<Size>,
+    crop_size: Option<Size>,
+}
+
+/// Pixels of a square, as versions of the Python library have written them.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "size or crop_size is neither a number, nor height and width, nor shortest_edge")]
+enum Size {
+    Side(usize),
+    Sides { height: usize, width: usize },
+    Shortest { shortest_edge: usize },
+}
+
+/// Reads what a CLIP folder says of its vision half.
+pub fn read(folder: &Path) -> Result<Facts> {
+    let file = folder.join("config.json");
+    if !file.is_file() {
+        return Err(Error::checkpoint(format!(
+            "the vision tower {} has no config.json; give a CLIP folder, such as openai/clip-vit-large-patch14-336",
+            folder.display(),
+        )));
+    }
+    let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
+    let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
+
+    let whole: Value = parse(&file, &map(&file)?)?;
+    let model_type = whole.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let vision = match (model_type, whole.get("vision_config")) {
+        ("clip", Some(vision)) => vision,
+        ("clip_vision_model", _) => &whole,
+        _ => {
+            return Err(unsupported(format!(
+                "model_type `{model_type}` is not a vision tower that dunlin runs: it runs clip (with a vision_config) and \
+                 clip_vision_model",
+            )));
+        }
+    };
+    let json = Json::deserialize(vision).map_err(|error| bad(error.to_string()).caused_by(error))?;
+    for (key, number) in [
+        ("image_size", json.image_size),
+        ("patch_size", json.patch_size),
+        ("num_attention_heads", json.num_attention_heads),
+    ] {
+        if number == 0 {
+            return Err(bad(format!("{key} is 0")));
+        }
+    }
+    if json.num_hidden_layers > MOST_LAYERS {
+        return Err(bad(format!("num_hidden_layers is {}, which no model has", json.num_hidden_layers)));
+    }
+    if let Some(channels) = json.num_channels.filter(|&channels| channels != 3) {
+        return Err(unsupported(format!("num_channels is {channels}; images have 3")));
+    }
+    let activation = match json.hidden_act.as_deref() {
+        None | Some("quick_gelu") => Activation::QuickGelu,
+        Some("gelu") => Activation::Gelu,
+        Some(other) => {
+            return Err(unsupported(format!("hidden_act `{other}` is not supported, only `quick_gelu` and `gelu`")));
+        }
+    };
+    let norm_eps = json.layer_norm_eps.unwrap_or(NORM_EPS);
+    if !is_epsilon(norm_eps) {
+        return Err(bad(format!("layer_norm_eps is {norm_eps:?}, expected a number of at least 0, such as 1e-5")));
+    }
+    let (mean, std) = colours(&folder.join("preprocessor_config.json"), json.image_size)?;
+    Ok(Facts {
+        image_size: Some(json.image_size),
+        patch: Some(json.patch_size),
+        heads: Some(json.num_attention_heads),
+        layers: Some(json.num_hidden_layers),
+        norm_eps: norm_eps as f32,
+        activation,
+        mean,
+        std,
+        file,
+    })
+}
+
+/// Mean and standard deviation of each colour: of the file, where it is there and says so.
+fn colours(file: &Path, image_size: usize) -> Result<([f32; 3], [f32; 3])> {
+    if !file.is_file() {
+        return Ok((MEAN, STD));
+    }
+    let json: Preprocessor = parse(file, &map(file)?)?;
+    for (key, size) in [("size", json.size), ("crop_size", json.crop_size)] {
+        let sides = match size {
+            None => continue,
+            Some(Size::Side(side) | Size::Shortest { shortest_edge: side }) => [side; 2],
+            Some(Size::Sides { height, width }) => [height, width],
+        };
+        if sides != [image_size; 2] {
+            let [height, width] = sides;
+            return Err(Error::checkpoint(format!(
+                "{}: {key} is {height}x{width}, but image_size of config.json beside it is {image_size}",
+                file.display(),
+            )));
+        }
+    }
+    let (mean, std) = (json.image_mean.unwrap_or(MEAN), json.image_std.unwrap_or(STD));
+    check_colours(file, &mean, &std)?;
+    Ok((mean, std))
+}
+
+/// Refuses numbers that would make every pixel NaN or infinite.
+pub fn check_colours(file: &Path, mean: &[f32; 3], std: &[f32; 3]) -> Result<()> {
+    if mean.iter().all(|mean| mean.is_finite()) && std.iter().all(|&std| std > 0.0 && std.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::checkpoint(format!(
+        "{}: image_mean {mean:?} and image_std {std:?} are not three numbers each, the latter above 0",
+        file.display(),
+    )))
+}
