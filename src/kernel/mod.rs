@@ -183,7 +183,8 @@ pub struct DeviceProfile {
     pub f16: bool,
     /// (smallest, largest) subgroup, where WGSL's subgroup functions work.
     pub subgroups: Option<(u32, u32)>,
-    /// Rows and columns of the cooperative matrices that a subgroup multiplies, f16 · f16 summed in f32: 16 or 8.
+    /// Rows and columns of the cooperative matrices that a subgroup multiplies, f16 · f16 summed in f32: 16 or 8, and no
+    /// more than the smallest subgroup has threads.
     pub cooperative: Option<u32>,
     /// A CPU that plays a GPU (lavapipe, llvmpipe, SwiftShader): what is cheap there differs.
     pub rasteriser: bool,

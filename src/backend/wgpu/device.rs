@@ -105,7 +105,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
             ("subgroup_min_size".into(), info.subgroup_min_size.into()),
             ("subgroup_max_size".into(), info.subgroup_max_size.into()),
         ],
-        features: FEATURES.iter().filter(|(f, _)| adapter.features().contains(*f)).map(|f| f.1.into()).collect(),
+        features: FEATURES.iter().filter(|(f, _)| usable(adapter).contains(*f)).map(|f| f.1.into()).collect(),
         name: info.name,
     }
 }
@@ -123,11 +123,24 @@ fn too_small(limits: &wgpu::Limits) -> Option<String> {
         .map(|(name, have, need)| format!("{name} is {have}, needed {need}"))
 }
 
-/// The largest cooperative matrices that there are kernels for: square, f16 · f16 summed in f32. (wgpu lists those of a
-/// subgroup only.)
+/// The features of an adapter that are of use.
+fn usable(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let known = FEATURES.iter().fold(wgpu::Features::empty(), |all, f| all | f.0);
+    let mut features = known & adapter.features();
+    if cooperative_size(adapter).is_none() {
+        features.remove(COOPERATIVE);
+    }
+    features
+}
+
+/// The largest cooperative matrices that there are kernels for: square, f16 · f16 summed in f32, in subgroups (wgpu
+/// lists no others) of as many threads at least. Lavapipe lists 8 × 8 in subgroups of 4 too, and then does not open.
 fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
-    let listed = adapter.cooperative_matrix_properties();
-    [16, 8].into_iter().find(|&size| {
+    if !adapter.features().contains(COOPERATIVE | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP) {
+        return None;
+    }
+    let (listed, threads) = (adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_min_size);
+    [16, 8].into_iter().filter(|&size| size <= threads).find(|&size| {
         listed.iter().any(|matrix| {
             (matrix.m_size, matrix.n_size, matrix.k_size) == (size, size, size)
                 && matrix.ab_type == wgpu::CooperativeScalarType::F16
@@ -188,11 +201,7 @@ impl Gpu {
         if let Some(limit) = too_small(&limits) {
             return Err(Error::device(format!("{} cannot be used: {limit}; take another device", info.name)));
         }
-        let known = FEATURES.iter().fold(wgpu::Features::empty(), |all, f| all | f.0);
-        let mut features = known & adapter.features();
-        if cooperative_size(adapter).is_none() {
-            features.remove(COOPERATIVE);
-        }
+        let mut features = usable(adapter);
         let mut opened = adapter.request_device(&descriptor(features, &limits)).await;
         // An experiment may fail where everything else works.
         if opened.is_err() && features.contains(COOPERATIVE) {
