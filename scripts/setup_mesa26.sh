@@ -56,6 +56,8 @@ JSON
 #!/bin/sh
 # Starts a program on the lavapipe in this folder: run PROGRAM [ARGUMENT…]
 export VK_DRIVER_FILES="$dir/lavapipe_icd.json" VK_ICD_FILENAMES="$dir/lavapipe_icd.json"
+# A cache of its own: another Mesa that truncates the index of a shared one kills us (SIGBUS).
+export MESA_SHADER_CACHE_DIR="$dir/cache"
 program=\$(command -v "\$1")
 shift
 exec "$loader" --library-path "$(dirname "$library")" "\$program" "\$@"

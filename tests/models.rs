@@ -35,6 +35,11 @@ fn runtimes() -> Vec<Runtime> {
         let label = |precision| format!("{} {precision}", adapter.label());
         runtimes.push(Runtime { label: label("f32"), choice, options: full.clone(), tolerance: F32 });
         runtimes.push(Runtime { label: label("auto"), choice, options: EngineOptions::default(), tolerance: F16 });
+        if adapter.cooperative {
+            // A rasteriser would choose other kernels.
+            let options = EngineOptions { hardware: true, ..Default::default() };
+            runtimes.push(Runtime { label: label("cooperative matrices"), choice, options, tolerance: F16 });
+        }
     }
     runtimes
 }

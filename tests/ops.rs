@@ -7,20 +7,24 @@ use dunlin::backend::check::{Prepared, nmse};
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::DeviceProfile;
 use dunlin::ops;
+use dunlin::plan::{Fusion, Plan};
 
 /// f16 storage of tiles and KV cache: about 2⁻¹¹ a value, squared, over values of like size.
 const HALF_NMSE: f64 = 1e-6;
 
 #[test]
 fn devices_agree_with_the_reference() {
-    let only = std::env::var("DUNLIN_OP").ok();
+    let only: Option<Vec<String>> =
+        std::env::var("DUNLIN_OP").ok().map(|names| names.split(',').map(str::to_string).collect());
+    let named = |name: &String| ops::cases().iter().any(|(op, _)| op == name);
+    assert!(only.iter().flatten().all(named), "DUNLIN_OP={only:?} names no operator");
     let mut failures = Vec::new();
-    let mut count = 0;
+    let (mut count, mut cooperative) = (0, 0);
     for adapter in adapters::all() {
         let gpu = Gpu::open(adapter.index).expect("adapter opens");
         for (profile, half) in variants(&gpu) {
             for (op, cases) in ops::cases() {
-                if only.as_ref().is_some_and(|only| only != op) {
+                if only.as_ref().is_some_and(|only| !only.iter().any(|only| only == op)) {
                     continue;
                 }
                 for case in cases {
@@ -30,6 +34,9 @@ fn devices_agree_with_the_reference() {
                         Ok(found) => found,
                         Err(error) => panic!("{} on {}: {error}", case.label(), adapter.label()),
                     };
+                    let plan = Plan::new(prepared.graph.clone(), &case.profile(&profile), Fusion::Off);
+                    let requires = plan.steps.iter().map(|step| step.dispatch.kernel.0.requires);
+                    cooperative += requires.filter(|requires| requires.cooperative.is_some()).count();
                     let limit = if half { HALF_NMSE.max(case.nmse) } else { case.nmse };
                     for (((name, id), found), wanted) in prepared.results.iter().zip(&found).zip(&wanted) {
                         count += 1;
@@ -47,7 +54,9 @@ fn devices_agree_with_the_reference() {
             }
         }
     }
-    println!("{count} results compared");
+    adapters::say(&format!("{count} results compared, {cooperative} dispatches of cooperative matrices"));
+    let expected = adapters::expected().is_some_and(|feature| feature == "cooperative-matrix");
+    assert!(cooperative > 0 || !expected, "no case ran on cooperative matrices");
     assert!(failures.is_empty(), "{} of {count} results are wrong:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -63,6 +72,15 @@ fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
         for (profile, half) in variants.clone() {
             variants.push((DeviceProfile { rasteriser: false, ..profile }, half));
         }
+    }
+    if let Some(size) = gpu.profile.cooperative {
+        let hardware = DeviceProfile { rasteriser: false, ..gpu.profile.clone() };
+        // Subgroups that are larger than the plan thinks do their strips in turns; smaller ones do some twice.
+        for threads in [size, 64] {
+            variants.push((DeviceProfile { subgroups: Some((threads, threads)), ..hardware.clone() }, true));
+        }
+        // What stands behind cooperative matrices: tiles of float16.
+        variants.push((DeviceProfile { cooperative: None, ..hardware }, true));
     }
     variants
 }

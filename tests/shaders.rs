@@ -1,130 +1,21 @@
-//! Every kernel × its constants, without a device: valid WGSL with only the capabilities it declares; SPIR-V, MSL, HLSL
-//! and GLSL; and the house rules of shaders/README.md over naga's IR.
+//! The house rules of shaders/README.md over naga's IR of every kernel × its constants, and over the files; no device.
 //!
 //! A rule is a function from a translated kernel to complaints, so that the last tests can hand it a broken kernel.
 
 #[path = "support/constants.rs"]
 mod constants;
+#[path = "support/kernels.rs"]
+mod kernels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
-use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Run, source};
-use dunlin::ops;
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, ScalarKind, ShaderStage, StorageAccess, TypeInner, back};
-
-/// A kernel with constants, as naga sees it.
-struct Translated {
-    kernel: &'static Kernel,
-    label: String,
-    /// As written: every declaration, overrides still open.
-    module: naga::Module,
-    /// As compiled: overrides replaced, what the entry point does not use dropped.
-    compiled: naga::Module,
-    info: ModuleInfo,
-}
-
-/// What is wrong with a kernel. Empty: nothing.
-type Complaints = Vec<String>;
-
-// ---- every kernel is valid and can be written in every language ----
-
-#[test]
-fn every_kernel_is_valid_with_only_what_it_declares() {
-    assert!(KERNELS.len() > 100, "{} kernels × constants", KERNELS.len());
-    none(KERNELS.iter().filter_map(|translated| translated.as_ref().err().cloned()).collect());
-}
-
-#[test]
-fn every_kernel_is_written_as_spirv_msl_and_hlsl() {
-    none(all().flat_map(translations).collect());
-}
-
-#[test]
-fn every_kernel_is_written_as_glsl_or_has_a_float32_twin() {
-    none(all().flat_map(glsl).collect());
-}
-
-/// SPIR-V, MSL and HLSL.
-fn translations(t: &Translated) -> Complaints {
-    let entry = t.kernel.entry.to_string();
-    let stage = ShaderStage::Compute;
-    let mut complaints = Vec::new();
-    let mut written = |language: &str, result: Result<(), String>| {
-        if let Err(error) = result {
-            complaints.push(format!("{}: {language}: {error}", t.label));
-        }
-    };
-    let options = back::spv::PipelineOptions { shader_stage: stage, entry_point: entry.clone() };
-    let spirv = back::spv::write_vec(&t.compiled, &t.info, &Default::default(), Some(&options));
-    written("SPIR-V", spirv.map(drop).map_err(|e| e.to_string()));
-
-    let options = back::msl::PipelineOptions { entry_point: Some((stage, entry.clone())), ..Default::default() };
-    let language = back::msl::Options { lang_version: (2, 0), ..Default::default() };
-    let msl = back::msl::write_string(&t.compiled, &t.info, &language, &options);
-    written("MSL", msl.map(drop).map_err(|e| e.to_string()));
-
-    // The writer takes f16 at any shader model; compilers know it from 6.2 on.
-    let shader_model =
-        if t.kernel.requires.f16 { back::hlsl::ShaderModel::V6_2 } else { back::hlsl::ShaderModel::V5_1 };
-    let options = back::hlsl::PipelineOptions { entry_point: Some((stage, entry)) };
-    let language = back::hlsl::Options { shader_model, ..Default::default() };
-    let mut text = String::new();
-    let hlsl = back::hlsl::Writer::new(&mut text, &language, &options).write(&t.compiled, &t.info, None);
-    let hlsl = hlsl.map_err(|e| e.to_string()).and_then(|reflection| {
-        reflection.entry_point_names.into_iter().try_for_each(|name| name.map(drop).map_err(|e| e.to_string()))
-    });
-    written("HLSL", hlsl);
-    complaints
-}
-
-/// GLSL ES 3.10, which has no f16: a kernel that needs it is refused, and another one does its work in f32.
-fn glsl(t: &Translated) -> Complaints {
-    let language = back::glsl::Options { version: back::glsl::Version::new_gles(310), ..Default::default() };
-    let options = back::glsl::PipelineOptions {
-        shader_stage: ShaderStage::Compute,
-        entry_point: t.kernel.entry.into(),
-        multiview: None,
-    };
-    let mut text = String::new();
-    let policies = naga::proc::BoundsCheckPolicies::default();
-    let written = back::glsl::Writer::new(&mut text, &t.compiled, &t.info, &language, &options, policies)
-        .and_then(|mut writer| writer.write());
-    match (written, t.kernel.requires.f16) {
-        (Ok(_), false) => Vec::new(),
-        (Err(error), false) => vec![format!("{}: GLSL: {error}", t.label)],
-        (Ok(_), true) => {
-            vec![format!("{}: GLSL with f16 is written now: take away its exemption in tests/shaders.rs", t.label)]
-        }
-        (Err(_), true) if has_twin(t.kernel) => Vec::new(),
-        (Err(_), true) => {
-            vec![format!(
-                "{}: needs f16, and no kernel of its operator is the same in f32 for devices without",
-                t.label
-            )]
-        }
-    }
-}
-
-/// Whether some kernel is this one with `…_f32` for each of its `…_f16` element modules, needing no f16.
-fn has_twin(kernel: &Kernel) -> bool {
-    let modules = |kernel: &Kernel| -> Vec<&str> { kernel.modules.iter().map(|module| module.name).collect() };
-    // A weight format is what the file holds, not a choice of element type.
-    let in_f32 = |name: &str| match name.strip_suffix("_f16") {
-        Some(family) if family != "weight" => format!("{family}_f32"),
-        _ => name.to_string(),
-    };
-    let wanted: Vec<String> = modules(kernel).into_iter().map(in_f32).collect();
-    ops::kernels().into_iter().flat_map(|(_, kernels)| kernels).any(|other| {
-        (other.file, other.entry, other.params, other.bindings)
-            == (kernel.file, kernel.entry, kernel.params, kernel.bindings)
-            && !other.requires.f16
-            && modules(other) == wanted
-    })
-}
+use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Run};
+use kernels::{
+    Complaints, Translated, all, capabilities, compile, copy, edited, kernel, kernels, labelled, leak, none, translate,
+};
+use naga::{AddressSpace, CooperativeRole, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 
 // ---- house rules ----
 
@@ -314,6 +205,18 @@ fn requirements(t: &Translated) -> Complaints {
     {
         complaints.push("requires subgroups and is valid without".into());
     }
+    // Sums are matrices of a type that is left when the rest is compiled away.
+    let sums = |(_, ty): (_, &naga::Type)| match ty.inner {
+        TypeInner::CooperativeMatrix { columns, rows, scalar: Scalar::F32, role: CooperativeRole::C } => {
+            Some((columns as u32, rows as u32))
+        }
+        _ => None,
+    };
+    let found: BTreeSet<(u32, u32)> = t.compiled.types.iter().filter_map(sums).collect();
+    let wanted: BTreeSet<(u32, u32)> = t.kernel.requires.cooperative.map(|size| (size, size)).into_iter().collect();
+    if found != wanted {
+        complaints.push(format!("sums cooperative matrices of {found:?}, requires {wanted:?}"));
+    }
     labelled(t, complaints)
 }
 
@@ -415,35 +318,6 @@ fn every_loop_counts() {
 // ---- the checks can fail ----
 
 #[test]
-fn a_broken_kernel_is_reported() {
-    let add = kernel("add");
-    let changed = |from: &str, to: &str| edited(add, from, to);
-    let reported = |kernel: &'static Kernel, wanted: &[&str]| {
-        let report = translate(kernel, &[]).err().unwrap_or_else(|| panic!("{wanted:?}: nothing was reported"));
-        wanted.iter().for_each(|wanted| assert!(report.contains(wanted), "expected `{wanted}` in:\n{report}"));
-    };
-    let line = 1 + add.source.lines().position(|line| line.contains("a[i] + b[i]")).expect("the sum");
-    let at = format!("shaders/add.wgsl:{line}: ");
-    reported(changed("a[i] + b[i]", "a[i] + c[i]"), &[&at, "no definition in scope for identifier: `c`"]);
-    reported(changed("a[i] + b[i]", "u32(a[i])"), &[&at]);
-    reported(changed("a[i] + b[i]", "f32(f16(a[i]))"), &["f16"]);
-    reported(changed("a[i] + b[i]", "subgroupAdd(a[i])"), &["SUBGROUP"]);
-
-    // Lines of a shared file are counted from its own top.
-    let norm = kernel("norm_matmul");
-    let gemv = norm.modules.iter().position(|module| module.name == "gemv").expect("it is completed by gemv");
-    let source = norm.modules[gemv].source.replacen("let count = min", "let count = mim", 1);
-    let line = 1 + source.lines().position(|line| line.contains("mim")).expect("the mistake");
-    let mut modules = norm.modules.to_vec();
-    modules[gemv] = leak(SharedModule { name: "gemv", source: source.leak(), variant: false });
-    let broken = leak(Kernel { modules: modules.leak(), ..copy(norm) });
-    reported(broken, &[&format!("shaders/shared/gemv.wgsl:{line}: "), "mim"]);
-
-    let unknown = translate(norm, &[("SPLITS", 4.0)]).err().expect("an unknown constant");
-    assert!(unknown.contains("SPLITS"), "{unknown}");
-}
-
-#[test]
 fn a_kernel_that_breaks_a_rule_is_reported() {
     type Rule = fn(&Translated) -> Complaints;
     let check = |rule: Rule, kernel: &'static Kernel, wanted: &str| {
@@ -453,7 +327,6 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
         assert!(found.iter().any(|complaint| complaint.contains(wanted)), "expected `{wanted}`, found {found:?}");
     };
     let (add, rope) = (kernel("add"), kernel("rope"));
-    let half = kernels().find(|kernel| kernel.requires.f16).expect("a kernel in f16");
 
     check(bindings, edited(rope, "var<storage, read> angles", "var<storage, read_write> angles"), "KERNELS says Read");
     check(bindings, edited(add, "@binding(2)", "@binding(3)"), "@group(0) @binding(2) is missing");
@@ -496,106 +369,18 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
         "the file wants one, `add`",
     );
     check(requirements, leak(Kernel { requires: Requires::F16, ..copy(add) }), "requires f16");
+    let cooperative = kernels().find(|kernel| kernel.requires.cooperative == Some(8)).expect("a kernel of 8 × 8");
+    let other = Requires::cooperative(16);
+    check(
+        requirements,
+        leak(Kernel { requires: other, ..copy(cooperative) }),
+        "cooperative matrices of {(8, 8)}, requires {(16, 16)}",
+    );
+    check(requirements, leak(Kernel { requires: other, ..copy(add) }), "cooperative matrices of {}");
     check(overrides, edited(add, "@compute", "override MORE: u32 = 1u;\n@compute"), "MORE");
-    check(glsl, leak(Kernel { file: "none.wgsl", ..copy(half) }), "no kernel of its operator is the same in f32");
-    assert!(glsl(&translate(half, &[]).expect("valid")).is_empty());
 }
 
 // ---- what the checks are written with ----
-
-/// Every kernel with every combination of one constant's values.
-static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(|| {
-    let mut all = Vec::new();
-    for kernel in kernels() {
-        let mut combinations: Vec<Vec<(&str, f64)>> = vec![Vec::new()];
-        for (name, default) in kernel.constants {
-            let values = constants::values(name).iter().copied().chain([*default]);
-            let values: BTreeMap<u64, f64> = values.map(|value| (value.to_bits(), value)).collect();
-            combinations = combinations
-                .iter()
-                .flat_map(|rest| values.values().map(move |&value| [&rest[..], &[(*name, value)]].concat()))
-                .collect();
-        }
-        all.extend(combinations.iter().map(|constants| translate(kernel, constants)));
-    }
-    all
-});
-
-/// The valid ones; the others are the business of one test.
-fn all() -> impl Iterator<Item = &'static Translated> {
-    KERNELS.iter().flatten()
-}
-
-fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    ops::kernels().into_iter().flat_map(|(_, kernels)| kernels)
-}
-
-/// The first kernel of an entry point that needs nothing.
-fn kernel(entry: &str) -> &'static Kernel {
-    kernels().find(|kernel| kernel.entry == entry && kernel.requires == Requires::NOTHING).expect(entry)
-}
-
-fn translate(kernel: &'static Kernel, constants: &[(&str, f64)]) -> Result<Translated, String> {
-    let values: String = constants.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-    let label = format!("{}{values}", kernel.name());
-    let (module, compiled, info) =
-        compile(kernel, constants, capabilities(kernel.requires)).map_err(|error| format!("{label}: {error}"))?;
-    Ok(Translated { kernel, label, module, compiled, info })
-}
-
-/// What a kernel may use. Halves inside 32-bit words (`unpack2x16float`) are part of WGSL without any extension.
-fn capabilities(requires: Requires) -> Capabilities {
-    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    capabilities.set(Capabilities::SHADER_FLOAT16, requires.f16);
-    capabilities.set(Capabilities::SUBGROUP, requires.subgroups);
-    capabilities
-}
-
-/// The module as written, as compiled, and what naga knows about the latter.
-fn compile(
-    kernel: &Kernel,
-    constants: &[(&str, f64)],
-    capabilities: Capabilities,
-) -> Result<(naga::Module, naga::Module, ModuleInfo), String> {
-    let text = source::assemble(kernel);
-    let path = format!("{} with what completes it", kernel.file);
-    let at = |location: Option<naga::SourceLocation>, message: String| match location {
-        Some(location) => format!("{}: {message}", place(kernel, &text, location.line_number as usize)),
-        None => message,
-    };
-    let module = naga::front::wgsl::parse_str(&text)
-        .map_err(|error| at(error.location(&text), error.emit_to_string_with_path(&text, &path)))?;
-    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
-    if requires_subgroups(capabilities) {
-        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
-        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
-    }
-    let info = validator
-        .validate(&module)
-        .map_err(|error| at(error.location(&text), error.emit_to_string_with_path(&text, &path)))?;
-    let constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
-    let entry = Some((ShaderStage::Compute, kernel.entry));
-    let (compiled, info) = back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-        .map_err(|error| error.to_string())?;
-    let (compiled, info) = (compiled.into_owned(), info.into_owned());
-    Ok((module, compiled, info))
-}
-
-fn requires_subgroups(capabilities: Capabilities) -> bool {
-    capabilities.contains(Capabilities::SUBGROUP)
-}
-
-/// `file:line` on disk of a line of the assembled text.
-fn place(kernel: &Kernel, text: &str, line: usize) -> String {
-    let (mut file, mut before) = (kernel.file.to_string(), 0);
-    for (index, heading) in text.lines().take(line).enumerate() {
-        let shared = kernel.modules.iter().map(|module| format!("shared/{}.wgsl", module.name));
-        if let Some(shared) = shared.into_iter().find(|shared| heading == format!("// {shared}")) {
-            (file, before) = (shared, index + 1);
-        }
-    }
-    format!("shaders/{file}:{}", line - before)
-}
 
 /// Name, offset and kind of the members of a struct, and its size. Only 4-byte scalars have a kind.
 #[expect(clippy::type_complexity, reason = "three facts a member, used here alone")]
@@ -673,30 +458,4 @@ fn wgsl_files(folder: &str) -> Vec<(PathBuf, String)> {
     }
     found.sort();
     found
-}
-
-/// A kernel with one change to its text.
-fn edited(kernel: &Kernel, from: &str, to: &str) -> &'static Kernel {
-    assert!(kernel.source.contains(from), "{} has no `{from}`", kernel.file);
-    leak(Kernel { source: kernel.source.replacen(from, to, 1).leak(), ..copy(kernel) })
-}
-
-fn copy(kernel: &Kernel) -> Kernel {
-    let Kernel { file, source, entry, modules, bindings, params, constants, requires } = *kernel;
-    Kernel { file, source, entry, modules, bindings, params, constants, requires }
-}
-
-/// Kernels are statics; a broken one lives as long as its test.
-fn leak<T>(value: T) -> &'static T {
-    Box::leak(Box::new(value))
-}
-
-fn labelled(t: &Translated, complaints: Complaints) -> Complaints {
-    complaints.into_iter().map(|complaint| format!("shaders/{} ({}): {complaint}", t.kernel.file, t.label)).collect()
-}
-
-/// Everything there is to fix, in one go.
-#[track_caller]
-fn none(complaints: Complaints) {
-    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }

@@ -65,6 +65,8 @@ pub struct EngineOptions {
     pub context: Option<usize>,
     /// Pretend that a storage binding may be no larger than this many bytes. For tests.
     pub max_binding: Option<u64>,
+    /// Pretend that a rasteriser is hardware: run the kernels that suit a GPU. For tests.
+    pub hardware: bool,
 }
 
 /// Called while loading: (done, of all).

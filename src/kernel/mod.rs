@@ -86,13 +86,20 @@ pub struct Requires {
     /// WGSL's `enable f16;`.
     pub f16: bool,
     pub subgroups: bool,
+    /// Cooperative matrices of this size, f16 · f16 summed in f32: naga's `enable wgpu_cooperative_matrix;`.
+    pub cooperative: Option<u32>,
 }
 
 impl Requires {
-    pub const NOTHING: Requires = Requires { f16: false, subgroups: false };
-    pub const F16: Requires = Requires { f16: true, subgroups: false };
-    pub const SUBGROUPS: Requires = Requires { f16: false, subgroups: true };
-    pub const BOTH: Requires = Requires { f16: true, subgroups: true };
+    pub const NOTHING: Requires = Requires { f16: false, subgroups: false, cooperative: None };
+    pub const F16: Requires = Requires { f16: true, ..Self::NOTHING };
+    pub const SUBGROUPS: Requires = Requires { subgroups: true, ..Self::NOTHING };
+    pub const BOTH: Requires = Requires { f16: true, subgroups: true, cooperative: None };
+
+    /// Matrices of f16 that a subgroup multiplies together.
+    pub const fn cooperative(size: u32) -> Self {
+        Requires { cooperative: Some(size), ..Self::BOTH }
+    }
 }
 
 /// A value of the graph: its index.
@@ -176,6 +183,9 @@ pub struct DeviceProfile {
     pub f16: bool,
     /// (smallest, largest) subgroup, where WGSL's subgroup functions work.
     pub subgroups: Option<(u32, u32)>,
+    /// Rows and columns of the cooperative matrices that a subgroup multiplies, f16 · f16 summed in f32: 16 or 8, and no
+    /// more than the smallest subgroup has threads.
+    pub cooperative: Option<u32>,
     /// A CPU that plays a GPU (lavapipe, llvmpipe, SwiftShader): what is cheap there differs.
     pub rasteriser: bool,
     /// Whether 16-bit storage of activations (KV cache, tiles) is allowed: `--precision auto`.
@@ -194,6 +204,7 @@ impl DeviceProfile {
             workgroup_memory: 16 << 10,
             f16: false,
             subgroups: None,
+            cooperative: None,
             rasteriser: false,
             reduced_precision: false,
         }

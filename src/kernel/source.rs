@@ -32,6 +32,9 @@ modules! {
     GEMM_SUBGROUP "gemm_subgroup" true
     QUADS_SHARED "quads_shared" true
     QUADS_SUBGROUP "quads_subgroup" true
+    GEMM_COOPERATIVE "gemm_cooperative" true
+    COOPERATIVE_8 "cooperative_8" true
+    COOPERATIVE_16 "cooperative_16" true
     GEMM_EDGES "gemm_edges" false
     GEMM_ROWS "gemm_rows" false
     NORM "norm" false
@@ -62,6 +65,9 @@ pub fn assemble(kernel: &Kernel) -> String {
     let mut text = String::new();
     if kernel.requires.f16 {
         text += "enable f16; ";
+    }
+    if kernel.requires.cooperative.is_some() {
+        text += "enable wgpu_cooperative_matrix; ";
     }
     text += kernel.source;
     for module in kernel.modules {

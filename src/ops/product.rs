@@ -37,12 +37,25 @@ pub struct ProductKernels {
     pub gemm: GemmKernels,
 }
 
-/// A matrix: in tiles of float32 or float16, or by broadcasts.
+/// A matrix: in tiles of float32 or float16, by broadcasts, or by cooperative matrices of 8 × 8 or 16 × 16.
 pub struct GemmKernels {
     pub tiles_f32: WeightKernels,
     pub tiles_f16: WeightKernels,
     pub broadcasts: WeightKernels,
+    pub cooperative: [WeightKernels; 2],
 }
+
+/// How tiles of a matrix product are computed.
+struct Tiles {
+    kernels: &'static WeightKernels,
+    constants: Vec<(&'static str, f64)>,
+    /// Rows of x and of W that a workgroup takes.
+    m: usize,
+    n: usize,
+}
+
+/// Rows of x from which cooperative matrices are worth a tile of 64 that is filled in part.
+const LEAST_COOPERATIVE: usize = 16;
 
 /// Declares the kernels of one `gemv.wgsl`: `gemv_kernels!("file.wgsl", [modules], [accesses], Params)`.
 macro_rules! gemv_kernels {
@@ -62,6 +75,10 @@ macro_rules! gemm_kernels {
             tiles_f32: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F32], $accesses, $params),
             tiles_f16: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F16], $accesses, $params, [], $crate::kernel::Requires::F16),
             broadcasts: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_SUBGROUP, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, [], $crate::kernel::Requires::SUBGROUPS),
+            cooperative: [
+                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_8, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0], $crate::kernel::Requires::cooperative(8)),
+                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_16, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0], $crate::kernel::Requires::cooperative(16)),
+            ],
         }
     };
 }
@@ -103,7 +120,23 @@ impl ProductKernels {
 
 impl GemmKernels {
     pub fn all(&'static self) -> Vec<&'static Kernel> {
-        [&self.tiles_f32, &self.tiles_f16, &self.broadcasts].into_iter().flatten().collect()
+        let tiles = [&self.tiles_f32, &self.tiles_f16, &self.broadcasts];
+        tiles.into_iter().chain(&self.cooperative).flatten().collect()
+    }
+
+    /// What suits a product with `m` rows on a device.
+    fn tiles(&'static self, m: usize, profile: &DeviceProfile) -> Tiles {
+        let half = profile.f16 && profile.reduced_precision;
+        let plain = |kernels, m, n| Tiles { kernels, constants: vec![], m, n };
+        match cooperative(profile) {
+            _ if profile.broadcasts() => plain(&self.broadcasts, 16, 128),
+            Some((size, strips)) if half && m >= LEAST_COOPERATIVE => {
+                let kernels = &self.cooperative[usize::from(size == 16)];
+                Tiles { kernels, constants: vec![("STRIPS", f64::from(strips))], m: 64, n: 64 }
+            }
+            _ if half => plain(&self.tiles_f16, 32, 64),
+            _ => plain(&self.tiles_f32, 32, 64),
+        }
     }
 
     /// The dispatches of a product with `m` rows: see [`ProductKernels::dispatch`].
@@ -116,25 +149,28 @@ impl GemmKernels {
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Dispatch> {
         let (n, cols) = w.ty.matrix();
-        let (kernels, tile_m, tile_n) = match profile {
-            _ if profile.broadcasts() => (&self.broadcasts, 16, 128),
-            _ if profile.f16 && profile.reduced_precision => (&self.tiles_f16, 32, 64),
-            _ => (&self.tiles_f32, 32, 64),
-        };
+        let tiles = self.tiles(m, profile);
         let dispatch = |part: Part| {
             let [weight_blocks, cols, first, rows, out, m, stride] =
                 [layout::blocks(cols), cols, part.first, part.rows, part.out, m, n].map(|v| v as u32);
             let params = GemmParams { weight_blocks, cols, first, rows, out, m, stride };
             Dispatch {
-                kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-                constants: vec![],
+                kernel: KernelRef(weight_kernel(tiles.kernels, w.ty.dtype())),
+                constants: tiles.constants.clone(),
                 slots: slots(&part),
                 params: [bytemuck::bytes_of(&params), bytemuck::cast_slice(more)].concat(),
-                groups: [groups(m as usize, tile_m), groups(part.rows, tile_n), 1],
+                groups: [groups(m as usize, tiles.m), groups(part.rows, tiles.n), 1],
             }
         };
         parts(w, profile).into_iter().map(dispatch).collect()
     }
+}
+
+/// The size of a device's cooperative matrices, and how many strips of a tile of 64 × 64 a subgroup has in registers: its
+/// share where subgroups are small, half of the tile at most.
+fn cooperative(profile: &DeviceProfile) -> Option<(u32, u32)> {
+    let (size, (threads, _)) = (profile.cooperative?, profile.subgroups?);
+    Some((size, (threads / size).min(32 / size)))
 }
 
 /// How many threads share a row of a matrix-vector product: more where rows are few and cores many.

@@ -15,6 +15,8 @@ pub struct Adapter {
     pub backend: String,
     /// Whether it computes in f16 where it may.
     pub f16: bool,
+    /// Whether it multiplies cooperative matrices there.
+    pub cooperative: bool,
 }
 
 impl Adapter {
@@ -26,15 +28,17 @@ impl Adapter {
 /// Every usable adapter. None at all is a failure with `CI=true`, and said otherwise.
 pub fn all() -> Vec<Adapter> {
     static SAY: Once = Once::new();
-    let (mut found, mut lines) = (Vec::new(), Vec::new());
+    let (mut found, mut features, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for (index, adapter) in backend::devices().into_iter().enumerate() {
         let label = format!("{}:{}", adapter.backend, adapter.name);
         match adapter.unusable {
             Some(why) => lines.push(format!("skipped: {label}: {why}")),
             None => {
                 lines.push(format!("adapter {index}: {label}"));
-                let f16 = adapter.features.iter().any(|feature| feature == "f16");
-                found.push(Adapter { index, name: adapter.name, backend: adapter.backend, f16 });
+                let has = |feature: &str| adapter.features.iter().any(|name| name == feature);
+                let (f16, cooperative) = (has("f16"), has("cooperative-matrix"));
+                features.extend(adapter.features.iter().cloned());
+                found.push(Adapter { index, name: adapter.name, backend: adapter.backend, f16, cooperative });
             }
         }
     }
@@ -42,6 +46,9 @@ pub fn all() -> Vec<Adapter> {
         lines.push("skipped: no adapter".into());
     }
     SAY.call_once(|| lines.iter().for_each(|line| say(line)));
+    if let Some(feature) = expected() {
+        assert!(features.contains(&feature), "no adapter here has {feature}, which DUNLIN_EXPECT_FEATURE promises");
+    }
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
         let mut wanted = vec!["vulkan:llvmpipe", "gl:llvmpipe"];
         // The loader leaves out a driver that it cannot load without a word, so what the variable promises is checked.
@@ -54,6 +61,11 @@ pub fn all() -> Vec<Adapter> {
         }
     }
     found
+}
+
+/// The feature that a script has set up an adapter for: without one its tests would pass and show nothing.
+pub fn expected() -> Option<String> {
+    std::env::var("DUNLIN_EXPECT_FEATURE").ok()
 }
 
 /// Prints a line that `cargo test` shows: unlike `eprintln!`, a write to stderr is not captured from tests that pass.

@@ -5,6 +5,8 @@
 pub const USED: &[(&str, &[f64])] = &[
     // Threads that share a row of a matrix-vector product: by rows, and by how many invocations the device allows.
     ("SPLIT", &[1.0, 2.0, 4.0, 8.0]),
+    // Strips of a tile that a subgroup has in registers: by the least threads of a subgroup, and the size of its matrices.
+    ("STRIPS", &[1.0, 2.0, 4.0]),
     // Threads of an attention workgroup.
     ("WG", &[64.0]),
     // Threads that share a column of a pooling window: of a few pixels, of a whole picture.

@@ -48,7 +48,7 @@ impl Runtime {
 
     /// As [`Runtime::load`], with bindings of at most `max_binding` bytes.
     pub fn load_with(&self, checkpoint: &Checkpoint, max_binding: Option<u64>) -> Arc<dyn Engine> {
-        let options = EngineOptions { full_precision: !self.auto, max_binding, context: None };
+        let options = EngineOptions { full_precision: !self.auto, max_binding, ..Default::default() };
         backend::load(checkpoint, &self.choice, &options, &|_, _| {})
             .unwrap_or_else(|error| panic!("{}: {}: {error}", checkpoint.path.display(), self.label))
     }

@@ -42,12 +42,15 @@ static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
 static OPEN: LazyLock<Mutex<HashMap<usize, Weak<Gpu>>>> = LazyLock::new(Mutex::default);
 
 /// Features that kernels or measurements can use.
-const FEATURES: [(wgpu::Features, &str); 4] = [
+const FEATURES: [(wgpu::Features, &str); 5] = [
     (wgpu::Features::SHADER_F16, "f16"),
     (wgpu::Features::SUBGROUP, "subgroups"),
+    (COOPERATIVE, "cooperative-matrix"),
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
     (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
 ];
+
+const COOPERATIVE: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 
 thread_local! {
     static CREATED: Cell<usize> = const { Cell::new(0) };
@@ -102,7 +105,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
             ("subgroup_min_size".into(), info.subgroup_min_size.into()),
             ("subgroup_max_size".into(), info.subgroup_max_size.into()),
         ],
-        features: FEATURES.iter().filter(|(f, _)| adapter.features().contains(*f)).map(|f| f.1.into()).collect(),
+        features: FEATURES.iter().filter(|(f, _)| usable(adapter).contains(*f)).map(|f| f.1.into()).collect(),
         name: info.name,
     }
 }
@@ -118,6 +121,49 @@ fn too_small(limits: &wgpu::Limits) -> Option<String> {
         .iter()
         .find(|(_, have, need)| have < need)
         .map(|(name, have, need)| format!("{name} is {have}, needed {need}"))
+}
+
+/// The features of an adapter that are of use.
+fn usable(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let known = FEATURES.iter().fold(wgpu::Features::empty(), |all, f| all | f.0);
+    let mut features = known & adapter.features();
+    if cooperative_size(adapter).is_none() {
+        features.remove(COOPERATIVE);
+    }
+    features
+}
+
+/// The largest cooperative matrices that there are kernels for: square, f16 · f16 summed in f32, in subgroups (wgpu
+/// lists no others) of as many threads at least. Lavapipe lists 8 × 8 in subgroups of 4 too, and then does not open.
+fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
+    if !adapter.features().contains(COOPERATIVE | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP) {
+        return None;
+    }
+    let (listed, threads) = (adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_min_size);
+    [16, 8].into_iter().filter(|&size| size <= threads).find(|&size| {
+        listed.iter().any(|matrix| {
+            (matrix.m_size, matrix.n_size, matrix.k_size) == (size, size, size)
+                && matrix.ab_type == wgpu::CooperativeScalarType::F16
+                && matrix.cr_type == wgpu::CooperativeScalarType::F32
+        })
+    })
+}
+
+fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
+    // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and its
+    // kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
+    let experimental_features = match features.contains(COOPERATIVE) {
+        true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        false => wgpu::ExperimentalFeatures::disabled(),
+    };
+    wgpu::DeviceDescriptor {
+        label: Some("dunlin"),
+        required_features: features,
+        required_limits: limits.clone(),
+        experimental_features,
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
+        ..Default::default()
+    }
 }
 
 fn backend(backend: wgpu::Backend) -> &'static str {
@@ -155,18 +201,15 @@ impl Gpu {
         if let Some(limit) = too_small(&limits) {
             return Err(Error::device(format!("{} cannot be used: {limit}; take another device", info.name)));
         }
-        let features = FEATURES.iter().fold(wgpu::Features::empty(), |all, f| all | f.0) & adapter.features();
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("dunlin"),
-            required_features: features,
-            required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            ..Default::default()
-        };
-        let (device, queue) = adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|error| Error::device(format!("{} does not open", info.name)).caused_by(error))?;
+        let mut features = usable(adapter);
+        let mut opened = adapter.request_device(&descriptor(features, &limits)).await;
+        // An experiment may fail where everything else works.
+        if opened.is_err() && features.contains(COOPERATIVE) {
+            features.remove(COOPERATIVE);
+            opened = adapter.request_device(&descriptor(features, &limits)).await;
+        }
+        let (device, queue) =
+            opened.map_err(|error| Error::device(format!("{} does not open", info.name)).caused_by(error))?;
 
         let faults: Arc<Mutex<Option<Fault>>> = Arc::default();
         let seen = faults.clone();
@@ -195,6 +238,7 @@ impl Gpu {
             subgroups: features
                 .contains(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            cooperative: cooperative_size(adapter).filter(|_| features.contains(COOPERATIVE)),
             rasteriser: describe(adapter).software,
             reduced_precision: true,
         };

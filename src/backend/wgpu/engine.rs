@@ -53,6 +53,7 @@ impl GpuEngine {
         check_angles(&gpu.profile, checkpoint, options)?;
         let mut profile = gpu.profile.clone();
         profile.reduced_precision = !options.full_precision;
+        profile.rasteriser &= !options.hardware;
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }

@@ -1,0 +1,148 @@
+//! Every kernel × its constants as naga sees it, and what tests of them are written with.
+
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use dunlin::kernel::{Kernel, Requires, source};
+use dunlin::ops;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{ShaderStage, back};
+
+use crate::constants;
+
+/// A kernel with constants, as naga sees it.
+pub struct Translated {
+    pub kernel: &'static Kernel,
+    pub label: String,
+    /// As written: every declaration, overrides still open.
+    pub module: naga::Module,
+    /// As compiled: overrides replaced, what the entry point does not use dropped.
+    pub compiled: naga::Module,
+    pub info: ModuleInfo,
+}
+
+/// What is wrong with a kernel. Empty: nothing.
+pub type Complaints = Vec<String>;
+
+/// Every kernel with every combination of one constant's values.
+pub static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(|| {
+    let mut all = Vec::new();
+    for kernel in kernels() {
+        let mut combinations: Vec<Vec<(&str, f64)>> = vec![Vec::new()];
+        for (name, default) in kernel.constants {
+            let values = constants::values(name).iter().copied().chain([*default]);
+            let values: BTreeMap<u64, f64> = values.map(|value| (value.to_bits(), value)).collect();
+            combinations = combinations
+                .iter()
+                .flat_map(|rest| values.values().map(move |&value| [&rest[..], &[(*name, value)]].concat()))
+                .collect();
+        }
+        all.extend(combinations.iter().map(|constants| translate(kernel, constants)));
+    }
+    all
+});
+
+/// The valid ones; the others are the business of one test.
+pub fn all() -> impl Iterator<Item = &'static Translated> {
+    KERNELS.iter().flatten()
+}
+
+pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    ops::kernels().into_iter().flat_map(|(_, kernels)| kernels)
+}
+
+/// The first kernel of an entry point that needs nothing.
+pub fn kernel(entry: &str) -> &'static Kernel {
+    kernels().find(|kernel| kernel.entry == entry && kernel.requires == Requires::NOTHING).expect(entry)
+}
+
+pub fn translate(kernel: &'static Kernel, constants: &[(&str, f64)]) -> Result<Translated, String> {
+    let values: String = constants.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+    let label = format!("{}{values}", kernel.name());
+    let (module, compiled, info) =
+        compile(kernel, constants, capabilities(kernel.requires)).map_err(|error| format!("{label}: {error}"))?;
+    Ok(Translated { kernel, label, module, compiled, info })
+}
+
+/// What a kernel may use. Halves inside 32-bit words (`unpack2x16float`) are part of WGSL without any extension.
+pub fn capabilities(requires: Requires) -> Capabilities {
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(Capabilities::SHADER_FLOAT16, requires.f16);
+    capabilities.set(Capabilities::SUBGROUP, requires.subgroups);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, requires.cooperative.is_some());
+    capabilities
+}
+
+/// The module as written, as compiled, and what naga knows about the latter.
+pub fn compile(
+    kernel: &Kernel,
+    constants: &[(&str, f64)],
+    capabilities: Capabilities,
+) -> Result<(naga::Module, naga::Module, ModuleInfo), String> {
+    let text = source::assemble(kernel);
+    let path = format!("{} with what completes it", kernel.file);
+    let at = |location: Option<naga::SourceLocation>, message: String| match location {
+        Some(location) => format!("{}: {message}", place(kernel, &text, location.line_number as usize)),
+        None => message,
+    };
+    let module = naga::front::wgsl::parse_str(&text)
+        .map_err(|error| at(error.location(&text), error.emit_to_string_with_path(&text, &path)))?;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if requires_subgroups(capabilities) {
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    }
+    let info = validator
+        .validate(&module)
+        .map_err(|error| at(error.location(&text), error.emit_to_string_with_path(&text, &path)))?;
+    let constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+    let entry = Some((ShaderStage::Compute, kernel.entry));
+    let (compiled, info) = back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+        .map_err(|error| error.to_string())?;
+    let (compiled, info) = (compiled.into_owned(), info.into_owned());
+    Ok((module, compiled, info))
+}
+
+fn requires_subgroups(capabilities: Capabilities) -> bool {
+    capabilities.contains(Capabilities::SUBGROUP)
+}
+
+/// `file:line` on disk of a line of the assembled text.
+fn place(kernel: &Kernel, text: &str, line: usize) -> String {
+    let (mut file, mut before) = (kernel.file.to_string(), 0);
+    for (index, heading) in text.lines().take(line).enumerate() {
+        let shared = kernel.modules.iter().map(|module| format!("shared/{}.wgsl", module.name));
+        if let Some(shared) = shared.into_iter().find(|shared| heading == format!("// {shared}")) {
+            (file, before) = (shared, index + 1);
+        }
+    }
+    format!("shaders/{file}:{}", line - before)
+}
+
+/// A kernel with one change to its text.
+pub fn edited(kernel: &Kernel, from: &str, to: &str) -> &'static Kernel {
+    assert!(kernel.source.contains(from), "{} has no `{from}`", kernel.file);
+    leak(Kernel { source: kernel.source.replacen(from, to, 1).leak(), ..copy(kernel) })
+}
+
+pub fn copy(kernel: &Kernel) -> Kernel {
+    let Kernel { file, source, entry, modules, bindings, params, constants, requires } = *kernel;
+    Kernel { file, source, entry, modules, bindings, params, constants, requires }
+}
+
+/// Kernels are statics; a broken one lives as long as its test.
+pub fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+pub fn labelled(t: &Translated, complaints: Complaints) -> Complaints {
+    complaints.into_iter().map(|complaint| format!("shaders/{} ({}): {complaint}", t.kernel.file, t.label)).collect()
+}
+
+/// Everything there is to fix, in one go.
+#[track_caller]
+pub fn none(complaints: Complaints) {
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}
