@@ -1,5 +1,6 @@
 //! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
 
+mod eval;
 mod info;
 mod inspect;
 mod progress;
@@ -32,6 +33,8 @@ enum Command {
     Run(run::Run),
     /// Measure how well a model predicts a text
     Score(score::Score),
+    /// Count how many items of a file a model gets right
+    Eval(eval::Eval),
     /// Write hidden states and logits to a file
     Trace(trace::Trace),
     /// Turn text into ids, ids into text, or a chat into text
@@ -172,6 +175,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Info(command) => command.run(),

@@ -33,6 +33,18 @@ impl Bar {
         self
     }
 
+    /// Counts items, with a note and the time that is left.
+    pub fn items(what: &'static str) -> Self {
+        Self::new(what, "{msg} {bar:30} {pos}/{len} {prefix} {eta} left")
+    }
+
+    /// What the bar says beside the numbers.
+    pub fn note(&self, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(text);
+        }
+    }
+
     fn new(what: &'static str, template: &str) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self { bar: None, from: None };

@@ -2,6 +2,8 @@
 
 mod conversation;
 pub(crate) mod device;
+#[cfg(feature = "cli")]
+pub(crate) mod eval;
 mod generation;
 mod image;
 mod model;
