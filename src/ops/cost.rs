@@ -30,7 +30,8 @@ impl Case {
         if x.elem != Elem::F32 {
             return None;
         }
-        let (m, width) = x.matrix();
+        // A convolution has a row for each patch of its picture.
+        let (m, width) = (self.rows(), x.count() / x.shape[0]);
         let flops = |given: &Given| match given.ty.elem {
             Elem::Weight(_) => 2 * m * given.ty.count(),
             // q · k and the sum over v: each position that a row sees, of the keys and of the values.
@@ -80,6 +81,11 @@ mod tests {
         );
         // 256 positions of 3 heads of 64, keys and values; q and y of 9 heads.
         assert_eq!(cost("attention", "at 255"), (2 * 256 * 192 * 4 + 2 * 576 * 4, Some(2 * 2 * 576 * 256)));
+        // 24 · 24 patches of 3 · 14 · 14.
+        assert_eq!(
+            cost("conv2d", "336"),
+            (3 * 336 * 336 * 4 + 1024 * 588 * 2 + 576 * 1024 * 4, Some(2 * 576 * 588 * 1024))
+        );
         assert_eq!(cost("embedding", "49152"), (4 + 18 * 34 + 576 * 4, None));
         assert_eq!(cost("cache_write", "at 33"), (2 * 192 * 4, None));
         assert_eq!(cost("add", "128"), (3 * 128 * 576 * 4, None));
