@@ -8,11 +8,11 @@
 //! fits a device's cache comes from there. On a GPU many runs are recorded into one pass, and the time is the device's
 //! own where it has timestamps, else the host's, with a share of submission and wait.
 //!
-//! On a GPU each product of matrices has a second line, the best of some rounds in which it was timed turn by turn with
-//! two yardsticks: a plain kernel of one thread a result, W in f32 and patches as rows (its time in turns of ours in
-//! brackets), and a kernel of nothing but multiply-adds in registers, the peak. Where the plain one takes long, it has
-//! only some of the rows, and the time of all is computed from theirs. The share is that of the peak in f32, whatever
-//! the weights and tiles are stored in: sums are.
+//! On a GPU each product of matrices has a second line, the best of some rounds in which it and two yardsticks were timed
+//! turn by turn. The plain kernel has one thread a result, W in f32, and the patches of a convolution already as rows;
+//! in brackets, how many times as long it takes. Where that is long it gets only some of the rows, and the time of all is
+//! computed from theirs. The peak is the rate of a kernel of nothing but multiply-adds in registers, in f32, since sums
+//! are, whatever weights and tiles are stored in. A product is right by tests/ops.rs, the yardsticks by a check of theirs.
 
 use std::time::{Duration, Instant};
 

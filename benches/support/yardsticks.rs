@@ -270,13 +270,13 @@ fn peak(groups: u32, rounds: u32, f16: bool) -> Case {
 
 /// Enough threads for any device, as many rounds as make dispatches long; and the arithmetic of one.
 fn peak_work<'a>(gpu: &'a Gpu, stopwatch: &mut Stopwatch, f16: bool) -> Result<(Timed<'a>, f64)> {
-    const GROUPS: u32 = 4096;
+    const GROUPS: u32 = 2048;
     right(&peak(2, 2, f16), gpu)?;
-    let mut rounds = 16;
+    let mut rounds = 64;
     loop {
         let work = Timed::new(gpu, stopwatch, &peak(GROUPS, rounds, f16))?;
         // Fewer than four in a pass: what surrounds a dispatch no longer counts.
-        if work.times < 4 || rounds == 1024 {
+        if work.times < 4 || rounds == 4096 {
             let flops = 2.0 * f64::from(64 * GROUPS) * f64::from(STEPS * rounds) * NUMBERS as f64;
             return Ok((work, flops));
         }
