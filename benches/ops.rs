@@ -12,7 +12,8 @@
 //! turn by turn. The plain kernel has one thread a result, W in f32, and the patches of a convolution already as rows;
 //! in brackets, how many times as long it takes. Where that is long it gets only some of the rows, and the time of all is
 //! computed from theirs. The peak is the rate of a kernel of nothing but multiply-adds in registers, in f32, since sums
-//! are, whatever weights and tiles are stored in. A product is right by tests/ops.rs, the yardsticks by a check of theirs.
+//! are, whatever weights and tiles are stored in. The second line of a rasteriser counts the processor's time on Linux:
+//! what else runs there is left out.
 
 use std::time::{Duration, Instant};
 

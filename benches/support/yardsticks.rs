@@ -20,19 +20,18 @@ const PASS: f64 = 0.02;
 /// Seconds of the longest dispatch of the plain product: drivers end those that seem to hang.
 const LONGEST: f64 = 0.1;
 
-/// How often things are timed, turn by turn. The best counts: what else runs on the machine only adds.
+/// How often things are timed, turn by turn. The best counts: what else runs on the machine only adds to it.
 const ROUNDS: usize = 7;
 
 /// The yardsticks of one device.
 pub struct Yardsticks<'a> {
     gpu: &'a Gpu,
-    stopwatch: Stopwatch<'a>,
+    clock: YardClock<'a>,
     peak: Timed<'a>,
     /// Multiplications and additions of one dispatch of `peak`.
     peak_flops: f64,
     /// GFLOP/s in float32, and in float16 where the device has it.
     rates: (f64, Option<f64>),
-    clock: Clock,
 }
 
 /// A product beside the yardsticks; the best of some rounds.
@@ -47,24 +46,24 @@ pub struct Beside {
     m: usize,
     /// GFLOP/s of nothing but arithmetic, in the same rounds.
     peak: f64,
+    clock: String,
 }
 
 impl<'a> Yardsticks<'a> {
     /// Holds both kernels to their references, then measures what the device can do.
     pub fn new(gpu: &'a Gpu) -> Result<Self> {
         right(&plain(13, 17, 31), gpu)?;
-        let mut stopwatch = Stopwatch::new(gpu);
-        let (peak, peak_flops) = peak_work(gpu, &mut stopwatch, false)?;
-        let f32 = best(&mut stopwatch, &[&peak])?[0];
+        let mut clock = YardClock::new(gpu);
+        let (peak, peak_flops) = peak_work(gpu, &mut clock, false)?;
+        let f32 = peak_flops / best(&mut clock, &[&peak])?[0] / 1e9;
         let f16 = match gpu.profile.f16 {
             true => {
-                let (f16, flops) = peak_work(gpu, &mut stopwatch, true)?;
-                Some(flops / best(&mut stopwatch, &[&f16])?[0] / 1e9)
+                let (f16, flops) = peak_work(gpu, &mut clock, true)?;
+                Some(flops / best(&mut clock, &[&f16])?[0] / 1e9)
             }
             false => None,
         };
-        let clock = stopwatch.time(&peak.runner, 1)?.clock;
-        Ok(Yardsticks { gpu, stopwatch, peak, peak_flops, rates: (peak_flops / f32 / 1e9, f16), clock })
+        Ok(Yardsticks { gpu, clock, peak, peak_flops, rates: (f32, f16) })
     }
 
     /// Times a case, the plain product of its shapes and the peak, turn by turn. Nothing where the case of `op` is no
@@ -77,12 +76,13 @@ impl<'a> Yardsticks<'a> {
         if m == 1 {
             return Ok(None);
         }
-        let ours = Timed::new(self.gpu, &mut self.stopwatch, case)?;
-        let few = Timed::new(self.gpu, &mut self.stopwatch, &plain(m.min(8), n, k))?;
-        let eight = self.stopwatch.time(&few.runner, 1)?.work.as_secs_f64();
+        let clock = &mut self.clock;
+        let ours = Timed::new(self.gpu, clock, case)?;
+        let few = Timed::new(self.gpu, clock, &plain(m.min(8), n, k))?;
+        let eight = clock.seconds(&few.runner, 1)?;
         let rows = m.min((LONGEST / eight) as usize * 8).max(8.min(m));
-        let plain = Timed::new(self.gpu, &mut self.stopwatch, &plain(rows, n, k))?;
-        let times = best(&mut self.stopwatch, &[&ours, &plain, &self.peak])?;
+        let plain = Timed::new(self.gpu, clock, &plain(rows, n, k))?;
+        let times = best(clock, &[&ours, &plain, &self.peak])?;
         Ok(Some(Beside {
             flops: flops as f64,
             ours: times[0],
@@ -90,6 +90,7 @@ impl<'a> Yardsticks<'a> {
             rows,
             m,
             peak: self.peak_flops / times[2] / 1e9,
+            clock: clock.name(),
         }))
     }
 }
@@ -100,7 +101,7 @@ impl fmt::Display for Yardsticks<'_> {
         if let Some(f16) = self.rates.1 {
             write!(f, ", {f16:.1} in f16")?;
         }
-        write!(f, " ({})", self.clock)
+        write!(f, " ({})", self.clock.name())
     }
 }
 
@@ -110,17 +111,18 @@ impl fmt::Display for Beside {
         let rate = |seconds: f64| self.flops / seconds / 1e9;
         write!(
             f,
-            "{:>10.1} µs {:>8.2} GFLOP/s  plain {:>10.1} µs {:>8.2} GFLOP/s ({:.1}×)  {:.0} % of peak {:.1}",
+            "{:>10.1} µs {:>8.2} GFLOP/s  plain {:>10.1} µs {:>8.2} GFLOP/s ({:.1}×)  {:.0} % of peak {:.1}  {}",
             us(self.ours),
             rate(self.ours),
             us(self.plain),
             rate(self.plain),
             self.plain / self.ours,
             100.0 * rate(self.ours) / self.peak,
-            self.peak
+            self.peak,
+            self.clock
         )?;
         if self.rows < self.m {
-            write!(f, "  (plain: from {} of {} rows)", self.rows, self.m)?;
+            write!(f, ", plain from {} of {} rows", self.rows, self.m)?;
         }
         Ok(())
     }
@@ -133,26 +135,69 @@ struct Timed<'a> {
 }
 
 impl<'a> Timed<'a> {
-    fn new(gpu: &'a Gpu, stopwatch: &mut Stopwatch, case: &Case) -> Result<Self> {
+    fn new(gpu: &'a Gpu, clock: &mut YardClock, case: &Case) -> Result<Self> {
         let runner = Prepared::new(case).runner(gpu, &gpu.profile)?;
         runner.run(&case.run);
         // Once to warm up, once to see how many runs make a pass.
-        stopwatch.time(&runner, 1)?;
-        let one = stopwatch.time(&runner, 1)?.work.as_secs_f64();
+        clock.seconds(&runner, 1)?;
+        let one = clock.seconds(&runner, 1)?;
         Ok(Timed { runner, times: ((PASS / one) as usize).clamp(1, 256) })
     }
 }
 
 /// Seconds of one run of each, the best of some rounds.
-fn best(stopwatch: &mut Stopwatch, work: &[&Timed]) -> Result<Vec<f64>> {
+fn best(clock: &mut YardClock, work: &[&Timed]) -> Result<Vec<f64>> {
     let mut best = vec![f64::INFINITY; work.len()];
     for _ in 0..ROUNDS {
         for (best, Timed { runner, times }) in best.iter_mut().zip(work) {
-            let seconds = stopwatch.time(runner, *times)?.work.as_secs_f64() / *times as f64;
-            *best = best.min(seconds);
+            *best = best.min(clock.seconds(runner, *times)?);
         }
     }
     Ok(best)
+}
+
+/// The device's time; of a rasteriser, the processor's over all cores, where the system tells it. A long dispatch shares
+/// the cores with whatever else runs, a short one may have them for itself: by the clock on the wall they do not compare.
+struct YardClock<'a> {
+    stopwatch: Stopwatch<'a>,
+    /// What the stopwatch last measured with.
+    last: Clock,
+    /// Cores that the processor's time is divided by.
+    cores: Option<usize>,
+}
+
+impl<'a> YardClock<'a> {
+    fn new(gpu: &'a Gpu) -> Self {
+        let told = gpu.profile.rasteriser && processor_seconds().is_some();
+        let cores = told.then(|| std::thread::available_parallelism().map_or(1, usize::from));
+        YardClock { stopwatch: Stopwatch::new(gpu), last: Clock::Wall, cores }
+    }
+
+    /// Seconds of one of `times` runs in a pass.
+    fn seconds(&mut self, runner: &Runner, times: usize) -> Result<f64> {
+        let before = processor_seconds();
+        let time = self.stopwatch.time(runner, times)?;
+        self.last = time.clock;
+        let pass = match (self.cores, before, processor_seconds()) {
+            (Some(cores), Some(before), Some(after)) => (after - before) / cores as f64,
+            _ => time.work.as_secs_f64(),
+        };
+        Ok(pass / times as f64)
+    }
+
+    fn name(&self) -> String {
+        self.cores.map_or(self.last.to_string(), |cores| format!("processor time / {cores} cores"))
+    }
+}
+
+/// What this program's threads have had of the processors so far: Linux tells it in nanoseconds.
+fn processor_seconds() -> Option<f64> {
+    let nanoseconds = |task: std::io::Result<std::fs::DirEntry>| {
+        let told = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        told.split(' ').next()?.parse::<u64>().ok()
+    };
+    let sum = std::fs::read_dir("/proc/self/task").ok()?.map(nanoseconds).sum::<Option<u64>>()?;
+    Some(sum as f64 / 1e9)
 }
 
 /// A yardstick that is wrong measures nothing.
@@ -269,12 +314,12 @@ fn peak(groups: u32, rounds: u32, f16: bool) -> Case {
 }
 
 /// Enough threads for any device, as many rounds as make dispatches long; and the arithmetic of one.
-fn peak_work<'a>(gpu: &'a Gpu, stopwatch: &mut Stopwatch, f16: bool) -> Result<(Timed<'a>, f64)> {
+fn peak_work<'a>(gpu: &'a Gpu, clock: &mut YardClock, f16: bool) -> Result<(Timed<'a>, f64)> {
     const GROUPS: u32 = 2048;
     right(&peak(2, 2, f16), gpu)?;
     let mut rounds = 64;
     loop {
-        let work = Timed::new(gpu, stopwatch, &peak(GROUPS, rounds, f16))?;
+        let work = Timed::new(gpu, clock, &peak(GROUPS, rounds, f16))?;
         // Fewer than four in a pass: what surrounds a dispatch no longer counts.
         if work.times < 4 || rounds == 4096 {
             let flops = 2.0 * f64::from(64 * GROUPS) * f64::from(STEPS * rounds) * NUMBERS as f64;
