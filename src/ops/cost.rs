@@ -41,7 +41,8 @@ impl Case {
         if self.op::<DepthwiseConv2d>().is_some() {
             return Some((2 * TAPS * self.results()[0].count()) as u64);
         }
-        let (m, width) = x.matrix();
+        // A convolution has a row for each patch of its picture.
+        let (m, width) = (self.rows(), x.count() / x.shape[0]);
         let attention = self.op::<Attention>();
         let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.run));
         let flops = |given: &Given| match given.ty.elem {
@@ -107,6 +108,11 @@ mod tests {
         assert_eq!(cost("avg_pool2d", "out_height: 12"), (4 * 2048 * (576 + 144), None));
         // 144 ids and 48 others; each row of y is one of x or one of an image.
         assert_eq!(cost("splice_rows", "2048"), (4 * 192 * (1 + 2048 + 2048), None));
+        // 24 · 24 patches of 3 · 14 · 14.
+        assert_eq!(
+            cost("conv2d", "336"),
+            (3 * 336 * 336 * 4 + 1024 * 588 * 2 + 576 * 1024 * 4, Some(2 * 576 * 588 * 1024))
+        );
         assert_eq!(cost("embedding", "49152"), (4 + 18 * 34 + 576 * 4, None));
         assert_eq!(cost("cache_write", "at 33"), (2 * 192 * 4, None));
         assert_eq!(cost("add", "128"), (3 * 128 * 576 * 4, None));
