@@ -255,7 +255,9 @@ impl Generation {
         for _ in self.taken..self.enqueued {
             session.sampled()?;
         }
-        let known = self.prompt.iter().chain(&self.ids).take(self.prompt.len() + self.enqueued.saturating_sub(1));
+        // A prompt that never ran left the cache as it was.
+        let held = if self.enqueued == 0 { self.cached } else { self.prompt.len() + self.enqueued - 1 };
+        let known = self.prompt.iter().chain(&self.ids).take(held);
         let common = known.zip(&next.prompt).take_while(|(a, b)| a == b).count();
         next.cached = common.min(next.prompt.len() - 1);
         next.encoded = self.encoded;
