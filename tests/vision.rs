@@ -147,6 +147,31 @@ fn a_question_that_follows_reads_no_picture_again() {
     });
 }
 
+/// A question that follows one whose prompt never ran, or ran for no token: nothing of it is taken for computed.
+#[test]
+fn a_question_that_follows_nothing_is_a_whole_prompt() {
+    everywhere(|golden, model, runtime| {
+        let at = format!("{} on {}", golden.name, runtime.label);
+        let sampler = Sampler::greedy();
+        let first = || Prompt::user("What is it?").image(golden.folder.join("image_0.png"));
+        let chat = Prompt::chat(
+            [("user", "What is it?"), ("assistant", ""), ("user", "And what colour?")]
+                .map(|(role, text)| Message::new(role, text)),
+        );
+        let chat = chat.image(golden.folder.join("image_0.png"));
+        let wanted = ids(&mut model.generate(chat, &sampler).expect("a generation").max_tokens(6));
+        for tokens in [0, 5] {
+            let mut generation = model.generate(first(), &sampler).expect("a generation").max_tokens(tokens);
+            generation.encode_images(|_, _| ()).expect("a picture");
+            if tokens == 0 {
+                assert!(generation.next().is_none(), "{at}");
+            }
+            let next = generation.follow_up("And what colour?", &sampler).expect("a generation");
+            assert_eq!(ids(&mut next.max_tokens(6)), wanted, "{at}: after {tokens} tokens");
+        }
+    });
+}
+
 #[test]
 fn the_weights_that_read_pictures_can_go() {
     everywhere(|golden, model, runtime| {
