@@ -5,6 +5,8 @@
 mod adapters;
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/pictures.rs"]
+mod pictures;
 #[path = "support/runtimes.rs"]
 mod runtimes;
 #[path = "support/tolerance.rs"]
@@ -12,6 +14,7 @@ mod tolerance;
 
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
 use golden::Golden;
+use pictures::{greedy, log_softmax, prompt, tensor};
 use runtimes::Runtime;
 use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 
@@ -28,14 +31,6 @@ fn golden_vision_cases() {
             check(&golden, &model, &runtime.label, tolerance);
         }
     }
-}
-
-/// The question of a golden prompt with its pictures.
-fn prompt(golden: &Golden, name: &str) -> Prompt {
-    let prompt = &golden.expected()["prompts"][name];
-    let images = prompt["images"].as_array().expect("images").iter();
-    let question = Prompt::user(prompt["question"].as_str().expect("a question"));
-    images.fold(question, |prompt, image| prompt.image(golden.folder.join(image.as_str().expect("a name"))))
 }
 
 /// Everything that a golden case expects.
@@ -103,32 +98,6 @@ fn expand(ids: &[u32], vocab: usize, golden: &Golden) -> Vec<u32> {
     expanded
 }
 
-/// Greedy ids with the logprobs that they were chosen from. Their differences are those of logits.
-fn greedy(model: &Model, prompt: Prompt, count: usize, vocab: usize) -> Vec<(u32, Vec<f32>)> {
-    let generation =
-        model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(count).logprobs(vocab);
-    let pieces = generation.map(|piece| piece.expect("a token"));
-    let by_id = |mut top: Vec<(u32, f32)>| {
-        top.sort_by_key(|&(id, _)| id);
-        top.into_iter().map(|(_, logprob)| logprob).collect()
-    };
-    pieces.map(|piece| (piece.id, by_id(piece.top))).collect()
-}
-
-fn log_softmax(logits: &[f32], vocab: usize) -> Vec<f32> {
-    let row = |row: &[f32]| {
-        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = row.iter().map(|&l| f64::from(l - most).exp()).sum();
-        row.iter().map(|l| l - most - sum.ln() as f32).collect::<Vec<_>>()
-    };
-    logits.chunks_exact(vocab).flat_map(row).collect()
-}
-
-fn tensor<'a>(trace: &'a Trace, name: &str) -> &'a [f32] {
-    let found = trace.tensors.iter().find(|(found, _)| found == name);
-    &found.unwrap_or_else(|| panic!("no {name} in the trace")).1.data
-}
-
 /// One model of each kind, everywhere.
 fn everywhere(each: impl Fn(&Golden, Model, &Runtime)) {
     for runtime in runtimes::all() {
@@ -175,6 +144,31 @@ fn a_question_that_follows_reads_no_picture_again() {
         assert_eq!(ids(&mut third).len(), 3, "{at}");
         assert_eq!(third.stats().image_tokens, 2 * stats.image_tokens, "{at}");
         assert!(third.stats().vision_s > 0.0, "{at}");
+    });
+}
+
+/// A question that follows one whose prompt never ran, or ran for no token: nothing of it is taken for computed.
+#[test]
+fn a_question_that_follows_nothing_is_a_whole_prompt() {
+    everywhere(|golden, model, runtime| {
+        let at = format!("{} on {}", golden.name, runtime.label);
+        let sampler = Sampler::greedy();
+        let first = || Prompt::user("What is it?").image(golden.folder.join("image_0.png"));
+        let chat = Prompt::chat(
+            [("user", "What is it?"), ("assistant", ""), ("user", "And what colour?")]
+                .map(|(role, text)| Message::new(role, text)),
+        );
+        let chat = chat.image(golden.folder.join("image_0.png"));
+        let wanted = ids(&mut model.generate(chat, &sampler).expect("a generation").max_tokens(6));
+        for tokens in [0, 5] {
+            let mut generation = model.generate(first(), &sampler).expect("a generation").max_tokens(tokens);
+            generation.encode_images(|_, _| ()).expect("a picture");
+            if tokens == 0 {
+                assert!(generation.next().is_none(), "{at}");
+            }
+            let next = generation.follow_up("And what colour?", &sampler).expect("a generation");
+            assert_eq!(ids(&mut next.max_tokens(6)), wanted, "{at}: after {tokens} tokens");
+        }
     });
 }
 

@@ -10,6 +10,7 @@ use clap::Args;
 use super::{Digits, Failure, Vision};
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
+use crate::checkpoint::vision::Projector;
 use crate::checkpoint::{Checkpoint, Config, VisionFiles};
 use crate::error::{Error, Result};
 use crate::generate::Device;
@@ -154,7 +155,7 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
         line(
             "vision",
             format!(
-                "{} px in patches of {}: {} patches of {} features, {} heads, ffn {}, {} blocks; {} tokens an image ({:?})",
+                "{} px in patches of {}: {} patches of {} features, {} heads, ffn {}, {} blocks; {} tokens an image ({})",
                 vision.image_size,
                 vision.patch,
                 vision.patches(),
@@ -163,18 +164,22 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
                 vision.ffn,
                 vision.blocks,
                 vision.tokens(),
-                vision.projector
+                match vision.projector {
+                    Projector::Ldp { .. } => "ldp",
+                    Projector::Ldpv2 => "ldpv2",
+                }
             ),
         );
         line("dispatches", dispatches(plan, "an image"));
     }
 
     let _ = writeln!(text, "\ntensors");
+    let widest = checkpoint.tensors().map(|tensor| tensor.name.len()).max().unwrap_or_default();
     for tensor in checkpoint.tensors() {
         let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
         let _ = writeln!(
             text,
-            "  {:<52} {:<6} {:<16} {}",
+            "  {:<widest$} {:<6} {:<16} {}",
             tensor.name,
             tensor.element,
             shape.join(" × "),

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use serde_json::{Value, json};
+
 use super::image::Image;
-use super::model::Text;
+use super::model::{Template, Text};
 use super::prompt::{Kind, Message, PLACEHOLDER, Prompt};
 use super::tokenizer::Tokenizer;
 use crate::checkpoint::Config;
@@ -41,12 +43,7 @@ impl Text {
                 images.iter().map(|image| image.pixels(vision.image_size, vision.mean, vision.std)).collect()
             }
             None if images.is_empty() => Vec::new(),
-            None => {
-                return Err(Error::prompt(
-                    "the model reads text only, and the prompt has a picture: load a MobileVLM, or give the vision half \
-                     with --mmproj",
-                ));
-            }
+            None => return Err(self.text_only()),
         };
         let preprocess_s = start.elapsed().as_secs_f64();
         let encoded = Encoded { images: pixels, preprocess_s, ..Encoded::default() };
@@ -57,36 +54,57 @@ impl Text {
                 self.encode_text(&text, config, encoded)
             }
             Kind::User(text) => self.encode_chat(vec![Message::new("user", text)], config, encoded),
-            Kind::Chat(messages) if self.has_template(config) => self.encode_chat(messages.clone(), config, encoded),
+            Kind::Chat(messages) if self.template().is_some() => self.encode_chat(messages.clone(), config, encoded),
             Kind::Chat(_) => Err(self.no_template()),
         }
     }
 
     /// A conversation, by the model's template; a single question to a model without one is text to continue.
-    pub(super) fn encode_chat(&self, messages: Vec<Message>, config: &Config, encoded: Encoded) -> Result<Encoded> {
-        let mut shown = messages.clone();
-        if !shown.iter().any(|message| message.content.contains(PLACEHOLDER))
-            && let Some(first) = shown.iter_mut().find(|message| message.role == "user")
+    pub(super) fn encode_chat(&self, mut messages: Vec<Message>, config: &Config, encoded: Encoded) -> Result<Encoded> {
+        if !messages.iter().any(|message| message.content.contains(PLACEHOLDER))
+            && let Some(first) = messages.iter_mut().find(|message| message.role == "user")
         {
             first.content = with_placeholders(std::mem::take(&mut first.content), encoded.images.len());
         }
-        let encoded = Encoded { messages: Some(shown.clone()), ..encoded };
-        if config.vision.is_some() {
-            return self.encode_text(&vicuna(&shown)?, config, encoded);
+        if self.template().is_none() {
+            let ids = self.tokenizer()?.encode(&messages[0].content)?;
+            return Ok(Encoded { ids, ..encoded });
         }
-        if !self.has_template(config) {
-            let ids = self.tokenizer()?.encode(&shown[0].content)?;
-            return Ok(Encoded { ids, messages: None, ..encoded });
-        }
-        let json: Vec<serde_json::Value> =
-            shown.iter().map(|m| serde_json::json!({"role": m.role, "content": m.content})).collect();
-        let text = self.render(&json, true)?;
-        // Templates write the start token themselves.
-        Ok(Encoded { ids: self.tokenizer()?.encode_without_special(&text)?, ..encoded })
+        let json: Vec<Value> = messages.iter().map(|m| json!({"role": m.role, "content": m.content})).collect();
+        let ids = self.rendered_ids(&self.render(&json, true)?)?;
+        splice(Encoded { ids, messages: Some(messages), ..encoded }, config)
     }
 
-    fn has_template(&self, config: &Config) -> bool {
-        config.vision.is_some() || self.template().is_some()
+    /// The text of a chat, by the model's template. `generation` asks for the words after which the assistant speaks.
+    pub fn render(&self, messages: &[Value], generation: bool) -> Result<String> {
+        self.tokenizer()?;
+        match self.template() {
+            Some(Template::Jinja(template)) => template.render(messages, generation),
+            Some(Template::Vicuna) => {
+                let messages = messages.iter().enumerate().map(|(index, message)| {
+                    let text = |key: &str| message.get(key).and_then(Value::as_str);
+                    let read = || Some(Message::new(text("role")?, text("content")?));
+                    let number = index + 1;
+                    read().ok_or_else(|| {
+                        Error::prompt(format!(
+                            "message {number} of the chat lacks `role` or `content`, which are strings"
+                        ))
+                    })
+                });
+                vicuna(&messages.collect::<Result<Vec<_>>>()?, generation)
+            }
+            None => Err(self.no_template()),
+        }
+    }
+
+    /// The ids of what [`Text::render`] gives, [`Prompt::IMAGE`] among them where pictures are.
+    pub fn rendered_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        match self.template() {
+            Some(Template::Vicuna) => cut(tokenizer, text),
+            // Templates of files write the start token themselves.
+            _ => tokenizer.encode_without_special(text),
+        }
     }
 
     /// Text as it is, after the start token; cut at placeholders where the model reads pictures.
@@ -145,7 +163,7 @@ fn with_placeholders(text: String, images: usize) -> String {
 }
 
 /// MobileVLM's conversation style `v1`, which is Vicuna's: a sentence, then turns.
-fn vicuna(messages: &[Message]) -> Result<String> {
+fn vicuna(messages: &[Message], generation: bool) -> Result<String> {
     const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
                           helpful, detailed, and polite answers to the user's questions.";
     let (system, turns) = match messages {
@@ -164,10 +182,11 @@ fn vicuna(messages: &[Message]) -> Result<String> {
         }
         text += &format!("{name}: {}{end}", message.content);
     }
-    if turns.len() % 2 == 0 {
-        return Err(Error::prompt("the chat ends with the assistant: give it a question to answer"));
+    match (generation, turns.len() % 2) {
+        (false, _) => Ok(text),
+        (true, 1) => Ok(text + "ASSISTANT:"),
+        _ => Err(Error::prompt("the chat is empty or ends with the assistant: give it a question to answer")),
     }
-    Ok(text + "ASSISTANT:")
 }
 
 #[cfg(test)]
@@ -179,14 +198,16 @@ mod tests {
         let messages = ["hello", "Hi!", "what?"].into_iter().zip(["user", "assistant", "user"]);
         let messages: Vec<Message> = messages.map(|(content, role)| Message::new(role, content)).collect();
         assert_eq!(
-            vicuna(&messages).unwrap(),
+            vicuna(&messages, true).unwrap(),
             "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, \
              detailed, and polite answers to the user's questions. USER: hello ASSISTANT: Hi!</s>USER: what? ASSISTANT:"
         );
         let system = [Message::new("system", "Be short."), Message::new("user", "a")];
-        assert_eq!(vicuna(&system).unwrap(), "Be short. USER: a ASSISTANT:");
-        assert!(vicuna(&messages[..2]).unwrap_err().to_string().contains("ends with the assistant"));
-        assert!(vicuna(&messages[1..]).unwrap_err().to_string().contains("turn 1"));
+        assert_eq!(vicuna(&system, true).unwrap(), "Be short. USER: a ASSISTANT:");
+        assert!(vicuna(&messages[..2], false).unwrap().ends_with("USER: hello ASSISTANT: Hi!</s>"));
+        assert!(vicuna(&messages[..1], false).unwrap().ends_with("questions. USER: hello "));
+        assert!(vicuna(&messages[..2], true).unwrap_err().to_string().contains("ends with the assistant"));
+        assert!(vicuna(&messages[1..], true).unwrap_err().to_string().contains("turn 1"));
     }
 
     #[test]

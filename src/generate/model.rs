@@ -33,7 +33,15 @@ pub(super) struct Inner {
 pub(crate) struct Text {
     path: PathBuf,
     tokenizer: Option<Tokenizer>,
-    template: Option<ChatTemplate>,
+    template: Option<Template>,
+}
+
+/// What turns a chat into text.
+pub(super) enum Template {
+    /// A template of the model's files.
+    Jinja(ChatTemplate),
+    /// MobileVLM's conversation style, which no file of a MobileVLM holds.
+    Vicuna,
 }
 
 /// How a model is loaded.
@@ -261,21 +269,24 @@ impl Inner {
 
 impl Text {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?)
+        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.config.vision.is_some())
     }
 
     /// Reads no weights.
     #[cfg(any(test, feature = "cli"))]
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(path, TextFiles::open(path)?)
+        Self::from_files(path, TextFiles::open(path)?, crate::checkpoint::is_mobilevlm(path)?)
     }
 
-    fn from_files(path: &Path, files: Option<TextFiles>) -> Result<Self> {
+    fn from_files(path: &Path, files: Option<TextFiles>, mobilevlm: bool) -> Result<Self> {
         let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
         if let Some(files) = files {
             let tokenizer = Tokenizer::new(&files)?;
-            text.template = ChatTemplate::new(&files, &tokenizer)?;
+            text.template = ChatTemplate::new(&files, &tokenizer)?.map(Template::Jinja);
             text.tokenizer = Some(tokenizer);
+        }
+        if mobilevlm {
+            text.template = Some(Template::Vicuna);
         }
         Ok(text)
     }
@@ -284,19 +295,19 @@ impl Text {
         self.tokenizer.as_ref().ok_or_else(|| missing(&self.path))
     }
 
-    pub(super) fn template(&self) -> Option<&ChatTemplate> {
+    pub(super) fn template(&self) -> Option<&Template> {
         self.template.as_ref()
-    }
-
-    /// The text of a chat, by the model's template.
-    pub fn render(&self, messages: &[serde_json::Value], generation: bool) -> Result<String> {
-        self.tokenizer()?;
-        let template = self.template.as_ref().ok_or_else(|| self.no_template())?;
-        template.render(messages, generation)
     }
 
     pub(super) fn no_template(&self) -> Error {
         Error::prompt(format!("{} has no chat template: it continues plain text", self.path.display()))
+    }
+
+    pub(super) fn text_only(&self) -> Error {
+        Error::prompt(format!(
+            "{} reads text only, and the prompt has a picture: load a MobileVLM, or give the vision half with --mmproj",
+            self.path.display()
+        ))
     }
 }
 

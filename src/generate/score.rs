@@ -73,8 +73,10 @@ pub(super) fn score(
     }
     if !prompt.images.is_empty() && window < ids.len() {
         return Err(Error::prompt(format!(
-            "a prompt with pictures is scored whole: its {} tokens do not fit a window of {window}",
-            ids.len()
+            "a prompt with pictures is scored whole: its {} tokens, {} of them of images, do not fit a window of {window}; \
+             shorten it or give a larger --window or --context",
+            ids.len(),
+            prompt.images.len() * model.image_tokens(),
         )));
     }
     let mut token_nll = Vec::with_capacity(ids.len());

@@ -70,18 +70,20 @@ fn descriptions_of_towers() {
     assert_eq!(vision("intermediate_size", json!(3)).unwrap(), plain);
     assert_eq!(vision("hidden_size", json!(3)).unwrap(), plain);
 
-    let refused: [(&'static str, Json, &[&str]); 11] = [
-        ("hidden_act", json!("relu"), &["`relu`", "quick_gelu"]),
+    let refused: [(&'static str, Json, &[&str]); 13] = [
+        ("hidden_act", json!("relu"), &["\"relu\"", "quick_gelu"]),
         ("image_size", json!(70), &["image_size", "70", "56"]),
         ("patch_size", json!(7), &["patch_size is 7", "14x14"]),
         ("patch_size", json!(0), &["patch_size is 0"]),
         ("num_attention_heads", json!(5), &["5 heads", "48 features"]),
-        ("num_attention_heads", json!("4"), &["string \"4\""]),
+        ("num_attention_heads", json!("4"), &["num_attention_heads is \"4\"", "whole number"]),
         ("num_hidden_layers", json!(100_000), &["num_hidden_layers is 100000"]),
         ("num_hidden_layers", json!(6), &["encoder.layers.4", "missing"]),
         ("num_channels", json!(1), &["num_channels is 1"]),
         ("layer_norm_eps", json!(-1.0), &["layer_norm_eps is -1.0"]),
-        ("image_size", Json::Null, &["openai/clip-vit-tiny-patch14-56/config.json", "null"]),
+        ("layer_norm_eps", json!("small"), &["layer_norm_eps is \"small\""]),
+        ("hidden_act", json!(3), &["hidden_act 3", "quick_gelu"]),
+        ("image_size", Json::Null, &["openai/clip-vit-tiny-patch14-56/config.json", "image_size is missing"]),
     ];
     for (key, value, words) in refused {
         let error = vision(key, value).expect_err(key).to_string();

@@ -255,7 +255,9 @@ impl Generation {
         for _ in self.taken..self.enqueued {
             session.sampled()?;
         }
-        let known = self.prompt.iter().chain(&self.ids).take(self.prompt.len() + self.enqueued.saturating_sub(1));
+        // A prompt that never ran left the cache as it was.
+        let held = if self.enqueued == 0 { self.cached } else { self.prompt.len() + self.enqueued - 1 };
+        let known = self.prompt.iter().chain(&self.ids).take(held);
         let common = known.zip(&next.prompt).take_while(|(a, b)| a == b).count();
         next.cached = common.min(next.prompt.len() - 1);
         next.encoded = self.encoded;
@@ -299,7 +301,8 @@ impl Generation {
     fn advance(&mut self) -> Result<()> {
         self.prefill(|_, _| ())?;
         let want = self.want();
-        let Some(session) = &mut self.session else { return Ok(()) };
+        // Where no token may be generated, the prompt ended it; pictures may have opened a session before.
+        let Some(session) = self.session.as_mut().filter(|_| self.end.is_none()) else { return Ok(()) };
         // The first token is read alone: what it took is the prompt's time, not that of steps behind it.
         let depth = if self.taken == 0 { 1 } else { session.depth().max(1) };
         while self.enqueued < self.limit && self.enqueued - self.taken < depth {
