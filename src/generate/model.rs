@@ -39,7 +39,7 @@ pub(crate) struct Text {
 /// What turns a chat into text.
 pub(super) enum Template {
     /// A template of the model's files.
-    Jinja(ChatTemplate),
+    Jinja(Box<ChatTemplate>),
     /// MobileVLM's conversation style, which no file of a MobileVLM holds.
     Vicuna,
 }
@@ -282,7 +282,7 @@ impl Text {
         let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
         if let Some(files) = files {
             let tokenizer = Tokenizer::new(&files)?;
-            text.template = ChatTemplate::new(&files, &tokenizer)?.map(Template::Jinja);
+            text.template = ChatTemplate::new(&files, &tokenizer)?.map(|template| Template::Jinja(Box::new(template)));
             text.tokenizer = Some(tokenizer);
         }
         if mobilevlm {
