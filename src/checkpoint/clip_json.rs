@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::config::{MOST_LAYERS, is_epsilon};
 use super::config_json::parse;
-use super::stored::map;
+use super::files::{is_file, map};
 use super::vision::Activation;
 use super::vision_tensors::{Facts, MEAN, NORM_EPS, STD};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ enum Size {
 /// Reads what a CLIP folder says of its vision half.
 pub fn read(folder: &Path) -> Result<Facts> {
     let file = folder.join("config.json");
-    if !file.is_file() {
+    if !is_file(&file) {
         return Err(Error::checkpoint(format!(
             "the vision tower {} has no config.json; give a CLIP folder, such as openai/clip-vit-large-patch14-336",
             folder.display(),
@@ -101,7 +101,7 @@ pub fn read(folder: &Path) -> Result<Facts> {
 
 /// Mean and standard deviation of each colour: of the file, where it is there and says so.
 fn colours(file: &Path, image_size: usize) -> Result<([f32; 3], [f32; 3])> {
-    if !file.is_file() {
+    if !is_file(file) {
         return Ok((MEAN, STD));
     }
     let json: Preprocessor = parse(file, &map(file)?)?;

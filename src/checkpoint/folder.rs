@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::Description;
-use super::stored::{Stored, map};
+use super::files::{is_file, map};
+use super::stored::Stored;
 use super::{config_json, safetensors, torch};
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
@@ -28,14 +29,14 @@ struct Index {
 
 pub fn read(folder: &Path) -> Result<(Description, Vec<(String, Stored)>)> {
     let config_file = folder.join("config.json");
-    if !config_file.is_file() {
+    if !is_file(&config_file) {
         return Err(Error::checkpoint(format!(
             "{} has no config.json; give a Hugging Face folder or a .gguf file",
             folder.display(),
         )));
     }
     let generation_file = folder.join("generation_config.json");
-    let generation = if generation_file.is_file() { Some(map(&generation_file)?) } else { None };
+    let generation = if is_file(&generation_file) { Some(map(&generation_file)?) } else { None };
     let generation = generation.as_deref().map(|content| (generation_file.as_path(), content));
     let description = config_json::read(&config_file, &map(&config_file)?, generation)?;
     Ok((description, weights(folder)?))
@@ -45,11 +46,11 @@ pub fn read(folder: &Path) -> Result<(Description, Vec<(String, Stored)>)> {
 pub fn weights(folder: &Path) -> Result<Vec<(String, Stored)>> {
     for (single, index, reader) in WEIGHTS {
         let single = folder.join(single);
-        if single.is_file() {
+        if is_file(&single) {
             return reader(&single, &map(&single)?);
         }
         let index = folder.join(index);
-        if index.is_file() {
+        if is_file(&index) {
             return sharded(folder, &index, reader);
         }
     }
@@ -68,7 +69,7 @@ fn sharded(folder: &Path, index_file: &Path, reader: Reader) -> Result<Vec<(Stri
             return Err(bad(format!("`{shard}` is not the name of a file beside it")));
         }
         let file = folder.join(shard);
-        if !file.is_file() {
+        if !is_file(&file) {
             return Err(bad(format!("the shard {shard} is missing; the download may be incomplete")));
         }
         tensors.extend(reader(&file, &map(&file)?)?);

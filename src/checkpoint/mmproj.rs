@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::clip_json::check_colours;
 use super::config::{MOST_LAYERS, is_epsilon};
+use super::files::{is_file, map};
 use super::gguf::{Gguf, Value};
-use super::stored::{Stored, map};
+use super::stored::Stored;
 use super::vision::{Activation, VisionConfig};
 use super::vision_tensors::{Facts, Language, MEAN, PROJECTOR, Part, ProjectorKind, STD, TOWER, resolve};
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ const BLOCK: [(&str, &str); 6] = [
 
 /// Reads the vision half of `language` from the file at `path`.
 pub fn read(path: &Path, language: Language) -> Result<(VisionConfig, BTreeMap<String, Stored>)> {
-    if !path.is_file() {
+    if !is_file(path) {
         return Err(Error::checkpoint(format!("--mmproj {} is not a file; give a .gguf file", path.display())));
     }
     let (gguf, tensors) = Gguf::read(path, &map(path)?)?;

@@ -6,6 +6,7 @@
 mod clip_json;
 pub mod config;
 mod config_json;
+mod files;
 mod folder;
 pub mod gguf;
 mod gguf_model;
@@ -49,10 +50,10 @@ pub struct Checkpoint {
 #[cfg(any(test, feature = "cli"))]
 pub fn is_mobilevlm(path: &Path) -> Result<bool> {
     let file = path.join("config.json");
-    if !file.is_file() {
+    if !files::is_file(&file) {
         return Ok(false);
     }
-    let json: serde_json::Value = config_json::parse(&file, &stored::map(&file)?)?;
+    let json: serde_json::Value = config_json::parse(&file, &files::map(&file)?)?;
     Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
 }
 
@@ -92,11 +93,11 @@ impl Checkpoint {
 
     /// Opens a model whose vision half, or a part of it, lies in files of its own.
     pub fn open_with(path: &Path, vision: &VisionFiles) -> Result<Self> {
-        if path.is_dir() {
+        if files::is_dir(path) {
             let (description, tensors) = folder::read(path)?;
             Self::new(path, description, tensors, Source::Folder(path.to_path_buf()), vision)
-        } else if path.is_file() {
-            Self::read_gguf(path, stored::map(path)?, vision)
+        } else if files::is_file(path) {
+            Self::read_gguf(path, files::map(path)?, vision)
         } else {
             Err(not_there(path))
         }

@@ -1,6 +1,6 @@
 //! A tensor as a file holds it: any element type, any strides. [`Stored::load`] makes it one that can be run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::quantize::quantize;
@@ -138,20 +138,4 @@ fn target(stored: DType, cols: usize, wanted: DType) -> DType {
 fn f64_to_f32(bytes: &[u8]) -> Bytes {
     let values = bytes.as_chunks().0.iter().flat_map(|&eight| (f64::from_le_bytes(eight) as f32).to_le_bytes());
     Bytes::new(values.collect::<Vec<u8>>())
-}
-
-/// Maps a file. An empty file gives no bytes.
-pub fn map(path: &Path) -> Result<Bytes> {
-    let failed = |error: std::io::Error| Error::checkpoint(format!("{}: {error}", path.display())).caused_by(error);
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(Error::checkpoint(format!("{} is not a file", path.display())));
-    }
-    if metadata.len() == 0 {
-        return Ok(Bytes::new(Vec::new()));
-    }
-    // SAFETY: the usual contract of mapped files: nobody truncates a model while it is in use.
-    let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-    Ok(Bytes::mapped(mapped))
 }

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::gguf::{Array, Gguf};
 use super::sentencepiece::{self, Piece, PieceKind, SentencePiece};
-use super::{Checkpoint, Source, stored};
+use super::{Checkpoint, Source, files};
 use crate::error::{Error, Result};
+use crate::tensor::Bytes;
 
 /// Everything that turning text into ids and back needs. Nothing in here is compiled yet.
 #[derive(Clone, Debug)]
@@ -82,10 +83,10 @@ impl TextFiles {
 
     /// Reads what a Hugging Face folder or a `.gguf` file says about text; it may say nothing.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        if path.is_dir() {
+        if files::is_dir(path) {
             Self::read(path)
-        } else if path.is_file() {
-            let (gguf, _) = Gguf::read(path, &stored::map(path)?)?;
+        } else if files::is_file(path) {
+            let (gguf, _) = Gguf::read(path, &files::map(path)?)?;
             Self::from_gguf(path, &gguf)
         } else {
             Err(super::not_there(path))
@@ -118,7 +119,7 @@ impl TextFiles {
         let flag = |key: &str| config.get(key).and_then(Value::as_bool);
         let mut text = if let Some(bytes) = read_bytes(&json)? {
             let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default().to_owned();
-            Self::new(json, Vocabulary::HuggingFace { json: bytes, class })
+            Self::new(json, Vocabulary::HuggingFace { json: bytes.to_vec(), class })
         } else if let Some(bytes) = read_bytes(&model)? {
             let model_name = model.display().to_string();
             let sentencepiece = sentencepiece::read(&model_name, &bytes)?;
@@ -307,7 +308,7 @@ fn templates(folder: &Path, config: &Value) -> Result<Vec<(String, String)>> {
     }
     let file = folder.join("chat_template.jinja");
     if let Some(bytes) = read_bytes(&file)? {
-        let template = String::from_utf8(bytes)
+        let template = String::from_utf8(bytes.to_vec())
             .map_err(|error| Error::checkpoint(format!("{} is not UTF-8", file.display())).caused_by(error))?;
         found.retain(|(name, _)| name != "default");
         found.insert(0, ("default".to_owned(), template));
@@ -323,10 +324,6 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
 }
 
 /// The bytes of a file that may be missing.
-fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::checkpoint(format!("{} cannot be read", path.display())).caused_by(error)),
-    }
+fn read_bytes(path: &Path) -> Result<Option<Bytes>> {
+    if files::is_file(path) { files::map(path).map(Some) } else { Ok(None) }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::stored::{Stored, map};
+use super::files::{is_dir, map};
+use super::stored::Stored;
 use super::vision::{Activation, VisionConfig};
 use super::vision_tensors::{Facts, Language, MEAN, NORM_EPS, PROJECTOR, Part, ProjectorKind, STD, TOWER, resolve};
 use super::{clip_json, config_json, folder};
@@ -109,7 +110,7 @@ impl Json {
     /// tower's folder for V1, and the checkpoint for V2; what is not there is taken from the other.
     fn choose(&self, folder: &Path, own: Part, kind: ProjectorKind, given: Option<&Path>) -> Result<(Part, Facts)> {
         if let Some(given) = given {
-            if !given.is_dir() {
+            if !is_dir(given) {
                 return Err(Error::checkpoint(format!(
                     "--vision-tower {} is not a folder; give a CLIP folder with config.json and weights",
                     given.display(),
@@ -122,7 +123,7 @@ impl Json {
             looked = vec![folder.join(name), PathBuf::from(name)];
             looked.dedup();
         }
-        match looked.iter().find(|path| path.is_dir()) {
+        match looked.iter().find(|path| is_dir(path)) {
             Some(found) if own.tensors.is_empty() || kind == ProjectorKind::Ldp => clip_folder(found),
             Some(found) => Ok((own, clip_json::read(found)?)),
             None if !own.tensors.is_empty() => {
