@@ -156,7 +156,7 @@ fn time(engine: &dyn Engine, ids: &[u32], decode: usize, repeat: usize) -> Resul
 fn time_once(engine: &dyn Engine, ids: &[u32], decode: usize) -> Result<Times> {
     let step = |position, rows, want| {
         let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
-        Step { position, rows, want, sampling }
+        Step { position, rows, want, sampling, images: false }
     };
     let start = Instant::now();
     let mut session = engine.session(ids.len() + decode)?;

@@ -7,6 +7,13 @@
 //! Bytes are those that must move, each once, weights in their own format; the same case runs again and again, so what
 //! fits a device's cache comes from there. On a GPU many runs are recorded into one pass, and the time is the device's
 //! own where it has timestamps, else the host's, with a share of submission and wait.
+//!
+//! On a GPU each product of matrices has a second line, the best of some rounds in which it and two yardsticks were timed
+//! turn by turn. The plain kernel has one thread a result, W in f32, and the patches of a convolution already as rows;
+//! in brackets, how many times as long it takes. Where that is long it gets only some of the rows, and the time of all is
+//! computed from theirs. The peak is the rate of a kernel of nothing but multiply-adds in registers, in f32, since sums
+//! are, whatever weights and tiles are stored in. The second line of a rasteriser counts the processor's time on Linux:
+//! what else runs there is left out.
 
 use std::time::{Duration, Instant};
 
@@ -18,12 +25,16 @@ use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
 use dunlin::kernel::{DeviceProfile, Run};
-use dunlin::ops::{self, Case};
+use dunlin::ops::{self, Case, TensorType};
 
 #[path = "support/devices.rs"]
 mod devices;
 #[path = "support/floor.rs"]
 mod floor;
+#[path = "support/yardsticks.rs"]
+mod yardsticks;
+
+use yardsticks::Yardsticks;
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default()
@@ -40,6 +51,10 @@ fn main() -> Result<()> {
         if let Some(gpu) = &gpu {
             println!("floor: {}", floor::floor(gpu)?);
         }
+        let mut yardsticks = gpu.as_deref().map(Yardsticks::new).transpose()?;
+        if let Some(yardsticks) = &yardsticks {
+            println!("peak: {yardsticks}");
+        }
         let mut group = criterion.benchmark_group(&device.label);
         group.sampling_mode(SamplingMode::Flat);
         for (op, case) in ops::cases().into_iter().flat_map(|(op, cases)| cases.into_iter().map(move |case| (op, case)))
@@ -55,6 +70,11 @@ fn main() -> Result<()> {
             if let Some((time, clock)) = measured {
                 let profile = gpu.as_ref().map_or(DeviceProfile::baseline(), |gpu| gpu.profile.clone());
                 println!("{}", line(&device.label, &name, &case, &profile, time, clock));
+                if let Some(yardsticks) = &mut yardsticks
+                    && let Some(beside) = yardsticks.beside(op, &case)?
+                {
+                    println!("{}  {name:<70} {beside}", device.label);
+                }
             }
         }
         group.finish();
@@ -65,7 +85,14 @@ fn main() -> Result<()> {
 
 /// What tells a case from the others of its operator.
 fn shapes(case: &Case) -> String {
-    let shapes: Vec<String> = case.reads.iter().map(|given| given.ty.to_string().replace(' ', "")).collect();
+    let reads: Vec<&TensorType> = case.reads.iter().map(|given| &given.ty).collect();
+    let mut shapes: Vec<String> = reads.iter().map(|ty| ty.to_string().replace(' ', "")).collect();
+    // Pools and convolutions of one picture differ in what comes out.
+    if let [result, ..] = &case.op.infer(&reads)[..]
+        && result.shape[0] != reads[0].shape[0]
+    {
+        shapes.push(format!("to {result}").replace(", ", ","));
+    }
     let sampled = if case.run.temperature > 0.0 { " sampled" } else { "" };
     match case.run {
         Run { position: 0, .. } => shapes.join(" "),

@@ -7,7 +7,7 @@
 
 use std::process::ExitCode;
 
-use dunlin::{Device, LoadOptions, Matrix, Model, Precision, Prompt};
+use dunlin::{Device, LoadOptions, Model, Precision, Prompt, Values};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -61,16 +61,16 @@ fn compare(
 }
 
 /// sqrt(Σ(found − wanted)² / Σ wanted²)
-fn relative_error(found: &Matrix, wanted: &Matrix) -> f64 {
+fn relative_error(found: &Values, wanted: &Values) -> f64 {
     let square = |value: f32| f64::from(value) * f64::from(value);
     let error: f64 = found.data.iter().zip(&wanted.data).map(|(found, wanted)| square(found - wanted)).sum();
     (error / wanted.data.iter().copied().map(square).sum::<f64>()).sqrt()
 }
 
-fn largest_error(found: &Matrix, wanted: &Matrix) -> f32 {
+fn largest_error(found: &Values, wanted: &Values) -> f32 {
     found.data.iter().zip(&wanted.data).map(|(found, wanted)| (found - wanted).abs()).fold(0.0, f32::max)
 }
 
-fn largest(matrix: &Matrix) -> f32 {
+fn largest(matrix: &Values) -> f32 {
     matrix.data.iter().map(|value| value.abs()).fold(0.0, f32::max)
 }

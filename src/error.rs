@@ -57,6 +57,13 @@ impl Error {
         Self::new(ErrorKind::Prompt, message)
     }
 
+    /// Says where in the caller's input it happened.
+    #[cfg(feature = "cli")]
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
     /// Keeps the cause that another library reported.
     pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());

@@ -1,5 +1,5 @@
-//! dunlin runs deep-and-thin language models (MobileLLM and its family) on GPUs through wgpu, with a CPU path that
-//! defines what is right.
+//! dunlin runs deep-and-thin language models (MobileLLM and its family) and the vision-language models on top of them
+//! (MobileVLM) on GPUs through wgpu, with a CPU path that defines what is right.
 //!
 //! ```no_run
 //! use dunlin::{Device, Model, Prompt, Sampler};
@@ -18,9 +18,10 @@
 //! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
 //! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device. It is cheap to clone and shared between threads.
 //!   [`LoadOptions`] converts weights while loading, bounds the context, and reports progress.
-//! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Sampler`] says how tokens are
-//!   chosen.
-//! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work.
+//! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:
+//!   a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
+//! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work;
+//!   [`Generation::follow_up`] goes on with the conversation.
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
@@ -54,6 +55,6 @@ mod threads;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Decoder, Device, Generation, LoadOptions, Matrix, Message, Model, Piece, Precision, Prompt, Sampler,
-    Score, Stats, Stop, Tokenizer, Trace, Weights,
+    Adapter, Decoder, Device, Generation, Image, ImageSource, LoadOptions, Message, Model, Piece, Precision, Prompt,
+    Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights,
 };

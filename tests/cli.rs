@@ -131,9 +131,12 @@ fn run_prints_a_line_a_token_and_then_statistics() {
     assert_eq!(tokens[0].as_object().unwrap().keys().collect::<Vec<_>>(), ["token", "text", "logprob", "top"]);
     let keys = [
         "prompt_tokens",
+        "image_tokens",
         "generated_tokens",
         "stop",
         "load_s",
+        "preprocess_s",
+        "vision_s",
         "prefill_s",
         "decode_s",
         "device",

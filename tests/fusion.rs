@@ -86,7 +86,7 @@ impl Toy {
     }
 
     fn plan(&self, rows: usize, profile: &DeviceProfile, fusion: Fusion) -> Plan {
-        Plan::new(self.graph(Pass { rows, leaves: Leaves::Trace }), profile, fusion)
+        Plan::new(self.graph(Pass { rows, leaves: Leaves::Trace, images: false }), profile, fusion)
     }
 
     fn ids(&self) -> Vec<u32> {
@@ -243,6 +243,6 @@ fn fused_is_unfused_on_every_adapter() {
 
 /// Bindings so small that the larger weights are split.
 fn narrow(toy: &Toy, profile: &DeviceProfile) -> DeviceProfile {
-    let graph = toy.graph(Pass { rows: PROMPT, leaves: Leaves::Trace });
+    let graph = toy.graph(Pass { rows: PROMPT, leaves: Leaves::Trace, images: false });
     DeviceProfile { max_binding: configs::least_binding(&graph, profile).max(16 << 10), ..profile.clone() }
 }

@@ -94,7 +94,7 @@ fn prefill(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
     for position in (0..ids.len()).step_by(chunk) {
         let rows = chunk.min(ids.len() - position);
         let want = if position + rows == ids.len() { Want::TokenAndLogits } else { Want::Nothing };
-        session.run(&Step { position, rows, want, sampling: forward::GREEDY }).expect("run");
+        session.run(&Step { position, rows, want, sampling: forward::GREEDY, images: false }).expect("run");
     }
     session.sampled().expect("token").logits.expect("logits")
 }
@@ -377,7 +377,8 @@ fn a_decoding_step_creates_nothing_and_submits_once() {
         let prompt = golden.ids("p0.input_ids");
         let mut session = engine.session(prompt.len() + 40).expect("session");
         session.set_tokens(0, &prompt).expect("tokens");
-        let step = |position, rows| Step { position, rows, want: Want::Token, sampling: forward::GREEDY };
+        let step =
+            |position, rows| Step { position, rows, want: Want::Token, sampling: forward::GREEDY, images: false };
         let before = (device::created(), device::submitted());
         session.run(&step(0, prompt.len())).expect("prefill");
         for position in prompt.len()..prompt.len() + 2 {
@@ -400,7 +401,7 @@ fn a_decoding_step_creates_nothing_and_submits_once() {
 fn steady_at_full_depth(runtime: &Runtime, engine: &dyn Engine, prompt: &[u32]) {
     let mut session = engine.session(prompt.len() + 40).expect("session");
     session.set_tokens(0, prompt).expect("tokens");
-    let step = |position, rows| Step { position, rows, want: Want::Token, sampling: forward::GREEDY };
+    let step = |position, rows| Step { position, rows, want: Want::Token, sampling: forward::GREEDY, images: false };
     session.run(&step(0, prompt.len())).expect("prefill");
     let depth = session.depth();
     for position in prompt.len()..prompt.len() + depth - 1 {

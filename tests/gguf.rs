@@ -9,28 +9,37 @@ mod forward;
 mod gguf;
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/pairs.rs"]
+mod pairs;
+#[path = "support/pictures.rs"]
+mod pictures;
 #[path = "support/real_model.rs"]
 mod real_model;
 #[path = "support/runtimes.rs"]
 mod runtimes;
 #[path = "support/scratch.rs"]
 mod scratch;
+#[path = "support/tolerance.rs"]
+mod tolerance;
 
 use std::path::{Path, PathBuf};
 
-use dunlin::Tokenizer;
 use dunlin::checkpoint::quantize::quantize_row;
-use dunlin::checkpoint::sentencepiece::{self, PieceKind};
-use dunlin::checkpoint::{Checkpoint, Source};
+use dunlin::checkpoint::{Checkpoint, Source, VisionFiles};
 use dunlin::ops::Given;
 use dunlin::tensor::DType;
-use gguf::{Writer, ggml};
+use dunlin::{LoadOptions, Model, Tokenizer};
+use gguf::{Naming, Writer, ggml};
 use golden::Golden;
+use pictures::{greedy, prompt, tensor};
 use runtimes::worst;
 use scratch::Scratch;
+use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 
 /// Largest difference of logits from those of PyTorch, and from the CPU: `tests/golden/README.md`, float32.
 const LOGITS: f32 = 2e-3;
+/// Between models of the same numbers on one device: rows of q and k that lie in another order change no sum.
+const SAME: f32 = 1e-5;
 
 fn ggml_type(dtype: DType) -> u32 {
     match dtype {
@@ -59,36 +68,6 @@ fn stored(folder: &Path) -> Writer {
         (info.name.to_string(), info.shape.to_vec(), ggml_type(tensor.dtype), tensor.bytes.to_vec())
     });
     gguf::from_tensors(folder, tensors.collect())
-}
-
-/// The tokenizer of a folder's `tokenizer.model`.
-fn with_sentencepiece(writer: Writer, folder: &Path) -> Writer {
-    let file = folder.join("tokenizer.model");
-    let model = sentencepiece::read("tokenizer.model", &std::fs::read(file).expect("a file")).expect("a model");
-    let kinds: Vec<i32> = model
-        .pieces
-        .iter()
-        .map(|piece| match piece.kind {
-            PieceKind::Normal => 1,
-            PieceKind::Unknown => 2,
-            PieceKind::Control => 3,
-            PieceKind::UserDefined => 4,
-            PieceKind::Unused => 5,
-            PieceKind::Byte => 6,
-        })
-        .collect();
-    let tokens: Vec<&str> = model.pieces.iter().map(|piece| piece.text.as_str()).collect();
-    let scores: Vec<f32> = model.pieces.iter().map(|piece| piece.score).collect();
-    writer
-        .string("tokenizer.ggml.model", "llama")
-        .string("tokenizer.ggml.pre", "default")
-        .strings("tokenizer.ggml.tokens", &tokens)
-        .f32s("tokenizer.ggml.scores", &scores)
-        .i32s("tokenizer.ggml.token_type", &kinds)
-        .u32("tokenizer.ggml.unknown_token_id", model.unk)
-        .bool("tokenizer.ggml.add_bos_token", true)
-        .bool("tokenizer.ggml.add_eos_token", false)
-        .bool("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix)
 }
 
 fn write(scratch: &Scratch, name: &str, writer: &Writer) -> PathBuf {
@@ -121,6 +100,95 @@ fn golden_cases_are_the_same_as_gguf() {
     }
 }
 
+/// A language model and its mmproj file hold the tensors of the folder that they were made from.
+#[test]
+fn pairs_are_the_same_as_mobilevlm_folders() {
+    let scratch = Scratch::new();
+    for case in ["mobilevlm_v1_grid4", "mobilevlm_v1_grid8", "mobilevlm_v2_grid16", "mobilevlm_v2_grid24"] {
+        let folder = golden::root().join(case);
+        let original = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let values = |checkpoint: &Checkpoint, name: &str, shape: &[usize]| {
+            checkpoint.take(name, shape).unwrap_or_else(|error| panic!("{case}: {error}")).to_f32()
+        };
+        for naming in [Naming::Legacy, Naming::Newer] {
+            for matrices in [ggml::F32, ggml::F16] {
+                let name = format!("{case} {naming:?} {matrices}");
+                let (language, mmproj) = pairs::files(&scratch, &folder, naming, matrices);
+                let files = VisionFiles { mmproj: Some(mmproj), tower: None };
+                let pair = Checkpoint::open_with(&language, &files).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert_eq!(pair.config, original.config, "{name}");
+                assert_eq!(pair.parameters(), original.parameters(), "{name}");
+                for info in original.tensors() {
+                    let mut wanted = values(&original, info.name, info.shape);
+                    let found = values(&pair, info.name, info.shape);
+                    if found != wanted {
+                        // In f16 all but the vectors, and what is flat only here.
+                        assert_eq!(matrices, ggml::F16, "{name}: {}", info.name);
+                        wanted.iter_mut().for_each(|value| *value = half::f16::from_f32(*value).to_f32());
+                    }
+                    assert!(found == wanted, "{name}: {}", info.name);
+                }
+            }
+        }
+    }
+}
+
+/// Pictures and questions through pairs of files: what the folders make of them.
+#[test]
+fn pairs_answer_as_mobilevlm_folders() {
+    let scratch = Scratch::new();
+    let runtimes = runtimes::full();
+    for golden in golden::vision_cases() {
+        let folder = runtimes[0].model(&golden.folder, &LoadOptions::new());
+        // One of each projector; the CPU runs all.
+        let everywhere = ["mobilevlm_v1_grid8", "mobilevlm_v2_grid24"].contains(&golden.name.as_str());
+        for naming in [Naming::Legacy, Naming::Newer] {
+            for (matrices, tolerance) in [(ggml::F32, F32), (ggml::F16, F16)] {
+                let (language, mmproj) = pairs::files(&scratch, &golden.folder, naming, matrices);
+                let options = LoadOptions::new().mmproj(mmproj);
+                for runtime in runtimes.iter().filter(|runtime| !runtime.is_gpu() || everywhere) {
+                    let at = format!("{} {naming:?} {matrices} on {}", golden.name, runtime.label);
+                    let model = runtime.model(&language, &options);
+                    check_pair(&at, &golden, &model, tolerance);
+                    for name in ["p0", "p1", "p2", "two", "text"] {
+                        let ids = |model: &Model| model.encode(&prompt(&golden, name)).expect("ids");
+                        assert_eq!(ids(&model), ids(&folder), "{at}: ids of {name}");
+                    }
+                    if matrices == ggml::F32 && !runtime.is_gpu() {
+                        let trace = |model: &Model| model.trace(prompt(&golden, "two")).expect("a trace").tensors;
+                        for ((name, found), (wanted_name, wanted)) in trace(&model).iter().zip(&trace(&folder)) {
+                            assert_eq!((name, &found.shape), (wanted_name, &wanted.shape), "{at}");
+                            close(&format!("{at}: {name}"), &found.data, &wanted.data, SAME, f32::INFINITY);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A pair against golden values: one picture, and two.
+fn check_pair(at: &str, golden: &Golden, model: &Model, tolerance: Tolerance) {
+    let trace = model.trace(prompt(golden, "p0")).expect("a trace");
+    for (name, wanted) in [
+        ("vision.features", "img0.vision_features"),
+        ("vision.projected", "img0.projector_out"),
+        ("embeddings", "p0.inputs_embeds"),
+    ] {
+        let (absolute, relative) = (tolerance.hidden_absolute, tolerance.hidden_relative);
+        close(&format!("{at}: {name}"), tensor(&trace, name), &golden.f32(wanted), absolute, relative);
+    }
+    for name in ["p0", "two"] {
+        let wanted = Greedy {
+            ids: golden.ids(&format!("{name}.greedy_ids")),
+            margins: golden.margins(name),
+            logits: Vec::new(),
+        };
+        let found = greedy(model, prompt(golden, name), wanted.ids.len(), 1);
+        same_ids(&format!("{at}: {name}"), &found, &wanted, tolerance);
+    }
+}
+
 #[test]
 fn sentencepiece_in_gguf_gives_the_folder_ids() {
     let scratch = Scratch::new();
@@ -130,7 +198,7 @@ fn sentencepiece_in_gguf_gives_the_folder_ids() {
         if !table.exists() {
             continue;
         }
-        let writer = with_sentencepiece(stored(&golden.folder), &golden.folder);
+        let writer = pairs::with_sentencepiece(stored(&golden.folder), &golden.folder);
         let tokenizer = Tokenizer::load(write(&scratch, &golden.name, &writer)).expect("a tokenizer");
         for case in golden::json(&format!("{}/tokenizer_expected.json", golden.name))["strings"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();

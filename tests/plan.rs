@@ -19,7 +19,7 @@ use dunlin::models::{self, Leaves, Pass};
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
 
-const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token };
+const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
 
 /// Plans read the shape of the table of angles alone.
 fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {
@@ -41,7 +41,7 @@ fn profiles() -> Vec<DeviceProfile> {
 
 fn passes() -> Vec<Pass> {
     let all = [Leaves::Nothing, Leaves::Token, Leaves::Logits, Leaves::Trace];
-    all.into_iter().flat_map(|leaves| [1, 7].map(|rows| Pass { rows, leaves })).collect()
+    all.into_iter().flat_map(|leaves| [1, 7].map(|rows| Pass { rows, leaves, images: false })).collect()
 }
 
 // ---- properties of every plan ----

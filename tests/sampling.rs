@@ -43,7 +43,8 @@ fn samplings() -> Vec<(&'static str, Sampling)> {
 fn draw(engine: &dyn Engine, prompt: &[u32], count: usize, sampling: &Sampling) -> Vec<(u32, Vec<f32>)> {
     let mut session = engine.session(prompt.len() + count).expect("session");
     session.set_tokens(0, prompt).expect("tokens");
-    let step = |position, rows| Step { position, rows, want: Want::TokenAndLogits, sampling: sampling.clone() };
+    let step =
+        |position, rows| Step { position, rows, want: Want::TokenAndLogits, sampling: sampling.clone(), images: false };
     session.run(&step(0, prompt.len())).expect("prefill");
     let mut drawn = Vec::new();
     loop {

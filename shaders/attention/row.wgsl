@@ -1,4 +1,6 @@
-// y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]    t = 0 .. position + r
+// y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
+//
+// t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
 //
 // One workgroup a row and query head: right for decoding, where rows are few. Keys go by in chunks of CHUNK whose
 // scores fit workgroup memory; a running maximum and sum (online softmax) join the chunks, so memory does not grow
@@ -12,6 +14,7 @@ struct Params {
     scale: f32,
     eps: f32,         // < 0: no QK-norm
     rows: u32,
+    causal: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -37,7 +40,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     let kv_head = head / (params.heads / params.kv_heads);
     let quads = params.head_stride / 4u;
     let stride = params.kv_heads * quads;
-    let length = run.position + group.y + 1u;
+    let length = run.position + select(params.rows, group.y + 1u, params.causal != 0u);
     let base = (group.y * params.heads + head) * params.head_dim;
 
     for (var i = thread; i < quads; i += WG) {

@@ -1,4 +1,6 @@
-// y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]    t = 0 .. position + r
+// y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
+//
+// t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
 //
 // One workgroup of 64 threads takes 16 rows of one query head: right for prompts. Keys go by 32 at a time with a
 // running maximum and sum for each row (online softmax). For the scores, thread t has key t % 32 and eight rows; for
@@ -12,6 +14,7 @@ struct Params {
     scale: f32,
     eps: f32,         // < 0: no QK-norm
     rows: u32,
+    causal: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -54,7 +57,7 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var b2 = vec4<f32>(0.0);
     var b3 = vec4<f32>(0.0);
 
-    let length = run.position + min(row0 + ROWS, params.rows);
+    let length = run.position + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
     for (var start = 0u; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);
         workgroupBarrier();
@@ -166,12 +169,18 @@ fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, 
         low *= factor;
         high *= factor;
     }
-    // Row r sees keys up to position + r, and no key past the end.
-    let first = vec4<u32>(run.position + row0 + rows) + vec4<u32>(0u, 1u, 2u, 3u);
     let seen = vec4<u32>(start + t);
     let at = t * (ROWS / 4u) + rows / 4u;
-    scores[at] = select(vec4<f32>(LOWEST), low, seen <= first);
-    scores[at + 1u] = select(vec4<f32>(LOWEST), high, seen <= first + 4u);
+    scores[at] = select(vec4<f32>(LOWEST), low, seen <= last_keys(row0 + rows, length));
+    scores[at + 1u] = select(vec4<f32>(LOWEST), high, seen <= last_keys(row0 + rows + 4u, length));
+}
+
+// The last keys that four rows see: each its own where attention is causal, else the last of all.
+fn last_keys(row: u32, length: u32) -> vec4<u32> {
+    if params.causal == 0u {
+        return vec4<u32>(length - 1u);
+    }
+    return vec4<u32>(run.position + row) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
 // scores of one row → exp(score − largest), with the factor that earlier sums are to be multiplied by.

@@ -44,14 +44,14 @@ fn tile_product(thread: u32, group: vec3<u32>) {
             let x1 = vec4<f32>(x_tile[(a + 1u) * STRIDE + k]);
             let x2 = vec4<f32>(x_tile[(a + 2u) * STRIDE + k]);
             let x3 = vec4<f32>(x_tile[(a + 3u) * STRIDE + k]);
-            s0 += four_dots(x0, x1, x2, x3, w_tile[b * STRIDE + k]);
-            s1 += four_dots(x0, x1, x2, x3, w_tile[(b + 8u) * STRIDE + k]);
-            s2 += four_dots(x0, x1, x2, x3, w_tile[(b + 16u) * STRIDE + k]);
-            s3 += four_dots(x0, x1, x2, x3, w_tile[(b + 24u) * STRIDE + k]);
-            s4 += four_dots(x0, x1, x2, x3, w_tile[(b + 32u) * STRIDE + k]);
-            s5 += four_dots(x0, x1, x2, x3, w_tile[(b + 40u) * STRIDE + k]);
-            s6 += four_dots(x0, x1, x2, x3, w_tile[(b + 48u) * STRIDE + k]);
-            s7 += four_dots(x0, x1, x2, x3, w_tile[(b + 56u) * STRIDE + k]);
+            s0 = four_dots(s0, x0, x1, x2, x3, w_tile[b * STRIDE + k]);
+            s1 = four_dots(s1, x0, x1, x2, x3, w_tile[(b + 8u) * STRIDE + k]);
+            s2 = four_dots(s2, x0, x1, x2, x3, w_tile[(b + 16u) * STRIDE + k]);
+            s3 = four_dots(s3, x0, x1, x2, x3, w_tile[(b + 24u) * STRIDE + k]);
+            s4 = four_dots(s4, x0, x1, x2, x3, w_tile[(b + 32u) * STRIDE + k]);
+            s5 = four_dots(s5, x0, x1, x2, x3, w_tile[(b + 40u) * STRIDE + k]);
+            s6 = four_dots(s6, x0, x1, x2, x3, w_tile[(b + 48u) * STRIDE + k]);
+            s7 = four_dots(s7, x0, x1, x2, x3, w_tile[(b + 56u) * STRIDE + k]);
         }
         workgroupBarrier();
     }
@@ -67,7 +67,10 @@ fn tile_product(thread: u32, group: vec3<u32>) {
     store4(m, n + 56u, s7);
 }
 
-fn four_dots(x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, tile: Tile4) -> vec4<f32> {
+fn four_dots(s: vec4<f32>, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, tile: Tile4) -> vec4<f32> {
     let w = vec4<f32>(tile);
-    return vec4<f32>(dot(x0, w), dot(x1, w), dot(x2, w), dot(x3, w));
+    var v = fma(vec4<f32>(x0.x, x1.x, x2.x, x3.x), w.xxxx, s);
+    v = fma(vec4<f32>(x0.y, x1.y, x2.y, x3.y), w.yyyy, v);
+    v = fma(vec4<f32>(x0.z, x1.z, x2.z, x3.z), w.zzzz, v);
+    return fma(vec4<f32>(x0.w, x1.w, x2.w, x3.w), w.wwww, v);
 }

@@ -1,9 +1,9 @@
 //! The CPU path: walks a graph's nodes and calls each operator's reference. It defines what is right.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, ValueKind};
@@ -31,6 +31,11 @@ pub struct Weights {
 impl Runner<'_> {
     /// Executes every node; the outputs, in order.
     pub fn run(self, run: &Run) -> Vec<(String, Vec<f32>)> {
+        self.run_with(run, &|_, _| {})
+    }
+
+    /// [`Runner::run`], telling `progress` how many nodes are done.
+    pub fn run_with(self, run: &Run, progress: Progress) -> Vec<(String, Vec<f32>)> {
         let Runner { graph, weights, state, mut inputs } = self;
         let mut last_use = vec![0; graph.values.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
@@ -75,6 +80,7 @@ impl Runner<'_> {
                 }
             }
             temps.retain(|id, _| last_use[id.0 as usize] > i);
+            progress(i + 1, graph.nodes.len());
         }
         let outputs = graph.outputs.iter().map(|(name, id)| {
             let data = match &graph.value(*id).kind {
@@ -101,6 +107,14 @@ struct Shared {
     /// Builds the graph of a pass.
     build: Box<dyn Fn(Pass) -> Result<Graph> + Send + Sync>,
     graphs: Mutex<HashMap<Pass, Arc<Graph>>>,
+    vision: Mutex<Option<Arc<Vision>>>,
+}
+
+/// The vision half of a model.
+struct Vision {
+    graph: Graph,
+    weights: Weights,
+    weight_bytes: u64,
 }
 
 impl CpuEngine {
@@ -112,6 +126,8 @@ impl CpuEngine {
             .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
             .collect();
         let config = checkpoint.config.clone();
+        let format = |name: &str| formats.get(name).copied().unwrap_or(crate::tensor::DType::F32);
+        let vision = models::build_vision(&config, GraphBuilder::new(&format));
         let build = move |pass| {
             let format = |name: &str| formats.get(name).copied().unwrap_or(crate::tensor::DType::F32);
             let mut graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
@@ -119,28 +135,51 @@ impl CpuEngine {
             Ok(graph)
         };
 
-        let graph = build(Pass { rows: 1, leaves: Leaves::Token })?;
-        let mut weights = Weights::default();
-        let mut weight_bytes = 0;
-        for (i, value) in graph.values.iter().enumerate() {
-            let ValueKind::Weight(names) = &value.kind else { continue };
-            let tensor = checkpoint.take(&names[0], &value.ty.shape)?;
-            weight_bytes += tensor.bytes.len() as u64;
-            match value.ty.elem {
-                Elem::Weight(_) => drop(weights.matrices.insert(names.clone(), Matrix::new(vec![tensor]))),
-                _ => drop(weights.vectors.insert(names.clone(), tensor.to_f32())),
+        let graph = build(DECODE)?;
+        let all = graph.values.len() + vision.as_ref().map_or(0, |graph| graph.values.len());
+        let (weights, weight_bytes) = load_weights(&graph, checkpoint, &|done, _| progress(done, all))?;
+        let vision = match vision {
+            Some(vision) => {
+                let before = graph.values.len();
+                let (weights, weight_bytes) =
+                    load_weights(&vision, checkpoint, &|done, _| progress(before + done, all))?;
+                Some(Arc::new(Vision { graph: vision, weights, weight_bytes }))
             }
-            progress(i + 1, graph.values.len());
-        }
+            None => None,
+        };
         let info = DeviceInfo { name: "cpu".into(), backend: "cpu".into() };
-        let shared = Shared { weights, build: Box::new(build), graphs: Mutex::default() };
+        let shared = Shared { weights, build: Box::new(build), graphs: Mutex::default(), vision: Mutex::new(vision) };
         Ok(CpuEngine { shared: Arc::new(shared), info, weight_bytes })
     }
 }
 
+/// The weights of a graph, and their bytes.
+fn load_weights(graph: &Graph, checkpoint: &Checkpoint, progress: Progress) -> Result<(Weights, u64)> {
+    let mut weights = Weights::default();
+    let mut bytes = 0;
+    for (i, value) in graph.values.iter().enumerate() {
+        let ValueKind::Weight(names) = &value.kind else { continue };
+        let tensor = checkpoint.take(&names[0], &value.ty.shape)?;
+        bytes += tensor.bytes.len() as u64;
+        match value.ty.elem {
+            Elem::Weight(_) => drop(weights.matrices.insert(names.clone(), Matrix::new(vec![tensor]))),
+            _ => drop(weights.vectors.insert(names.clone(), tensor.to_f32())),
+        }
+        progress(i + 1, graph.values.len());
+    }
+    Ok((weights, bytes))
+}
+
+/// The pass of a decoding step.
+const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
+
 impl Shared {
+    fn vision(&self) -> Option<Arc<Vision>> {
+        self.vision.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn graph(&self, pass: Pass) -> Result<Arc<Graph>> {
-        let mut graphs = self.graphs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(graph) = graphs.get(&pass) {
             return Ok(graph.clone());
         }
@@ -156,7 +195,15 @@ impl Engine for CpuEngine {
     }
 
     fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
+        self.weight_bytes + self.vision_bytes()
+    }
+
+    fn vision_bytes(&self) -> u64 {
+        self.shared.vision().map_or(0, |vision| vision.weight_bytes)
+    }
+
+    fn release_vision(&self) {
+        *self.shared.vision.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn dispatches_per_token(&self) -> usize {
@@ -168,7 +215,7 @@ impl Engine for CpuEngine {
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
-        let graph = self.shared.graph(Pass { rows: 1, leaves: Leaves::Token })?;
+        let graph = self.shared.graph(DECODE)?;
         let bytes: usize = (graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
             .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
             .fold(0, usize::saturating_add);
@@ -177,15 +224,14 @@ impl Engine for CpuEngine {
             let message = format!("{capacity} tokens need {} MB of KV cache; take a shorter --context", bytes >> 20);
             Error::out_of_memory(message).caused_by(error)
         })?;
-        let mut state = HashMap::new();
-        for value in &graph.values {
-            if let ValueKind::State(name) = &value.kind {
-                let positions = if value.ty.elem == Elem::U32 { capacity + 1 } else { capacity };
-                let each: usize = value.ty.shape[1..].iter().product();
-                state.insert(name.clone(), vec![0.0; positions * each]);
-            }
-        }
-        Ok(Box::new(CpuSession { shared: self.shared.clone(), state, sampled: VecDeque::new(), outputs: Vec::new() }))
+        let mut session = CpuSession {
+            shared: self.shared.clone(),
+            state: HashMap::new(),
+            sampled: VecDeque::new(),
+            outputs: Vec::new(),
+        };
+        session.reserve(capacity)?;
+        Ok(Box::new(session))
     }
 }
 
@@ -219,11 +265,7 @@ impl Session for CpuSession {
                 self.sampled.push_back(Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits });
             }
             Want::Logits | Want::Trace => {
-                let named = outputs.into_iter().zip(&graph.outputs).map(|((name, data), (_, id))| {
-                    let (rows, cols) = graph.ty(*id).matrix();
-                    (name, Output { rows, cols, data })
-                });
-                self.outputs = named.collect();
+                self.outputs = named(&graph, outputs);
             }
         }
         Ok(())
@@ -237,7 +279,45 @@ impl Session for CpuSession {
         Ok(std::mem::take(&mut self.outputs))
     }
 
+    fn encode(&mut self, pixels: &[f32], trace: bool, progress: Progress) -> Result<Vec<(String, Output)>> {
+        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let graph = &vision.graph;
+        let mut state = HashMap::new();
+        for value in &graph.values {
+            if let ValueKind::State(name) = &value.kind {
+                state.insert(name.clone(), vec![0.0; value.ty.count()]);
+            }
+        }
+        let inputs = HashMap::from([(models::PIXELS.to_string(), pixels.to_vec())]);
+        let runner = Runner { graph, weights: &vision.weights, state: &mut state, inputs };
+        let outputs = runner.run_with(&Run::at(0), progress);
+        let rows = outputs.iter().find(|(name, _)| name == models::PROJECTED).expect("a vision half has tokens");
+        self.state.entry(models::IMAGES.into()).or_default().extend_from_slice(&rows.1);
+        Ok(if trace { named(graph, outputs) } else { Vec::new() })
+    }
+
+    fn reserve(&mut self, capacity: usize) -> Result<()> {
+        for value in &self.shared.graph(DECODE)?.values {
+            if let ValueKind::State(name) = &value.kind {
+                let positions = if value.ty.elem == Elem::U32 { capacity + 1 } else { capacity };
+                let each: usize = value.ty.shape[1..].iter().product();
+                let data = self.state.entry(name.clone()).or_default();
+                data.resize(data.len().max(positions * each), 0.0);
+            }
+        }
+        Ok(())
+    }
+
     fn depth(&self) -> usize {
         1
     }
+}
+
+/// The outputs of a graph with their shapes.
+fn named(graph: &Graph, outputs: Vec<(String, Vec<f32>)>) -> Vec<(String, Output)> {
+    let named = outputs.into_iter().zip(&graph.outputs).map(|((name, data), (_, id))| {
+        let (rows, cols) = graph.ty(*id).matrix();
+        (name, Output { rows, cols, data })
+    });
+    named.collect()
 }

@@ -8,9 +8,7 @@ pub mod wgpu;
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
-#[cfg(not(feature = "gpu"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Run;
 use crate::models::{Leaves, Pass};
 
@@ -43,6 +41,11 @@ pub fn devices() -> Vec<AdapterInfo> {
 #[cfg(not(feature = "gpu"))]
 fn no_gpu() -> Error {
     Error::device("this build has no GPU backends; build it with the feature `gpu`, or take the device `cpu`")
+}
+
+/// The error of [`Session::encode`] where there is nothing to encode with.
+fn no_vision() -> Error {
+    Error::unsupported("the model has no vision half, or it was released: load it again, without --release-vision")
 }
 
 /// What a model is loaded onto.
@@ -100,6 +103,10 @@ pub trait Engine: Send + Sync {
     fn chunk(&self) -> usize;
     /// A new sequence of at most `capacity` tokens, prompt and continuation together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
+    /// Bytes of the vision half's weights in device memory, which [`Engine::weight_bytes`] counts too.
+    fn vision_bytes(&self) -> u64;
+    /// Drops the weights of the vision half: [`Session::encode`] is an error from now on.
+    fn release_vision(&self);
 }
 
 /// The device's name and the API it is driven through.
@@ -122,6 +129,13 @@ pub trait Session: Send {
     fn sampled(&mut self) -> Result<Sampled>;
     /// The named outputs of the last [`Want::Logits`] or [`Want::Trace`] step, in model order. Waits for them.
     fn outputs(&mut self) -> Result<Vec<(String, Output)>>;
+    /// Encodes a picture, pixels (3, S, S). Its M rows follow those of earlier pictures of this sequence: ids from
+    /// `vocab` on name them. Hands the work over in slices and waits for them, telling `progress` how many are done: a
+    /// long submission may be taken for a hang. With `trace` it gives `vision.features` (N, width) and
+    /// `vision.projected` (M, hidden), else nothing.
+    fn encode(&mut self, pixels: &[f32], trace: bool, progress: Progress) -> Result<Vec<(String, Output)>>;
+    /// Makes room for `capacity` tokens; what was computed stays.
+    fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
 }
@@ -133,6 +147,8 @@ pub struct Step {
     pub rows: usize,
     pub want: Want,
     pub sampling: Sampling,
+    /// Whether some of the tokens are rows of images.
+    pub images: bool,
 }
 
 impl Step {
@@ -144,7 +160,7 @@ impl Step {
             Want::Logits => Leaves::Logits,
             Want::Trace => Leaves::Trace,
         };
-        Pass { rows: self.rows, leaves }
+        Pass { rows: self.rows, leaves, images: self.images }
     }
 
     /// The uniform of the run. A seed of 64 bits is folded into the 32 that shaders hash.

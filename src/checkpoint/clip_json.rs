@@ -12,18 +12,6 @@ use super::vision::Activation;
 use super::vision_tensors::{Facts, MEAN, NORM_EPS, STD};
 use crate::error::{Error, Result};
 
-/// The keys of the vision half that shapes cannot give, or must agree with.
-#[derive(Deserialize)]
-struct Json {
-    image_size: usize,
-    patch_size: usize,
-    num_attention_heads: usize,
-    num_hidden_layers: usize,
-    num_channels: Option<usize>,
-    hidden_act: Option<String>,
-    layer_norm_eps: Option<f64>,
-}
-
 #[derive(Deserialize)]
 struct Preprocessor {
     image_mean: Option<[f32; 3]>,
@@ -65,39 +53,44 @@ pub fn read(folder: &Path) -> Result<Facts> {
             )));
         }
     };
-    let json = Json::deserialize(vision).map_err(|error| bad(error.to_string()).caused_by(error))?;
-    for (key, number) in [
-        ("image_size", json.image_size),
-        ("patch_size", json.patch_size),
-        ("num_attention_heads", json.num_attention_heads),
-    ] {
-        if number == 0 {
-            return Err(bad(format!("{key} is 0")));
-        }
+    // Keys that shapes cannot give, or must agree with. Each is named where it is not what it should be.
+    let stated = |key: &str| vision.get(key).filter(|value| !value.is_null());
+    let whole = |key: &str| -> Result<Option<usize>> {
+        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let wrong = |value| bad(format!("{key} is {value}, expected a whole number"));
+        stated(key).map(|value| number(value).ok_or_else(|| wrong(value))).transpose()
+    };
+    let required = |key: &str| whole(key)?.ok_or_else(|| bad(format!("{key} is missing, expected a whole number")));
+    let above_0 = |key: &str| match required(key)? {
+        0 => Err(bad(format!("{key} is 0"))),
+        number => Ok(number),
+    };
+    let (image_size, patch) = (above_0("image_size")?, above_0("patch_size")?);
+    let (heads, layers) = (above_0("num_attention_heads")?, required("num_hidden_layers")?);
+    if layers > MOST_LAYERS {
+        return Err(bad(format!("num_hidden_layers is {layers}, which no model has")));
     }
-    if json.num_hidden_layers > MOST_LAYERS {
-        return Err(bad(format!("num_hidden_layers is {}, which no model has", json.num_hidden_layers)));
-    }
-    if let Some(channels) = json.num_channels.filter(|&channels| channels != 3) {
+    if let Some(channels) = whole("num_channels")?.filter(|&channels| channels != 3) {
         return Err(unsupported(format!("num_channels is {channels}; images have 3")));
     }
-    let activation = match json.hidden_act.as_deref() {
-        None | Some("quick_gelu") => Activation::QuickGelu,
-        Some("gelu") => Activation::Gelu,
+    let activation = match stated("hidden_act") {
+        None => Activation::QuickGelu,
+        Some(name) if name == "quick_gelu" => Activation::QuickGelu,
+        Some(name) if name == "gelu" => Activation::Gelu,
         Some(other) => {
-            return Err(unsupported(format!("hidden_act `{other}` is not supported, only `quick_gelu` and `gelu`")));
+            return Err(unsupported(format!("hidden_act {other} is not supported, only `quick_gelu` and `gelu`")));
         }
     };
-    let norm_eps = json.layer_norm_eps.unwrap_or(NORM_EPS);
-    if !is_epsilon(norm_eps) {
-        return Err(bad(format!("layer_norm_eps is {norm_eps:?}, expected a number of at least 0, such as 1e-5")));
-    }
-    let (mean, std) = colours(&folder.join("preprocessor_config.json"), json.image_size)?;
+    let norm_eps = stated("layer_norm_eps").map_or(Ok(NORM_EPS), |value| {
+        let number = value.as_f64().filter(|&number| is_epsilon(number));
+        number.ok_or_else(|| bad(format!("layer_norm_eps is {value}, expected a number of at least 0, such as 1e-5")))
+    })?;
+    let (mean, std) = colours(&folder.join("preprocessor_config.json"), image_size)?;
     Ok(Facts {
-        image_size: Some(json.image_size),
-        patch: Some(json.patch_size),
-        heads: Some(json.num_attention_heads),
-        layers: Some(json.num_hidden_layers),
+        image_size: Some(image_size),
+        patch: Some(patch),
+        heads: Some(heads),
+        layers: Some(layers),
         norm_eps: norm_eps as f32,
         activation,
         mean,

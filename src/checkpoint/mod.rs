@@ -45,6 +45,17 @@ pub struct Checkpoint {
     weights: Option<DType>,
 }
 
+/// Whether a model says of itself that it has a vision half: a folder does, a language model's GGUF file does not.
+#[cfg(any(test, feature = "cli"))]
+pub fn is_mobilevlm(path: &Path) -> Result<bool> {
+    let file = path.join("config.json");
+    if !file.is_file() {
+        return Ok(false);
+    }
+    let json: serde_json::Value = config_json::parse(&file, &stored::map(&file)?)?;
+    Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
+}
+
 /// For a path that is neither a folder nor a file: mostly nothing, but devices, pipes and sockets exist.
 fn not_there(path: &Path) -> Error {
     let what = if path.exists() { "is neither a folder nor a file" } else { "does not exist" };

@@ -115,7 +115,7 @@ impl Json {
                     given.display(),
                 )));
             }
-            return Ok((tower_in(given)?, clip_json::read(given)?));
+            return clip_folder(given);
         }
         let mut looked = Vec::new();
         if let Some(name) = self.mm_vision_tower.as_ref().or(self.vision_tower.as_ref()) {
@@ -123,9 +123,7 @@ impl Json {
             looked.dedup();
         }
         match looked.iter().find(|path| path.is_dir()) {
-            Some(found) if own.tensors.is_empty() || kind == ProjectorKind::Ldp => {
-                Ok((tower_in(found)?, clip_json::read(found)?))
-            }
+            Some(found) if own.tensors.is_empty() || kind == ProjectorKind::Ldp => clip_folder(found),
             Some(found) => Ok((own, clip_json::read(found)?)),
             None if !own.tensors.is_empty() => {
                 let facts = openai(folder);
@@ -173,9 +171,10 @@ fn openai(folder: &Path) -> Facts {
     }
 }
 
-/// The tower in the weights of a CLIP folder.
-fn tower_in(folder: &Path) -> Result<Part> {
-    tower_of_clip(folder, folder::weights(folder)?)
+/// The tower of a CLIP folder, and what the folder says of it.
+fn clip_folder(path: &Path) -> Result<(Part, Facts)> {
+    let facts = clip_json::read(path)?;
+    Ok((tower_of_clip(path, folder::weights(path)?)?, facts))
 }
 
 /// The tower among the tensors of a CLIP, by CLIP's own names.

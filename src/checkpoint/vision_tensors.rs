@@ -18,7 +18,8 @@ pub const PROJECTOR: &str = "model.mm_projector.";
 
 /// OpenAI's, for every CLIP.
 pub const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-pub const STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
+#[allow(clippy::excessive_precision, reason = "the digits that OpenAI published")]
+pub const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 pub const NORM_EPS: f64 = 1e-5;
 /// Features of a head, where no file gives the number of heads: the same in every CLIP that OpenAI published.
 const HEAD: usize = 64;
@@ -145,8 +146,8 @@ pub fn resolve(
         activation: facts.activation,
         projector: match kind {
             ProjectorKind::Ldp => {
-                let fc1 = projector.get(&format!("{PROJECTOR}model.mb_block.1.block.1.fc1.weight"))?;
-                Projector::Ldp { squeeze: fc1.shape.first().copied().unwrap_or(0) }
+                let [squeeze] = projector.shape(&format!("{PROJECTOR}model.mb_block.1.block.1.fc1.bias"))?;
+                Projector::Ldp { squeeze }
             }
             ProjectorKind::Ldpv2 => Projector::Ldpv2,
         },
@@ -249,9 +250,10 @@ fn block_of(name: &str) -> Option<usize> {
 }
 
 impl Part {
-    /// Blocks that are stored, unless one is missing among them.
+    /// Blocks that are stored, or would be if none were missing among them.
     pub fn blocks(&self) -> usize {
-        self.tensors.keys().filter_map(|name| block_of(name)).max().map_or(0, |last| last.saturating_add(1))
+        let last = self.tensors.keys().filter_map(|name| block_of(name)).max();
+        last.map_or(0, |last| last.saturating_add(1)).min(config::MOST_LAYERS)
     }
 
     fn get(&self, name: &str) -> Result<&Stored> {

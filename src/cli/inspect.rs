@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Digits, Failure};
+use super::{Digits, Failure, Vision};
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::vision::Projector;
+use crate::checkpoint::{Checkpoint, Config, VisionFiles};
 use crate::error::{Error, Result};
 use crate::generate::Device;
 use crate::graph::GraphBuilder;
@@ -25,7 +26,9 @@ use crate::tensor::DType;
 pub struct Inspect {
     /// A Hugging Face folder or a .gguf file
     model: PathBuf,
-    /// Print the dispatches of a decode step
+    #[command(flatten)]
+    vision: Vision,
+    /// Print the dispatches of a decode step, and of reading a picture
     #[arg(long)]
     plan: bool,
     /// Print an assembled shader, by its name in the plan
@@ -44,12 +47,17 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let files = VisionFiles { mmproj: self.vision.mmproj.clone(), tower: self.vision.vision_tower.clone() };
+        let checkpoint = Checkpoint::open_with(&self.model, &files)?;
         let text = match &self.kernel {
             Some(name) => kernel_text(name)?,
             None => {
-                let plan = self.decode_plan(&checkpoint)?;
-                if self.plan { plan.to_string() } else { summary(&checkpoint, self.context, &plan) }
+                let plans = self.plans(&checkpoint)?;
+                if self.plan {
+                    plans.iter().map(Plan::to_string).collect::<Vec<_>>().join("\n")
+                } else {
+                    summary(&checkpoint, self.context, &plans)
+                }
             }
         };
         let mut out = std::io::stdout().lock();
@@ -57,8 +65,9 @@ impl Inspect {
         Ok(out.flush()?)
     }
 
-    /// The plan of a decode step on the device that is meant; for the CPU, on one with WebGPU's default limits.
-    fn decode_plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+    /// The plans of a decode step, and of reading a picture where the model can, on the device that is meant; for the CPU,
+    /// on one with WebGPU's default limits.
+    fn plans(&self, checkpoint: &Checkpoint) -> Result<Vec<Plan>> {
         let mut profile = match Device::parse(&self.device)?.choose()? {
             #[cfg(feature = "gpu")]
             DeviceChoice::Adapter(index) => crate::backend::wgpu::device::Gpu::open(index)?.profile.clone(),
@@ -68,9 +77,10 @@ impl Inspect {
         let config = &checkpoint.config;
         let angles = models::angles(config, self.context.unwrap_or(config.context).max(1))?;
         let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
-        let graph =
-            models::build(config, GraphBuilder::new(&format), &angles, Pass { rows: 1, leaves: Leaves::Token })?;
-        Ok(Plan::new(graph, &profile, Fusion::On))
+        let pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
+        let graph = models::build(config, GraphBuilder::new(&format), &angles, pass)?;
+        let vision = models::build_vision(config, GraphBuilder::new(&format));
+        Ok([graph].into_iter().chain(vision).map(|graph| Plan::new(graph, &profile, Fusion::On)).collect())
     }
 }
 
@@ -93,7 +103,7 @@ fn kernel_text(wanted: &str) -> Result<String> {
     }
 }
 
-fn summary(checkpoint: &Checkpoint, context: Option<usize>, plan: &Plan) -> String {
+fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> String {
     let config = &checkpoint.config;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -138,14 +148,38 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plan: &Plan) -> Stri
         ),
     );
 
-    line("dispatches", format!("{} a token, with an arena of {}", plan.steps.len(), mebibytes(plan.arena as usize)));
+    let dispatches =
+        |plan: &Plan, each| format!("{} {each}, with an arena of {}", plan.steps.len(), mebibytes(plan.arena as usize));
+    line("dispatches", dispatches(&plans[0], "a token"));
+    if let (Some(vision), [_, plan]) = (&config.vision, plans) {
+        line(
+            "vision",
+            format!(
+                "{} px in patches of {}: {} patches of {} features, {} heads, ffn {}, {} blocks; {} tokens an image ({})",
+                vision.image_size,
+                vision.patch,
+                vision.patches(),
+                vision.width,
+                vision.heads,
+                vision.ffn,
+                vision.blocks,
+                vision.tokens(),
+                match vision.projector {
+                    Projector::Ldp { .. } => "ldp",
+                    Projector::Ldpv2 => "ldpv2",
+                }
+            ),
+        );
+        line("dispatches", dispatches(plan, "an image"));
+    }
 
     let _ = writeln!(text, "\ntensors");
+    let widest = checkpoint.tensors().map(|tensor| tensor.name.len()).max().unwrap_or_default();
     for tensor in checkpoint.tensors() {
         let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
         let _ = writeln!(
             text,
-            "  {:<52} {:<6} {:<16} {}",
+            "  {:<widest$} {:<6} {:<16} {}",
             tensor.name,
             tensor.element,
             shape.join(" × "),
@@ -218,14 +252,15 @@ mod tests {
         let checkpoint = Checkpoint::open(path.as_ref()).unwrap();
         let command = Inspect {
             model: path.into(),
+            vision: Vision { mmproj: None, vision_tower: None },
             plan: false,
             kernel: None,
             context: Some(100),
             device: "cpu".into(),
             precision: Digits::F32,
         };
-        let plan = command.decode_plan(&checkpoint).unwrap();
-        let text = summary(&checkpoint, Some(100), &plan);
+        let plans = command.plans(&checkpoint).unwrap();
+        let text = summary(&checkpoint, Some(100), &plans);
         for part in
             ["mobilellm", "3, each run twice (6 passes)", "model.layers.2.mlp.down_proj.weight", "at 100 tokens"]
         {

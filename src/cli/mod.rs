@@ -1,5 +1,6 @@
 //! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
 
+mod eval;
 mod info;
 mod inspect;
 mod progress;
@@ -16,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Result};
-use crate::generate::{Device, LoadOptions, Model, Precision, Weights};
+use crate::generate::{Device, LoadOptions, Model, Precision, Prompt, Weights};
 
-/// Run deep-and-thin language models (MobileLLM and its family) on GPUs and CPUs.
+/// Run deep-and-thin language models (MobileLLM) and the vision-language models on top of them (MobileVLM).
 #[derive(Parser)]
 #[command(name = "dunlin", version)]
 struct Cli {
@@ -32,6 +33,8 @@ enum Command {
     Run(run::Run),
     /// Measure how well a model predicts a text
     Score(score::Score),
+    /// Count how many items of a file a model gets right
+    Eval(eval::Eval),
     /// Write hidden states and logits to a file
     Trace(trace::Trace),
     /// Turn text into ids, ids into text, or a chat into text
@@ -59,6 +62,19 @@ struct Load {
     /// The most tokens of prompt and continuation [default: what the model was made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    #[command(flatten)]
+    vision: Vision,
+}
+
+/// Where the vision half is, where the model's own files do not say.
+#[derive(Args)]
+struct Vision {
+    /// The vision half of a .gguf model, which is a file of its own
+    #[arg(long, value_name = "FILE")]
+    mmproj: Option<PathBuf>,
+    /// The folder of the vision tower, instead of the one that the model names
+    #[arg(long, value_name = "FOLDER")]
+    vision_tower: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -92,6 +108,12 @@ impl Load {
         }
         if let Some(context) = self.context {
             options = options.context(context);
+        }
+        if let Some(file) = &self.vision.mmproj {
+            options = options.mmproj(file);
+        }
+        if let Some(folder) = &self.vision.vision_tower {
+            options = options.vision_tower(folder);
         }
         let bar = progress::Bar::share("loading");
         let shown = bar.clone();
@@ -153,6 +175,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Info(command) => command.run(),
@@ -183,11 +206,27 @@ fn sentence(error: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
-/// Ids as `--tokens` and `--decode` give them: `1,2,3`.
+/// Ids as `--tokens` and `--decode` give them: `1,2,3`; −200 is the place of a picture.
 fn parse_ids(flag: &str, text: &str) -> Result<Vec<u32>> {
-    let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty()).map(|id| {
-        id.parse()
-            .map_err(|_| Error::prompt(format!("{flag}: `{id}` is not a token id, which is a whole number from 0")))
+    let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty()).map(|id| match id {
+        "-200" => Ok(Prompt::IMAGE),
+        _ => id
+            .parse()
+            .map_err(|_| Error::prompt(format!("{flag}: `{id}` is not a token id, which is a whole number from 0"))),
     });
     ids.collect()
+}
+
+/// Pictures for a prompt.
+#[derive(Args)]
+struct Pictures {
+    /// A picture that the prompt is about (JPEG, PNG or WebP); again for another
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+}
+
+impl Pictures {
+    fn add_to(&self, prompt: Prompt) -> Prompt {
+        self.image.iter().fold(prompt, |prompt, path| prompt.image(path.as_path()))
+    }
 }

@@ -2,10 +2,16 @@
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 #[derive(Clone)]
-pub struct Bar(Option<ProgressBar>);
+pub struct Bar {
+    bar: Option<ProgressBar>,
+    /// Nothing is shown before.
+    from: Option<Instant>,
+}
 
 impl Bar {
     /// Shows how much is done.
@@ -18,26 +24,49 @@ impl Bar {
         Self::new(what, "{msg} {bar:30} {pos}/{len} tokens")
     }
 
+    /// Shows nothing before so much time has passed: what is done sooner needs no bar.
+    pub fn after(mut self, time: Duration) -> Self {
+        if let Some(bar) = &self.bar {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+            self.from = Some(Instant::now() + time);
+        }
+        self
+    }
+
+    /// Counts items, with a note and the time that is left.
+    pub fn items(what: &'static str) -> Self {
+        Self::new(what, "{msg} {bar:30} {pos}/{len} {prefix} {eta} left")
+    }
+
+    /// What the bar says beside the numbers.
+    pub fn note(&self, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(text);
+        }
+    }
+
     fn new(what: &'static str, template: &str) -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self(None);
+            return Self { bar: None, from: None };
         }
         let bar = ProgressBar::new(0).with_message(what);
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
-        Self(Some(bar))
+        Self { bar: Some(bar), from: None }
     }
 
     pub fn set(&self, done: usize, all: usize) {
-        if let Some(bar) = &self.0 {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
+        let Some(bar) = &self.bar else { return };
+        if self.from.is_some_and(|from| Instant::now() >= from) && bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
         }
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
     }
 
     /// Leaves nothing behind.
     pub fn clear(&self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

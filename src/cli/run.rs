@@ -1,11 +1,12 @@
 //! `dunlin run`: continue a prompt.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use clap::Args;
 
 use super::progress::Bar;
-use super::{Failure, Load, interrupted, parse_ids};
+use super::{Failure, Load, Pictures, interrupted, parse_ids};
 use crate::generate::{Generation, Prompt, Sampler};
 
 #[derive(Args)]
@@ -19,6 +20,14 @@ pub struct Run {
     /// Ids to continue, fed as they are
     #[arg(long, value_name = "IDS", group = "input", allow_hyphen_values = true)]
     tokens: Option<String>,
+    #[command(flatten)]
+    pictures: Pictures,
+    /// Drop the weights that read pictures as soon as they are read
+    #[arg(long)]
+    release_vision: bool,
+    /// Then read further questions from standard input, a line each
+    #[arg(long, conflicts_with_all = ["tokens", "raw"])]
+    chat: bool,
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
@@ -58,17 +67,39 @@ impl Run {
             (None, text) if self.raw => Prompt::raw(text),
             (None, text) => Prompt::user(text),
         };
+        let prompt = self.pictures.add_to(prompt);
         let model = self.load.load()?;
-        let mut generation =
-            model.generate(prompt, &self.sampler())?.max_tokens(self.max_tokens).logprobs(self.logprobs);
+        let mut generation = self.options(model.generate(prompt, &self.sampler())?);
+        // Without a tokenizer there is no text: ids are better than nothing.
+        let ids = model.tokenizer().is_err();
+        self.print(&mut generation, ids)?;
+        if !self.chat {
+            return Ok(());
+        }
+        for question in std::io::stdin().lines() {
+            let question = question?;
+            if !question.trim().is_empty() {
+                generation = self.options(generation.follow_up(question.trim(), &self.sampler())?);
+                self.print(&mut generation, ids)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn options(&self, generation: Generation) -> Generation {
+        let generation = generation.max_tokens(self.max_tokens).logprobs(self.logprobs);
+        if self.release_vision { generation.release_vision() } else { generation }
+    }
+
+    /// Runs the prompt and prints what comes.
+    fn print(&self, generation: &mut Generation, ids: bool) -> Result<(), Failure> {
+        let bar = Bar::share("reading the picture").after(Duration::from_millis(500));
+        let read = generation.encode_images(|done, all| bar.set(done, all));
+        bar.clear();
+        read?;
         let bar = Bar::tokens("reading the prompt");
         generation.prefill(|done, all| bar.set(done, all))?;
-        if self.json {
-            print_json(generation, &bar)
-        } else {
-            // Without a tokenizer there is no text: ids are better than nothing.
-            print_text(generation, &bar, model.tokenizer().is_err())
-        }
+        if self.json { print_json(generation, &bar) } else { print_text(generation, &bar, ids) }
     }
 
     fn sampler(&self) -> Sampler {
@@ -85,7 +116,7 @@ impl Run {
     }
 }
 
-fn print_json(mut generation: Generation, bar: &Bar) -> Result<(), Failure> {
+fn print_json(generation: &mut Generation, bar: &Bar) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut stopped = false;
     for piece in generation.by_ref() {
@@ -106,7 +137,7 @@ fn print_json(mut generation: Generation, bar: &Bar) -> Result<(), Failure> {
     if stopped { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
-fn print_text(mut generation: Generation, bar: &Bar, ids: bool) -> Result<(), Failure> {
+fn print_text(generation: &mut Generation, bar: &Bar, ids: bool) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut line_ended = true;
     let mut stopped = false;

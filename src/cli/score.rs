@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::progress::Bar;
-use super::{Failure, Load, parse_ids};
+use super::{Failure, Load, Pictures, parse_ids};
 use crate::error::{Error, Result};
+use crate::generate::Prompt;
 
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("input").required(true)))]
@@ -20,6 +21,8 @@ pub struct Score {
     /// Ids, as they are
     #[arg(long, value_name = "IDS", group = "input", allow_hyphen_values = true)]
     tokens: Option<String>,
+    #[command(flatten)]
+    pictures: Pictures,
     /// Cut the text into windows of N tokens, each scored alone [default: the context]
     #[arg(long, value_name = "N")]
     window: Option<usize>,
@@ -32,13 +35,14 @@ impl Score {
     pub fn run(self) -> Result<(), Failure> {
         let given = self.tokens.as_ref().map(|ids| parse_ids("--tokens", ids)).transpose()?;
         let text = self.text.as_deref().map(read).transpose()?;
-        let model = self.load.load()?;
-        let ids = match (given, text) {
-            (Some(ids), _) => ids,
-            (None, text) => model.tokenizer()?.encode(&text.unwrap_or_default())?,
+        let prompt = match (given, text) {
+            (Some(ids), _) => Prompt::tokens(ids),
+            (None, text) => Prompt::raw(text.unwrap_or_default()),
         };
+        let prompt = self.pictures.add_to(prompt);
+        let model = self.load.load()?;
         let bar = Bar::tokens("scoring");
-        let score = model.score_with(&ids, self.window, |done, all| bar.set(done, all));
+        let score = model.score_with(prompt, self.window, |done, all| bar.set(done, all));
         bar.clear();
         let score = score?;
         let mut out = std::io::stdout().lock();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, parse_ids};
 use crate::error::{Error, Result};
-use crate::generate::Text;
+use crate::generate::{Prompt, Text};
 
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("input").required(true)))]
@@ -39,6 +39,9 @@ impl Tokenize {
         let mut out = std::io::stdout().lock();
         if let Some(ids) = &self.decode {
             let ids = parse_ids("--decode", ids)?;
+            if ids.contains(&Prompt::IMAGE) {
+                return Err(Error::prompt("--decode: -200 is the place of a picture, which has no text").into());
+            }
             if let Some(id) = ids.iter().find(|&&id| tokenizer.token(id).is_none()) {
                 return Err(Error::prompt(format!("--decode: {id} is not an id of this tokenizer")).into());
             }
@@ -47,7 +50,8 @@ impl Tokenize {
             let (messages, generation) = read_chat(file)?;
             let text = model.render(&messages, generation)?;
             if self.json {
-                let ids = tokenizer.encode_without_special(&text)?;
+                let ids = model.rendered_ids(&text)?.into_iter();
+                let ids: Vec<i64> = ids.map(|id| if id == Prompt::IMAGE { -200 } else { id.into() }).collect();
                 writeln!(out, "{}", json!({"text": text, "ids": ids}))?;
             } else {
                 out.write_all(text.as_bytes())?;

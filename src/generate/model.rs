@@ -1,18 +1,19 @@
 //! A model that is ready to run: weights on a device, tokenizer and chat template beside them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conversation::Encoded;
 use super::device::{self, Device};
 use super::generation::Generation;
-use super::prompt::{ChatTemplate, Kind, Message, Prompt};
+use super::prompt::{ChatTemplate, Prompt};
 use super::sampler::Sampler;
 use super::score::{self, Score, Trace};
 use super::tokenizer::{Tokenizer, missing};
 use crate::backend::{Engine, EngineOptions};
 use crate::checkpoint::text::TextFiles;
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::{Checkpoint, Config, VisionFiles};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -30,9 +31,17 @@ pub(super) struct Inner {
 
 /// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
 pub(crate) struct Text {
-    path: std::path::PathBuf,
+    path: PathBuf,
     tokenizer: Option<Tokenizer>,
-    template: Option<ChatTemplate>,
+    template: Option<Template>,
+}
+
+/// What turns a chat into text.
+pub(super) enum Template {
+    /// A template of the model's files.
+    Jinja(ChatTemplate),
+    /// MobileVLM's conversation style, which no file of a MobileVLM holds.
+    Vicuna,
 }
 
 /// How a model is loaded.
@@ -41,6 +50,7 @@ pub struct LoadOptions {
     weights: Option<Weights>,
     precision: Precision,
     context: Option<usize>,
+    vision: VisionFiles,
     progress: Option<Arc<dyn Fn(usize, usize) + Send + Sync>>,
 }
 
@@ -85,6 +95,18 @@ impl LoadOptions {
         self
     }
 
+    /// The vision half of a model whose own file has none: llama.cpp's `mmproj` file.
+    pub fn mmproj(mut self, file: impl Into<PathBuf>) -> Self {
+        self.vision.mmproj = Some(file.into());
+        self
+    }
+
+    /// The folder of the vision tower, instead of the one that the model names.
+    pub fn vision_tower(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.vision.tower = Some(folder.into());
+        self
+    }
+
     /// Called now and then while weights go to the device, with steps done and steps in all.
     pub fn progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
@@ -101,7 +123,7 @@ impl Model {
     /// Loads a Hugging Face folder or a `.gguf` file, with options.
     pub fn load_with(path: impl AsRef<Path>, device: &Device, options: &LoadOptions) -> Result<Self> {
         let start = Instant::now();
-        let mut checkpoint = Checkpoint::open(path.as_ref())?;
+        let mut checkpoint = Checkpoint::open_with(path.as_ref(), &options.vision)?;
         if let Some(weights) = options.weights {
             checkpoint.convert(match weights {
                 Weights::F16 => DType::F16,
@@ -138,36 +160,51 @@ impl Model {
 
     /// Continues a prompt. Nothing runs before the first piece is asked for.
     pub fn generate(&self, prompt: impl Into<Prompt>, sampler: &Sampler) -> Result<Generation> {
-        let ids = self.encode(&prompt.into())?;
-        Generation::new(self.clone(), ids, sampler.resolve()?)
+        let encoded = self.0.encode(&prompt.into())?;
+        Generation::new(self.clone(), encoded, sampler.resolve()?)
     }
 
-    /// The ids that a prompt stands for.
+    /// The ids that a prompt stands for. A picture is as many ids as the model reads of it; they begin at the size of the
+    /// vocabulary and count up, through all pictures.
     pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        self.0.text.encode(prompt)
+        Ok(self.0.encode(prompt)?.ids)
     }
 
-    /// How well the model predicts `ids`: the negative log-likelihood of each, given those before it.
+    /// How well the model predicts ids, given as they are or as a prompt: the negative log-likelihood of each, given those
+    /// before it. Pictures are given, not predicted.
     ///
     /// Longer texts than the context are cut into windows of `window` ids, each scored alone; without `window`, of as
-    /// many as the context holds. Nothing is predicted for the first id of a window.
-    pub fn score(&self, ids: &[u32], window: Option<usize>) -> Result<Score> {
+    /// many as the context holds. Nothing is predicted for the first id of a window. Pictures must be in the only one.
+    pub fn score(&self, ids: impl Into<Prompt>, window: Option<usize>) -> Result<Score> {
         self.score_with(ids, window, |_, _| ())
     }
 
     /// [`Model::score`], telling `progress` how many ids are done, and of how many.
     pub fn score_with(
         &self,
-        ids: &[u32],
+        ids: impl Into<Prompt>,
         window: Option<usize>,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Score> {
-        score::score(&self.0, ids, window, &mut progress)
+        score::score(&self.0, &self.0.encode(&ids.into())?, window, &mut progress)
     }
 
-    /// What passes through the model: embeddings, the hidden state after each executed block, and all logits.
-    pub fn trace(&self, ids: &[u32]) -> Result<Trace> {
-        score::trace(&self.0, ids)
+    /// What passes through the model for ids, given as they are or as a prompt: for pictures `vision.pixels`,
+    /// `vision.features` and `vision.projected`; then embeddings, the hidden state after each executed block, and all
+    /// logits.
+    pub fn trace(&self, ids: impl Into<Prompt>) -> Result<Trace> {
+        score::trace(&self.0, &self.0.encode(&ids.into())?)
+    }
+
+    /// Whether the model reads pictures.
+    pub fn reads_images(&self) -> bool {
+        self.0.config.vision.is_some()
+    }
+
+    /// Drops the weights that read pictures, for all clones of the model. Pictures that were read stay in their
+    /// generations; another one is an error.
+    pub fn release_vision(&self) {
+        self.0.engine.release_vision();
     }
 
     /// The model's tokenizer; an error if its folder has none.
@@ -193,22 +230,35 @@ impl std::fmt::Debug for Model {
 }
 
 impl Inner {
-    /// Checks ids against the vocabulary and the context.
-    pub fn check(&self, ids: &[u32]) -> Result<()> {
+    /// A prompt as the model reads it.
+    pub fn encode(&self, prompt: &Prompt) -> Result<Encoded> {
+        self.text.encode(prompt, &self.config)
+    }
+
+    /// Rows of a picture, in tokens.
+    pub fn image_tokens(&self) -> usize {
+        self.config.vision.as_ref().map_or(0, |vision| vision.tokens())
+    }
+
+    /// Checks ids against the vocabulary, the rows of `images` pictures, and the context.
+    pub fn check(&self, ids: &[u32], images: usize) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::prompt("the prompt is empty: the model needs at least one token to continue"));
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab) {
-            return Err(Error::prompt(format!(
-                "token {id} is not in the vocabulary, which has {} ids from 0",
-                self.config.vocab
-            )));
+        let known = self.config.vocab + images * self.image_tokens();
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= known) {
+            return Err(not_in_vocabulary(id, self.config.vocab));
         }
         if ids.len() > self.context {
             return Err(Error::prompt(format!(
-                "the prompt has {} tokens, more than the context of {}: shorten it or give a larger --context \
+                "the prompt has {} tokens{}, more than the context of {}: shorten it or give a larger --context \
                  (the model was made for {})",
                 ids.len(),
+                if images > 0 {
+                    format!(", {} of them of images", images * self.image_tokens())
+                } else {
+                    String::new()
+                },
                 self.context,
                 self.config.context,
             )));
@@ -219,21 +269,24 @@ impl Inner {
 
 impl Text {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?)
+        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.config.vision.is_some())
     }
 
     /// Reads no weights.
     #[cfg(any(test, feature = "cli"))]
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(path, TextFiles::open(path)?)
+        Self::from_files(path, TextFiles::open(path)?, crate::checkpoint::is_mobilevlm(path)?)
     }
 
-    fn from_files(path: &Path, files: Option<TextFiles>) -> Result<Self> {
+    fn from_files(path: &Path, files: Option<TextFiles>, mobilevlm: bool) -> Result<Self> {
         let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
         if let Some(files) = files {
             let tokenizer = Tokenizer::new(&files)?;
-            text.template = ChatTemplate::new(&files, &tokenizer)?;
+            text.template = ChatTemplate::new(&files, &tokenizer)?.map(Template::Jinja);
             text.tokenizer = Some(tokenizer);
+        }
+        if mobilevlm {
+            text.template = Some(Template::Vicuna);
         }
         Ok(text)
     }
@@ -242,30 +295,22 @@ impl Text {
         self.tokenizer.as_ref().ok_or_else(|| missing(&self.path))
     }
 
-    pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        match &prompt.0 {
-            Kind::Tokens(ids) => Ok(ids.clone()),
-            Kind::Raw(text) => self.tokenizer()?.encode(text),
-            Kind::User(text) if self.template.is_none() => self.tokenizer()?.encode(text),
-            Kind::User(text) => self.encode_chat(&[Message::new("user", text)]),
-            Kind::Chat(messages) => self.encode_chat(messages),
-        }
+    pub(super) fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
     }
 
-    /// The text of a chat, by the model's template.
-    pub fn render(&self, messages: &[serde_json::Value], generation: bool) -> Result<String> {
-        self.tokenizer()?;
-        let template = self.template.as_ref().ok_or_else(|| {
-            Error::prompt(format!("{} has no chat template: it continues plain text", self.path.display()))
-        })?;
-        template.render(messages, generation)
+    pub(super) fn no_template(&self) -> Error {
+        Error::prompt(format!("{} has no chat template: it continues plain text", self.path.display()))
     }
 
-    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let message = |message: &Message| serde_json::json!({"role": message.role, "content": message.content});
-        let messages: Vec<serde_json::Value> = messages.iter().map(message).collect();
-        let text = self.render(&messages, true)?;
-        // Templates write the start token themselves.
-        self.tokenizer()?.encode_without_special(&text)
+    pub(super) fn text_only(&self) -> Error {
+        Error::prompt(format!(
+            "{} reads text only, and the prompt has a picture: load a MobileVLM, or give the vision half with --mmproj",
+            self.path.display()
+        ))
     }
+}
+
+pub(super) fn not_in_vocabulary(id: u32, vocab: usize) -> Error {
+    Error::prompt(format!("token {id} is not in the vocabulary, which has {vocab} ids from 0"))
 }

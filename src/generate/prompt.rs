@@ -1,17 +1,23 @@
-//! What a model is given: text, ids, or a chat that the model's own template turns into text.
+//! What a model is given: text, ids, or a chat that the model's own template turns into text; and pictures.
+
+use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde_json::Value as Json;
 
+use super::image::Image;
 use super::tokenizer::Tokenizer;
 use crate::checkpoint::text::TextFiles;
 use crate::error::{Error, Result};
 
-/// What to continue.
+/// What to continue, and the pictures that it is about.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prompt(pub(super) Kind);
+pub struct Prompt {
+    pub(super) kind: Kind,
+    pub(super) images: Vec<ImageSource>,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
@@ -21,31 +27,113 @@ pub(super) enum Kind {
     Chat(Vec<Message>),
 }
 
+/// A picture of a prompt: a file that is read when the prompt is used, or an [`Image`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageSource {
+    File(PathBuf),
+    Image(Image),
+}
+
+impl ImageSource {
+    /// The picture, decoded.
+    pub(super) fn load(&self) -> Result<Image> {
+        match self {
+            ImageSource::File(path) => Image::open(path),
+            ImageSource::Image(image) => Ok(image.clone()),
+        }
+    }
+}
+
+impl From<Image> for ImageSource {
+    fn from(image: Image) -> Self {
+        Self::Image(image)
+    }
+}
+
+impl From<&str> for ImageSource {
+    fn from(path: &str) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<String> for ImageSource {
+    fn from(path: String) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<&Path> for ImageSource {
+    fn from(path: &Path) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<PathBuf> for ImageSource {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+/// What stands for a picture in the text of a prompt.
+pub(super) const PLACEHOLDER: &str = "<image>";
+
 impl Prompt {
+    /// What stands for a picture among ids ([`Prompt::tokens`]): −200, as the authors of MobileVLM have it.
+    pub const IMAGE: u32 = (-200i32).cast_unsigned();
+
     /// A question from the user: put through the chat template where the model has one, continued as it is where not.
     pub fn user(text: impl Into<String>) -> Self {
-        Self(Kind::User(text.into()))
+        Self::of(Kind::User(text.into()))
     }
 
     /// Text to continue as it is, after the model's start token.
     pub fn raw(text: impl Into<String>) -> Self {
-        Self(Kind::Raw(text.into()))
+        Self::of(Kind::Raw(text.into()))
     }
 
-    /// Ids, as they are: no start token is added.
+    /// Ids, as they are: no start token is added. [`Prompt::IMAGE`] stands for a picture.
     pub fn tokens(ids: impl Into<Vec<u32>>) -> Self {
-        Self(Kind::Tokens(ids.into()))
+        Self::of(Kind::Tokens(ids.into()))
     }
 
     /// A conversation so far. An error if the model has no chat template.
     pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
-        Self(Kind::Chat(messages.into_iter().collect()))
+        Self::of(Kind::Chat(messages.into_iter().collect()))
+    }
+
+    /// Adds a picture: a path, or an [`Image`]. Pictures take the places of `<image>` in the text, in order. A text that
+    /// names none gets `<image>` and a line break for each, in front.
+    pub fn image(mut self, image: impl Into<ImageSource>) -> Self {
+        self.images.push(image.into());
+        self
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, images: Vec::new() }
     }
 }
 
 impl From<&str> for Prompt {
     fn from(text: &str) -> Self {
         Self::user(text)
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self::user(text)
+    }
+}
+
+impl From<&[u32]> for Prompt {
+    fn from(ids: &[u32]) -> Self {
+        Self::tokens(ids)
+    }
+}
+
+impl From<&Vec<u32>> for Prompt {
+    fn from(ids: &Vec<u32>) -> Self {
+        Self::tokens(ids.as_slice())
     }
 }
 

@@ -58,9 +58,25 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::embedding::Embedding { rows }, &[tokens, w])
     }
 
+    /// x, but for tokens past `vocab` the rows they count.
+    pub fn splice_rows(&mut self, tokens: ValueId, x: ValueId, rows: ValueId, vocab: usize) -> ValueId {
+        let (_, cols) = self.ty(x).matrix();
+        self.apply(ops::splice_rows::SpliceRows { vocab, cols }, &[tokens, x, rows])
+    }
+
+    /// class, then patches, each with its row of `positions` added: one row more than patches.
+    pub fn class_token(&mut self, patches: ValueId, class: ValueId, positions: ValueId) -> ValueId {
+        self.apply(ops::class_token::ClassToken, &[patches, class, positions])
+    }
+
     /// x / rms(x) · gain
     pub fn rms_norm(&mut self, x: ValueId, gain: ValueId, eps: f32) -> ValueId {
         self.apply(ops::rms_norm::RmsNorm { eps }, &[x, gain])
+    }
+
+    /// (x − mean) / sqrt(variance + eps) · gain + bias, by rows.
+    pub fn layer_norm(&mut self, x: ValueId, gain: ValueId, bias: ValueId, eps: f32) -> ValueId {
+        self.apply(ops::layer_norm::LayerNorm { eps }, &[x, gain, bias])
     }
 
     /// x · Wᵀ
@@ -113,6 +129,33 @@ impl<'a> GraphBuilder<'a> {
     /// a + b
     pub fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.apply(ops::add::Add, &[a, b])
+    }
+
+    /// x · s, the columns by the factors in s: (1, cols).
+    pub fn scale(&mut self, x: ValueId, s: ValueId) -> ValueId {
+        self.apply(ops::scale::Scale, &[x, s])
+    }
+
+    /// x: (height · width, C), each channel convolved by its 9 elements of `kernel`: (C · 9).
+    pub fn depthwise_conv2d(
+        &mut self,
+        x: ValueId,
+        kernel: ValueId,
+        bias: Option<ValueId>,
+        conv: ops::depthwise_conv2d::DepthwiseConv2d,
+    ) -> ValueId {
+        let reads: Vec<ValueId> = [x, kernel].into_iter().chain(bias).collect();
+        self.apply(conv, &reads)
+    }
+
+    /// x: (height · width, C), averaged over the cells of a coarser grid.
+    pub fn avg_pool2d(&mut self, x: ValueId, pool: ops::avg_pool2d::AvgPool2d) -> ValueId {
+        self.apply(pool, &[x])
+    }
+
+    /// x without its first `first` rows.
+    pub fn skip_rows(&mut self, x: ValueId, first: usize) -> ValueId {
+        self.apply(ops::skip_rows::SkipRows { first }, &[x])
     }
 
     /// The last row of x.

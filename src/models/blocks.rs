@@ -10,6 +10,9 @@ use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
 
+/// The state that holds the rows of a sequence's images: (rows, hidden).
+pub const IMAGES: &str = "images";
+
 /// A decoder being written down.
 pub struct Decoder<'a> {
     pub config: &'a Config,
@@ -51,9 +54,14 @@ impl<'a> Decoder<'a> {
         Decoder { config, b, tokens, embedding, angles, weights, pass, executed: 0 }
     }
 
-    /// x = W_e[tokens]
+    /// x = W_e[tokens], and rows of images where ids name them.
     pub fn embed(&mut self) -> ValueId {
-        let x = self.b.embedding(self.tokens, self.embedding, self.pass.rows);
+        let mut x = self.b.embedding(self.tokens, self.embedding, self.pass.rows);
+        if self.pass.images {
+            let c = self.config;
+            let rows = self.b.state(IMAGES, TensorType::f32([self.context(), c.hidden]));
+            x = self.b.splice_rows(self.tokens, x, rows, c.vocab);
+        }
         if self.pass.leaves == Leaves::Trace {
             self.b.output("embeddings", x);
         }
@@ -81,7 +89,7 @@ impl<'a> Decoder<'a> {
         self.b.cache_write(k, keys);
         self.b.cache_write(v, values);
         let qk_norm = (c.qk_norm && c.rope_layers[layer]).then_some(eps);
-        let a = self.b.attention(q, keys, values, Attention { heads, kv_heads, head_dim: d, qk_norm });
+        let a = self.b.attention(q, keys, values, Attention { heads, kv_heads, head_dim: d, qk_norm, causal: true });
         let o = self.b.matmul(a, w.o);
         let x = self.b.add(x, o);
 

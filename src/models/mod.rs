@@ -1,6 +1,10 @@
 //! Models: each reads like its paper, top to bottom, and builds a graph. No weight formats, devices or fusion here.
 
 mod blocks;
+mod clip;
+mod projector;
+
+pub use blocks::IMAGES;
 
 use std::sync::Arc;
 
@@ -33,6 +37,7 @@ models! {
     mobilellm
     llama
     llama4_text
+    mobilevlm
 }
 
 /// One pass over `rows` tokens, and what it leaves.
@@ -40,6 +45,8 @@ models! {
 pub struct Pass {
     pub rows: usize,
     pub leaves: Leaves,
+    /// Whether ids from `vocab` on may occur: they name rows of the state [`IMAGES`].
+    pub images: bool,
 }
 
 /// What a pass computes beyond filling the KV cache.
@@ -74,6 +81,19 @@ pub fn build(config: &Config, b: GraphBuilder, angles: &Arc<Vec<f32>>, pass: Pas
     }
     Ok(decoder.b.finish())
 }
+
+/// The graph that turns a picture into tokens: input `pixels` (3, S, S), outputs `vision.features` (N, width) and
+/// `vision.projected` (M, hidden). Nothing where the model has no vision half.
+pub fn build_vision(config: &Config, mut b: GraphBuilder) -> Option<Graph> {
+    mobilevlm::image(&mut b, config.vision.as_ref()?, config.hidden);
+    Some(b.finish())
+}
+
+/// The input of [`build_vision`].
+pub const PIXELS: &str = "pixels";
+
+/// The output of [`build_vision`] that the language model reads.
+pub const PROJECTED: &str = "vision.projected";
 
 /// cos and sin of position · θ_i: (context, head_dim), pairs side by side. In f32 throughout, as the reference has it.
 pub fn angles(config: &Config, context: usize) -> Result<Arc<Vec<f32>>> {

@@ -126,7 +126,7 @@ pub fn cases() -> Vec<Case> {
     };
     // What overflows, the ends of the clamps, and zero. −1e4 and below: exactly 0, or near it.
     let edges: [f32; 13] = [-1e30, -1e4, -100.0, -52.0, -20.0, -3.0, -1e-6, 0.0, 1e-6, 3.0, 20.0, 52.0, 100.0];
-    let edges = Given { fill: Fill::Ids(edges.map(f32::to_bits).into()), ..Given::f32([1, edges.len()]) };
+    let edges = Given::floats([1, edges.len()], &edges);
     let mut cases = Vec::new();
     for kind in Kind::ALL {
         cases.extend([of(kind, Given::f32([1, 1])), case(kind, 3, 31), case(kind, 5, 257), of(kind, edges.clone())]);

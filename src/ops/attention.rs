@@ -1,4 +1,6 @@
-//! y[r, h, :] = Σ_t softmax_t(q[r, h] · k[t, h / G] / sqrt(D)) · v[t, h / G, :]    t = 0 ..= position + r
+//! y[r, h, :] = Σ_t softmax_t(q[r, h] · k[t, h / G] / sqrt(D)) · v[t, h / G, :]
+//!
+//! t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
 //!
 //! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
 //!
@@ -18,6 +20,8 @@ pub struct Attention {
     pub head_dim: usize,
     /// eps of the weightless QK-norm, where there is one.
     pub qk_norm: Option<f32>,
+    /// Whether a row sees only the rows up to itself (language), or all of the pass (pictures).
+    pub causal: bool,
 }
 
 #[repr(C)]
@@ -30,6 +34,7 @@ struct Params {
     scale: f32,
     eps: f32,
     rows: u32,
+    causal: u32,
 }
 
 /// Few rows: a workgroup for each row and head. By what the cache holds.
@@ -54,6 +59,13 @@ pub fn kernels() -> Vec<&'static Kernel> {
     ROW.iter().chain(TILE.iter().flatten()).collect()
 }
 
+impl Attention {
+    /// Keys that row `row` of `rows` sees.
+    pub fn seen(&self, row: usize, rows: usize, run: &Run) -> usize {
+        run.position as usize + if self.causal { row + 1 } else { rows }
+    }
+}
+
 impl Operator for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -71,6 +83,7 @@ impl Operator for Attention {
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
         let (q, keys, values) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
         let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let rows = q.len() / (self.heads * d);
         let factor = |x: &[f32]| match self.qk_norm {
             Some(eps) => 1.0 / (dot(x, x) / d as f32 + eps).sqrt(),
             None => 1.0,
@@ -79,7 +92,7 @@ impl Operator for Attention {
             let (row, head) = (i / self.heads, i % self.heads);
             let at = head / (self.heads / self.kv_heads) * d;
             let q = &q[i * d..(i + 1) * d];
-            let length = run.position as usize + row + 1;
+            let length = self.seen(row, rows, run);
             let scale = factor(q) / (d as f32).sqrt();
             let mut scores: Vec<f32> = (0..length)
                 .map(|t| {
@@ -122,6 +135,7 @@ impl Operator for Attention {
                 scale: 1.0 / (self.head_dim as f32).sqrt(),
                 eps: self.qk_norm.unwrap_or(-1.0),
                 rows: rows as u32,
+                causal: self.causal.into(),
             }),
             groups: [self.heads as u32, row_groups, 1],
         }]
@@ -143,7 +157,13 @@ pub fn cases() -> Vec<Case> {
     let case = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize, qk_norm| {
         let cache = Given::kv(position + rows + 1, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
-        Case::new(Attention { heads, kv_heads, head_dim, qk_norm }, reads).at(position)
+        Case::new(Attention { heads, kv_heads, head_dim, qk_norm, causal: true }, reads).at(position)
+    };
+    // All rows see all: a picture's pass.
+    let whole = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize| {
+        let cache = Given::kv(position + rows, kv_heads, head_dim);
+        let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
+        Case::new(Attention { heads, kv_heads, head_dim, qk_norm: None, causal: false }, reads).at(position)
     };
     vec![
         case(1, 1, 1, 2, 0, None),
@@ -161,5 +181,17 @@ pub fn cases() -> Vec<Case> {
         case(1, 9, 3, 64, 255, None).bench(),   // MobileLLM-125M, one token
         case(1, 9, 3, 64, 2047, None).bench(),
         case(128, 9, 3, 64, 128, None).bench(), // MobileLLM-125M, a prompt
+        whole(1, 1, 1, 2, 0),
+        whole(3, 2, 2, 22, 0),                  // few rows
+        whole(3, 4, 2, 64, 9),
+        whole(4, 2, 1, 8, 0),
+        whole(5, 2, 1, 256, 0),                 // heads too large for tiles
+        whole(17, 2, 2, 22, 0),                 // one past a tile of rows
+        whole(17, 3, 1, 12, 0),
+        whole(17, 2, 2, 8, 7),
+        whole(32, 4, 4, 10, 0),                 // a whole tile of keys
+        whole(33, 2, 2, 104, 0),
+        whole(65, 2, 2, 128, 0),
+        whole(577, 16, 16, 64, 0).bench(),      // CLIP ViT-L/14 at 336
     ]
 }

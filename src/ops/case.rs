@@ -38,7 +38,7 @@ pub enum Fill {
     Below(u32),
     /// cos and sin of angles, alternating.
     Angles,
-    /// These ids.
+    /// These ids, or the bits of these floats.
     Ids(Vec<u32>),
     Zero,
 }
@@ -99,6 +99,13 @@ impl Case {
 impl Given {
     pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
         Given { ty: TensorType::f32(shape), fill: Fill::Random(1.0) }
+    }
+
+    /// These values.
+    pub fn floats(shape: impl Into<Vec<usize>>, values: &[f32]) -> Self {
+        let given = Given { fill: Fill::Ids(values.iter().map(|v| v.to_bits()).collect()), ..Given::f32(shape) };
+        assert_eq!(given.ty.count(), values.len(), "{}", given.ty);
+        given
     }
 
     /// A weight (rows, cols), scaled so that products with unit vectors stay near 1.

@@ -1,13 +1,20 @@
 //! What a case costs at least: bytes that must move, arithmetic that must be done. Benches divide both by the time.
 
+use std::any::Any;
+
 use crate::kernel::DeviceProfile;
+use crate::ops::attention::Attention;
 use crate::ops::case::{Case, Fill, Given};
-use crate::ops::{Elem, TensorType};
+use crate::ops::depthwise_conv2d::{DepthwiseConv2d, TAPS};
+use crate::ops::splice_rows::SpliceRows;
+use crate::ops::{Elem, Operator, TensorType};
 
 impl Case {
     /// Bytes that are read and written, each once: of tables, embeddings and caches only the rows that are used.
     pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
         let (rows, results) = (self.rows(), self.results());
+        // Each row of a splice is one of x or one of an image: x stands for both.
+        let once = if self.op::<SpliceRows>().is_some() { 2 } else { self.reads.len() };
         let lookup = self.reads[0].ty.elem == Elem::U32;
         let read = |given: &Given| match given.ty.elem {
             Elem::Weight(dtype) => {
@@ -19,25 +26,37 @@ impl Case {
             Elem::F32 if given.fill == Fill::Angles => first(&given.ty, rows, profile),
             Elem::F32 => given.ty.bytes(profile),
         };
-        let reads: u64 = self.reads.iter().map(read).sum();
+        let reads: u64 = self.reads[..once].iter().map(read).sum();
         let state: u64 = self.state.iter().map(|given| first(&given.ty, rows, profile)).sum();
         reads + state + results.iter().map(|ty| ty.bytes(profile)).sum::<u64>()
     }
 
-    /// Multiplications and additions of a matrix product (2·m·n·k) or of attention; other operators only move bytes.
+    /// Multiplications and additions of a matrix product (2·m·n·k), of attention or of a convolution; other operators
+    /// only move bytes.
     pub fn flops(&self) -> Option<u64> {
         let x = &self.reads[0].ty;
         if x.elem != Elem::F32 {
             return None;
         }
-        let (m, width) = x.matrix();
+        if self.op::<DepthwiseConv2d>().is_some() {
+            return Some((2 * TAPS * self.results()[0].count()) as u64);
+        }
+        // A convolution has a row for each patch of its picture.
+        let (m, width) = (self.rows(), x.count() / x.shape[0]);
+        let attention = self.op::<Attention>();
+        let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.run));
         let flops = |given: &Given| match given.ty.elem {
             Elem::Weight(_) => 2 * m * given.ty.count(),
             // q · k and the sum over v: each position that a row sees, of the keys and of the values.
-            Elem::Kv => (1..=m).map(|row| 2 * width * (self.run.position as usize + row)).sum(),
+            Elem::Kv => (0..m).map(|row| 2 * width * seen(row)).sum(),
             _ => 0,
         };
         Some(self.reads.iter().map(flops).sum::<usize>() as u64).filter(|&flops| flops > 0)
+    }
+
+    /// The operator, where it is a `T`.
+    fn op<T: Operator>(&self) -> Option<&T> {
+        (self.op.as_ref() as &dyn Any).downcast_ref()
     }
 
     fn results(&self) -> Vec<TensorType> {
@@ -80,6 +99,20 @@ mod tests {
         );
         // 256 positions of 3 heads of 64, keys and values; q and y of 9 heads.
         assert_eq!(cost("attention", "at 255"), (2 * 256 * 192 * 4 + 2 * 576 * 4, Some(2 * 2 * 576 * 256)));
+        // 577 rows see 577 positions of 16 heads of 64.
+        let moved = 4 * 577 * 1024 * 4;
+        assert_eq!(cost("attention", "causal: false"), (moved, Some(2 * 2 * 577 * 577 * 1024)));
+        // A kernel of 9 for each channel; 12 · 12 pixels of 24 · 24.
+        let moved = 4 * 2048 * (576 + 9 + 144);
+        assert_eq!(cost("depthwise_conv2d", "stride: 2"), (moved, Some(2 * 9 * 144 * 2048)));
+        assert_eq!(cost("avg_pool2d", "out_height: 12"), (4 * 2048 * (576 + 144), None));
+        // 144 ids and 48 others; each row of y is one of x or one of an image.
+        assert_eq!(cost("splice_rows", "2048"), (4 * 192 * (1 + 2048 + 2048), None));
+        // 24 · 24 patches of 3 · 14 · 14.
+        assert_eq!(
+            cost("conv2d", "336"),
+            (3 * 336 * 336 * 4 + 1024 * 588 * 2 + 576 * 1024 * 4, Some(2 * 576 * 588 * 1024))
+        );
         assert_eq!(cost("embedding", "49152"), (4 + 18 * 34 + 576 * 4, None));
         assert_eq!(cost("cache_write", "at 33"), (2 * 192 * 4, None));
         assert_eq!(cost("add", "128"), (3 * 128 * 576 * 4, None));

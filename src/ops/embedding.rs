@@ -1,6 +1,8 @@
 //! y[r, :] = W[tokens[position + r], :]
 //!
 //! tokens: (capacity) u32   W: (vocab, cols)   y: (rows, cols)
+//!
+//! Rows of ids that W does not have are left as they are (`splice_rows` writes them).
 
 use crate::checkpoint::quant::dequantize_row;
 use crate::kernel::source::RUN;
@@ -45,7 +47,9 @@ impl Operator for Embedding {
         let (tokens, w) = (reads[0].u32(), reads[1].weight());
         for (r, y) in writes[0].chunks_exact_mut(w.cols).enumerate() {
             let token = tokens[run.position as usize + r];
-            dequantize_row(w.dtype, w.row(token as usize), y);
+            if (token as usize) < w.rows() {
+                dequantize_row(w.dtype, w.row(token as usize), y);
+            }
         }
     }
 
@@ -86,6 +90,10 @@ pub fn cases() -> Vec<Case> {
     tokens.fill = Fill::Ids(vec![0, 31, 32, 63, 64, 88, 89]);
     let reads = vec![tokens, Given::weight(DType::Q4_0, 90, 160)];
     cases.push(Case::new(Embedding { rows: 7 }, reads).in_bindings_of(32 * 80));
+    // Ids past the vocabulary.
+    let mut tokens = Given::tokens(5, 13);
+    tokens.fill = Fill::Ids(vec![12, 13, 0, 9999, u32::MAX]);
+    cases.push(Case::new(Embedding { rows: 5 }, vec![tokens, Given::weight(DType::Q8_0, 13, 64)]));
     // SmolLM2-135M, one token.
     let reads = vec![Given::tokens(1, 49152), Given::weight(DType::Q8_0, 49152, 576)];
     cases.push(Case::new(Embedding { rows: 1 }, reads).bench());

@@ -39,7 +39,11 @@ macro_rules! operators {
 
 operators! {
     embedding
+    splice_rows
+    class_token
+    skip_rows
     rms_norm
+    layer_norm
     matmul
     rope
     cache_write
@@ -47,6 +51,9 @@ operators! {
     swiglu
     activation
     add
+    scale
+    depthwise_conv2d
+    avg_pool2d
     last_row
     sample
     matmul_add

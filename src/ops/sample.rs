@@ -59,6 +59,7 @@ impl Operator for Sample {
                 tokens[position.saturating_sub(WINDOW)..position].iter().map(|id| id.to_bits() as usize).collect();
             seen.sort_unstable();
             seen.dedup();
+            // Ids past the vocabulary are rows of an image.
             for id in seen.into_iter().filter(|&id| id < logits.len()) {
                 let l = &mut penalised[id];
                 *l = if *l > 0.0 { *l / run.repeat_penalty } else { *l * run.repeat_penalty };
@@ -160,8 +161,7 @@ pub fn cases() -> Vec<Case> {
         let position = run.position as usize;
         let mut ids = vec![0; position + rows + 2];
         seen.iter().for_each(|&(at, token)| ids[at] = token);
-        let mut reads = Given::f32([1, logits.len()]);
-        reads.fill = Fill::Ids(logits.iter().map(|l| l.to_bits()).collect());
+        let reads = Given::floats([1, logits.len()], logits);
         let mut tokens = Given::tokens(ids.len(), 1);
         tokens.fill = Fill::Ids(ids);
         Case::new(Sample { rows }, vec![reads]).state(vec![tokens]).run(run)
@@ -177,6 +177,7 @@ pub fn cases() -> Vec<Case> {
         given(&[1.0, 2.0, 1.5], &[(9, 1), (70, 1)], 1, penalty),      // seen twice, divided once
         given(&[-2.0, -1.0, -1.1], &[(70, 1)], 1, penalty),           // negative: multiplied
         given(&[1.0, 2.0, 1.9], &[(8, 1), (9, 2)], 3, penalty),       // three rows: the window ends behind them
+        given(&[1.0, 1.9, 2.0], &[(9, 3), (70, u32::MAX)], 1, penalty), // rows of an image: no logits of theirs
         case(1, Run::at(0)),
         case(31, Run::at(3)),
         case(257, Run { repeat_penalty: 1.3, ..Run::at(70) }),

@@ -9,12 +9,17 @@
 //! rms_norm, matmul ×2, swiglu                    →  norm_swiglu
 //! matmul, add                                    →  matmul_add
 //! ```
+//!
+//! In a vision tower `linear` takes the activation behind it, and with the residual becomes `linear_add`.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use crate::graph::{Graph, Node, Value, ValueKind};
 use crate::kernel::ValueId;
+use crate::ops::activation::Activation;
+use crate::ops::linear::Linear;
+use crate::ops::linear_add::LinearAdd;
 use crate::ops::matmul::Matmul;
 use crate::ops::matmul_add::MatmulAdd;
 use crate::ops::norm_matmul::NormMatmul;
@@ -32,6 +37,8 @@ pub fn fuse(graph: Graph, groups: &mut Groups) -> Graph {
         fuser.norm_qkv_rope(i);
         fuser.norm_swiglu(i);
         fuser.matmul_add(i);
+        fuser.linear_activation(i);
+        fuser.linear_add(i);
     }
     for i in 0..fuser.graph.nodes.len() {
         fuser.norm_matmul(i);
@@ -90,6 +97,37 @@ impl<'a> Fuser<'a> {
         let reads = vec![self.graph.nodes[matmul].reads[0], self.graph.nodes[matmul].reads[1], residual];
         let writes = node.writes.clone();
         self.replace(i, &[matmul], vec![Node { op: Arc::new(MatmulAdd), reads, writes }]);
+    }
+
+    /// f(linear(x, W, b))  →  linear(x, W, b) with f
+    fn linear_activation(&mut self, i: usize) {
+        let Some(&Activation { kind }) = self.op::<Activation>(i) else { return };
+        let node = &self.graph.nodes[i];
+        let Some(linear) = self.plain_linear(node.reads[0]) else { return };
+        let op = Arc::new(Linear { activation: Some(kind) });
+        let (reads, writes) = (self.graph.nodes[linear].reads.clone(), node.writes.clone());
+        self.replace(i, &[linear], vec![Node { op, reads, writes }]);
+    }
+
+    /// add(x, linear(a, W, b))  →  linear_add(a, W, b, x)
+    fn linear_add(&mut self, i: usize) {
+        let node = &self.graph.nodes[i];
+        if node.op.name() != "add" {
+            return;
+        }
+        let [a, b] = node.reads[..] else { return };
+        let found = [(a, b), (b, a)].into_iter().find_map(|(x, sum)| Some((x, self.plain_linear(sum)?)));
+        let Some((residual, linear)) = found else { return };
+        let mut reads = self.graph.nodes[linear].reads.clone();
+        reads.push(residual);
+        let writes = node.writes.clone();
+        self.replace(i, &[linear], vec![Node { op: Arc::new(LinearAdd), reads, writes }]);
+    }
+
+    /// The linear node that writes `value`, if nothing is applied to its sums and nobody else reads them.
+    fn plain_linear(&self, value: ValueId) -> Option<usize> {
+        let node = self.used_once::<Linear>(value)?;
+        self.op::<Linear>(node)?.activation.is_none().then_some(node)
     }
 
     /// matmul(rms_norm(x, g), W)  →  norm_matmul(x, g, W), for one row

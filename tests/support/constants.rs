@@ -9,6 +9,8 @@ pub const USED: &[(&str, &[f64])] = &[
     ("STRIPS", &[1.0, 2.0, 4.0]),
     // Threads of an attention workgroup.
     ("WG", &[64.0]),
+    // Threads that share a column of a pooling window: of a few pixels, of a whole picture.
+    ("PARTS", &[1.0, 4.0]),
 ];
 
 /// The values of a constant. A kernel whose constant is not listed is not validated, so that is a failure.

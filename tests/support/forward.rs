@@ -8,7 +8,7 @@ pub const GREEDY: Sampling =
     Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
 
 fn step(position: usize, rows: usize, want: Want) -> Step {
-    Step { position, rows, want, sampling: GREEDY }
+    Step { position, rows, want, sampling: GREEDY, images: false }
 }
 
 /// The outputs of all positions, computed `chunk` rows at a time.

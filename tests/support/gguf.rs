@@ -25,12 +25,15 @@ pub mod ggml {
     pub const BF16: u32 = 30;
 }
 
+/// Name, shape with the contiguous dimension last, type, and bytes.
+pub type Stored = (String, Vec<usize>, u32, Vec<u8>);
+
 /// A file in the making. Methods add a value or a tensor and return the writer.
 #[derive(Clone, Default)]
 pub struct Writer {
     values: Vec<u8>,
     value_count: u64,
-    tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>,
+    tensors: Vec<Stored>,
 }
 
 impl Writer {
@@ -73,6 +76,14 @@ impl Writer {
     /// `shape` is (rows, cols), as everywhere but in the file. `bytes` are the rows in stored order.
     pub fn tensor(mut self, name: &str, shape: &[usize], ggml_type: u32, bytes: Vec<u8>) -> Self {
         self.tensors.push((name.to_string(), shape.to_vec(), ggml_type, bytes));
+        self
+    }
+
+    /// The same file with each tensor's type and bytes as `encode` makes them of its shape, type and bytes.
+    pub fn encoded(mut self, encode: impl Fn(&[usize], u32, Vec<u8>) -> (u32, Vec<u8>)) -> Self {
+        for (_, shape, ggml_type, bytes) in &mut self.tensors {
+            (*ggml_type, *bytes) = encode(shape, *ggml_type, std::mem::take(bytes));
+        }
         self
     }
 
@@ -205,6 +216,15 @@ fn describe(folder: &Path) -> (Writer, usize, bool) {
 ///
 /// `encode` gets a tensor's shape and its element type in the file and its bytes, and gives the type and bytes to write.
 pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32, Vec<u8>)) -> Writer {
+    let all = read_folder(folder).into_iter().map(|(name, shape, ggml_type, bytes)| {
+        let (ggml_type, bytes) = encode(&shape, ggml_type, &bytes);
+        (name, shape, ggml_type, bytes)
+    });
+    from_tensors(folder, all.collect())
+}
+
+/// The tensors of a folder's safetensors.
+fn read_folder(folder: &Path) -> Vec<Stored> {
     let mut all = Vec::new();
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
@@ -225,15 +245,14 @@ pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32,
                 Dtype::BF16 => ggml::BF16,
                 other => panic!("{name} is {other:?}"),
             };
-            let (ggml_type, bytes) = encode(view.shape(), ggml_type, view.data());
-            all.push((name, view.shape().to_vec(), ggml_type, bytes));
+            all.push((name, view.shape().to_vec(), ggml_type, view.data().to_vec()));
         }
     }
-    from_tensors(folder, all)
+    all
 }
 
 /// The configuration of a folder with these tensors: Hugging Face name, shape, type and bytes, rows in its order.
-pub fn from_tensors(folder: &Path, tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>) -> Writer {
+pub fn from_tensors(folder: &Path, tensors: Vec<Stored>) -> Writer {
     let (mut writer, head_dim, permuted) = describe(folder);
     for (name, shape, ggml_type, mut bytes) in tensors {
         if permuted && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
@@ -242,4 +261,128 @@ pub fn from_tensors(folder: &Path, tensors: Vec<(String, Vec<usize>, u32, Vec<u8
         writer = writer.tensor(&gguf_name(&name), &shape, ggml_type, bytes);
     }
     writer
+}
+
+/// What llama.cpp's converters call the two matrices of a vision tower's feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// fc1 is `ffn_down`, fc2 is `ffn_up`: the converter that made MobileVLM's files.
+    Legacy,
+    /// fc1 is `ffn_up`, fc2 is `ffn_down`.
+    Newer,
+}
+
+/// A golden MobileVLM folder as llama.cpp's two files: the language model and the vision half, `mmproj`. Matrices and
+/// convolutions are of the type `matrices` (F32 or F16), vectors f32. The tokenizer is the caller's to add.
+pub fn mobilevlm(folder: &Path, naming: Naming, matrices: u32) -> (Writer, Writer) {
+    let tensors = read_folder(folder).into_iter().map(|(name, shape, ggml_type, bytes)| {
+        assert_eq!(ggml_type, ggml::F32, "{name} of {}", folder.display());
+        (name, shape, bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect())
+    });
+    mobilevlm_of(folder, tensors.collect(), naming, matrices)
+}
+
+/// [`mobilevlm`] with these tensors: Hugging Face name, shape (there, or flattened) and elements.
+pub fn mobilevlm_of(
+    folder: &Path,
+    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    naming: Naming,
+    matrices: u32,
+) -> (Writer, Writer) {
+    let json = |file: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(file).expect("a json file")).expect("a json file")
+    };
+    let config = json(&folder.join("config.json"));
+    let tower = folder.join(config["mm_vision_tower"].as_str().expect("a tower"));
+    let colours = json(&tower.join("preprocessor_config.json"));
+    let colours = |key: &str| -> Vec<f32> {
+        colours[key].as_array().expect(key).iter().map(|value| value.as_f64().expect(key) as f32).collect()
+    };
+    let tower = json(&tower.join("config.json"));
+    let tower = &tower["vision_config"];
+    let number = |key: &str| tower[key].as_u64().unwrap_or_else(|| panic!("{key} of the tower")) as usize;
+    let (width, patch, hidden) =
+        (number("hidden_size"), number("patch_size"), config["hidden_size"].as_u64().expect("a width") as usize);
+    // Hidden state -2 is the output of the last block but one.
+    assert_eq!(config["mm_vision_select_layer"], -2);
+    let blocks = number("num_hidden_layers") - 1;
+
+    let projector = if config["mm_projector_type"] == "ldpnetv2" { "ldpv2" } else { "ldp" };
+    let mut vision = Writer::new("clip")
+        .bool("clip.has_text_encoder", false)
+        .bool("clip.has_vision_encoder", true)
+        .bool("clip.has_llava_projector", true)
+        .string("clip.projector_type", projector)
+        .u32("clip.vision.image_size", number("image_size") as u32)
+        .u32("clip.vision.patch_size", patch as u32)
+        .u32("clip.vision.embedding_length", width as u32)
+        .u32("clip.vision.feed_forward_length", number("intermediate_size") as u32)
+        .u32("clip.vision.projection_dim", number("projection_dim") as u32)
+        .u32("clip.vision.attention.head_count", number("num_attention_heads") as u32)
+        .f32("clip.vision.attention.layer_norm_epsilon", tower["layer_norm_eps"].as_f64().expect("a number") as f32)
+        .u32("clip.vision.block_count", blocks as u32)
+        .f32s("clip.vision.image_mean", &colours("image_mean"))
+        .f32s("clip.vision.image_std", &colours("image_std"))
+        .bool("clip.use_gelu", tower["hidden_act"] == "gelu");
+    if naming == Naming::Newer {
+        vision = vision.i32s("clip.vision.feature_layer", &[blocks as i32]);
+    }
+
+    let mut language = Vec::new();
+    for (name, shape, values) in tensors {
+        let shape = if name.ends_with("patch_embedding.weight") {
+            vec![width, 3, patch, patch]
+        } else if name.ends_with("position_embedding.weight") {
+            vec![values.len() / width, width]
+        } else if name.ends_with("block.0.0.weight") || name.ends_with("peg.0.weight") {
+            vec![hidden, 3, 3]
+        } else {
+            shape.into_iter().filter(|&size| size != 1).collect()
+        };
+        let (ggml_type, bytes) = if shape.len() > 1 && matrices == ggml::F16 {
+            (ggml::F16, values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect())
+        } else {
+            (ggml::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        };
+        let tower = name.strip_prefix("model.vision_tower.vision_tower.vision_model.");
+        if let Some(name) = tower.map(|name| tower_name(name, naming)).or_else(|| projector_name(&name)) {
+            let block = name.strip_prefix("v.blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            if !name.starts_with("v.post_ln") && block.is_none_or(|block| block < blocks) {
+                vision = vision.tensor(&name, &shape, ggml_type, bytes);
+            }
+        } else {
+            language.push((name, shape, ggml_type, bytes));
+        }
+    }
+    (from_tensors(folder, language), vision)
+}
+
+/// The GGUF name of a tensor of CLIP's vision half.
+fn tower_name(name: &str, naming: Naming) -> String {
+    let (fc1, fc2) = match naming {
+        Naming::Legacy => ("ffn_down", "ffn_up"),
+        Naming::Newer => ("ffn_up", "ffn_down"),
+    };
+    let renamed = [
+        ("embeddings.class_embedding", "class_embd"),
+        ("embeddings.patch_embedding", "patch_embd"),
+        ("embeddings.position_embedding", "position_embd"),
+        ("pre_layrnorm", "pre_ln"),
+        ("post_layernorm", "post_ln"),
+        ("encoder.layers", "blk"),
+        ("layer_norm", "ln"),
+        ("self_attn.", "attn_"),
+        ("_proj", ""),
+        ("mlp.fc1", fc1),
+        ("mlp.fc2", fc2),
+    ];
+    let name = renamed.iter().fold(name.to_string(), |name, (from, to)| name.replace(from, to));
+    format!("v.{name}")
+}
+
+/// The GGUF name of a tensor of the projector, if it is one.
+fn projector_name(name: &str) -> Option<String> {
+    let name = name.strip_prefix("model.mm_projector.")?;
+    let bare = name.strip_prefix("model.").unwrap_or(name);
+    Some(format!("mm.model.{}", bare.replace("mlp.mlp.", "mlp.").replace("peg.peg.", "peg.")))
 }

@@ -26,6 +26,12 @@ pub fn text_cases() -> Vec<Golden> {
     names.iter().map(|name| Golden::open(name)).collect()
 }
 
+/// The vision cases.
+pub fn vision_cases() -> Vec<Golden> {
+    let names = ["mobilevlm_v1_grid4", "mobilevlm_v1_grid8", "mobilevlm_v2_grid16", "mobilevlm_v2_grid24"];
+    names.map(Golden::open).into()
+}
+
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
@@ -59,12 +65,34 @@ impl Golden {
         view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
     }
 
+    /// A tensor of bytes: its shape and content.
+    pub fn u8(&self, tensor: &str) -> (Vec<usize>, Vec<u8>) {
+        let tensors = self.tensors();
+        let view = tensors.tensor(tensor).unwrap_or_else(|_| panic!("{} has no {tensor}", self.name));
+        assert_eq!(view.dtype(), Dtype::U8);
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+
     pub fn ids(&self, tensor: &str) -> Vec<u32> {
         let tensors = self.tensors();
         let view = tensors.tensor(tensor).unwrap_or_else(|_| panic!("{} has no {tensor}", self.name));
         assert_eq!(view.dtype(), Dtype::I64);
         let ids = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
         ids.map(|id| u32::try_from(id).expect("an id")).collect()
+    }
+
+    /// As [`Golden::ids`], of tensors where −200 stands for a picture.
+    pub fn ids_with_images(&self, tensor: &str) -> Vec<u32> {
+        let tensors = self.tensors();
+        let view = tensors.tensor(tensor).unwrap_or_else(|_| panic!("{} has no {tensor}", self.name));
+        assert_eq!(view.dtype(), Dtype::I64);
+        let ids = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
+        ids.map(|id| if id == -200 { dunlin::Prompt::IMAGE } else { u32::try_from(id).expect("an id") }).collect()
+    }
+
+    /// `expected.json`.
+    pub fn expected(&self) -> serde_json::Value {
+        json(&format!("{}/expected.json", self.name))
     }
 
     /// Names of the prompts that have a greedy continuation.
@@ -82,8 +110,7 @@ impl Golden {
 
     /// By how much each id of a prompt's greedy continuation leads the next one.
     pub fn margins(&self, prompt: &str) -> Vec<f32> {
-        let expected = json(&format!("{}/expected.json", self.name));
-        numbers(&expected["prompts"][prompt]["greedy_gap_per_step"])
+        numbers(&self.expected()["prompts"][prompt]["greedy_gap_per_step"])
     }
 
     fn tensors(&self) -> SafeTensors<'_> {

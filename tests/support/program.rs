@@ -2,7 +2,8 @@
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -13,7 +14,20 @@ pub fn run(arguments: &[&str]) -> Output {
 
 /// The standard output of a command that must succeed.
 pub fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
+    succeeded(run(arguments), arguments)
+}
+
+/// [`stdout`] of a command that reads `input`.
+pub fn stdout_for(arguments: &[&str], input: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    // Dropped when it is written, so that the program finds its end. What it prints meanwhile fits a pipe.
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("the program reads");
+    succeeded(child.wait_with_output().expect("the program ends"), arguments)
+}
+
+fn succeeded(output: Output, arguments: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
     assert!(complaints(&errors).is_empty(), "{arguments:?}: {errors}");

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Buffers, InFlight, Readback, Readbacks, Source};
-use crate::backend::wgpu::upload::Uploads;
-use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want};
+use crate::backend::wgpu::upload::{Uploads, storage};
+use crate::backend::wgpu::vision::Vision;
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::{GraphBuilder, ValueKind};
@@ -31,16 +32,17 @@ struct Shared {
     uploads: Uploads,
     build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
     plans: Mutex<HashMap<Pass, Arc<Plan>>>,
+    vision: Mutex<Option<Arc<Vision>>>,
 }
 
 /// Passes whose plans are kept; prompts of many lengths would pile them up.
 const MOST_PLANS: usize = 16;
 
 /// The pass of a decoding step.
-const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token };
+const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
 
 /// A pass over a prompt: any number of rows runs the same kernels.
-const PROMPT: Pass = Pass { rows: 64, leaves: Leaves::Token };
+const PROMPT: Pass = Pass { rows: 64, leaves: Leaves::Token, images: false };
 
 /// Threads that compile at once: phones have few fast cores, and memory is wanted for weights.
 const MOST_THREADS: usize = 4;
@@ -59,23 +61,42 @@ impl GpuEngine {
 
         let plan = build(DECODE)?;
         let prompt = build(PROMPT)?;
-        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &[&plan, &prompt], threads);
-        let uploads = if profile.backend == "gl" {
+        let vision = vision_plan(checkpoint, &profile);
+        let plans: Vec<&Plan> = [&plan, &prompt].into_iter().chain(&vision).collect();
+        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &plans, threads);
+        let upload_all = || {
+            let mut uploads = Vec::new();
+            let halves = || [&plan].into_iter().chain(&vision);
+            let all = halves().map(|plan| plan.groups.stored.len()).sum();
+            let mut before = 0;
+            for plan in halves() {
+                uploads.push(upload(&gpu, &profile, plan, checkpoint, &|done, _| progress(before + done, all))?);
+                before += plan.groups.stored.len();
+            }
+            Ok(uploads)
+        };
+        let mut uploads = if profile.backend == "gl" {
             // One context, one thread: whoever waits for it for a second is taken for a deadlock.
             compile(1);
-            upload(&gpu, &profile, &plan, checkpoint, progress)?
+            upload_all()?
         } else {
             std::thread::scope(|scope| {
                 scope.spawn(|| compile(std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS))));
-                upload(&gpu, &profile, &plan, checkpoint, progress)
+                upload_all()
             })?
         };
         gpu.check()?;
+        let vision = vision.map(|plan| {
+            let uploads = uploads.pop().expect("the vision half is uploaded last");
+            Arc::new(Vision { plan: Arc::new(plan), uploads })
+        });
+        let uploads = uploads.pop().expect("the language half is uploaded first");
 
         let info = DeviceInfo { name: profile.name.clone(), backend: profile.backend.into() };
         let dispatches_per_token = plan.steps.len();
         let plans = Mutex::new(HashMap::from([(DECODE, Arc::new(plan))]));
-        let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans });
+        let vision = Mutex::new(vision);
+        let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans, vision });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
     }
 }
@@ -117,6 +138,20 @@ fn upload(
     Ok(uploads)
 }
 
+/// The plan of the vision half, where there is one.
+fn vision_plan(checkpoint: &Checkpoint, profile: &DeviceProfile) -> Option<Plan> {
+    let formats = formats(checkpoint);
+    let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
+    let graph = models::build_vision(&checkpoint.config, GraphBuilder::new(&format))?;
+    Some(Plan::new(graph, profile, Fusion::On))
+}
+
+/// The format of each tensor.
+fn formats(checkpoint: &Checkpoint) -> BTreeMap<String, DType> {
+    let format = |name: &str| Some((name.to_string(), checkpoint.dtype(name)?));
+    checkpoint.tensors().filter_map(|tensor| format(tensor.name)).collect()
+}
+
 /// Makes the plans of a checkpoint for devices with a profile.
 pub fn plans(
     checkpoint: &Checkpoint,
@@ -125,10 +160,7 @@ pub fn plans(
 ) -> Result<impl Fn(Pass) -> Result<Plan> + Send + Sync + use<>> {
     let context = options.context.unwrap_or(checkpoint.config.context).max(1);
     let angles = models::angles(&checkpoint.config, context)?;
-    let formats: BTreeMap<String, DType> = checkpoint
-        .tensors()
-        .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
-        .collect();
+    let formats = formats(checkpoint);
     let config = checkpoint.config.clone();
     Ok(move |pass| {
         let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
@@ -138,6 +170,10 @@ pub fn plans(
 }
 
 impl Shared {
+    fn vision(&self) -> Option<Arc<Vision>> {
+        self.vision.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans.get(&pass) {
@@ -158,7 +194,15 @@ impl Engine for GpuEngine {
     }
 
     fn weight_bytes(&self) -> u64 {
-        self.shared.uploads.bytes
+        self.shared.uploads.bytes + self.vision_bytes()
+    }
+
+    fn vision_bytes(&self) -> u64 {
+        self.shared.vision().map_or(0, |vision| vision.uploads.bytes)
+    }
+
+    fn release_vision(&self) {
+        *self.shared.vision.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn dispatches_per_token(&self) -> usize {
@@ -177,6 +221,8 @@ impl Engine for GpuEngine {
         Ok(Box::new(GpuSession {
             shared,
             arena: plan.arena,
+            capacity,
+            image_bytes: 0,
             buffers,
             bound: HashMap::new(),
             readbacks: Readbacks::default(),
@@ -192,6 +238,10 @@ struct GpuSession {
     buffers: Buffers,
     /// Bytes of the arena.
     arena: u64,
+    /// Tokens that there is room for.
+    capacity: usize,
+    /// Bytes of the rows of images.
+    image_bytes: u64,
     bound: HashMap<Pass, Bound>,
     readbacks: Readbacks,
     in_flight: InFlight,
@@ -278,19 +328,79 @@ impl Session for GpuSession {
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         let Some((pass, readback)) = self.outputs.take() else { return Ok(Vec::new()) };
         let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        let plan = self.shared.plan(pass)?;
-        let mut rest = &values[..];
-        let named = plan.graph.outputs.iter().map(|(name, id)| {
-            let (rows, cols) = plan.graph.ty(*id).matrix();
-            let (data, after) = rest.split_at(rows * cols);
-            rest = after;
-            (name.clone(), Output { rows, cols, data: data.to_vec() })
-        });
-        Ok(named.collect())
+        Ok(named(&*self.shared.plan(pass)?, &bytes))
+    }
+
+    fn encode(&mut self, pixels: &[f32], trace: bool, progress: Progress) -> Result<Vec<(String, Output)>> {
+        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let gpu = &self.shared.gpu;
+        let encoded = vision.encode(gpu, &self.shared.profile, pixels, progress)?;
+        let tokens = encoded.tokens();
+
+        // The rows follow those of earlier pictures, in a buffer that is as long as all of them.
+        let (bytes, limit) = (self.image_bytes + tokens.bytes, self.shared.profile.max_binding);
+        if bytes > limit {
+            return Err(Error::out_of_memory(format!(
+                "the images of one prompt need {bytes} bytes in one binding, {} allows {limit}; take fewer images",
+                gpu.profile.name
+            )));
+        }
+        let images = storage(gpu, models::IMAGES, bytes, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        if let Some(before) = self.buffers.state.get(models::IMAGES) {
+            encoder.copy_buffer_to_buffer(before, 0, &images, 0, self.image_bytes);
+        }
+        encoder.copy_buffer_to_buffer(tokens.buffer, tokens.offset, &images, self.image_bytes, tokens.bytes);
+        self.image_bytes = bytes;
+        self.buffers.state.insert(models::IMAGES.into(), images);
+        // Whatever is bound holds the old one.
+        self.bound.retain(|pass, _| !pass.images);
+        if !trace {
+            gpu.submit(encoder.finish());
+            gpu.check()?;
+            return Ok(Vec::new());
+        }
+        let copy = self.readbacks.record(gpu, &mut encoder, &encoded.outputs());
+        let submission = gpu.submit(encoder.finish());
+        let bytes = self.readbacks.finish(gpu, Readbacks::request(copy, submission))?;
+        Ok(named(&vision.plan, &bytes))
+    }
+
+    fn reserve(&mut self, capacity: usize) -> Result<()> {
+        if capacity <= self.capacity {
+            return Ok(());
+        }
+        let gpu = &self.shared.gpu;
+        let plan = self.shared.plan(DECODE)?;
+        let larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
+        let before = std::mem::replace(&mut self.buffers, larger);
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (name, old) in before.state {
+            match self.buffers.state.get(&name) {
+                Some(new) => encoder.copy_buffer_to_buffer(&old, 0, new, 0, old.size().min(new.size())),
+                None => drop(self.buffers.state.insert(name, old)),
+            }
+        }
+        gpu.submit(encoder.finish());
+        self.bound.clear();
+        self.capacity = capacity;
+        gpu.check()
     }
 
     fn depth(&self) -> usize {
         4
     }
+}
+
+/// The outputs of a plan, from their bytes one after the other.
+fn named(plan: &Plan, bytes: &[u8]) -> Vec<(String, Output)> {
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+    let mut rest = &values[..];
+    let named = plan.graph.outputs.iter().map(|(name, id)| {
+        let (rows, cols) = plan.graph.ty(*id).matrix();
+        let (data, after) = rest.split_at(rows * cols);
+        rest = after;
+        (name.clone(), Output { rows, cols, data: data.to_vec() })
+    });
+    named.collect()
 }

@@ -6,3 +6,4 @@ mod pipelines;
 pub mod session;
 pub mod timing;
 pub mod upload;
+mod vision;

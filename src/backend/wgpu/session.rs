@@ -1,6 +1,7 @@
 //! A plan bound to buffers, and running it: one compute pass and one submission a step, nothing waits on the host.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -132,7 +133,12 @@ impl Bound {
 
     /// Records every dispatch into a pass.
     pub fn replay(&self, pass: &mut wgpu::ComputePass) {
-        for (i, step) in self.steps.iter().enumerate() {
+        self.replay_part(pass, 0..self.steps.len());
+    }
+
+    /// Records some dispatches into a pass.
+    pub fn replay_part(&self, pass: &mut wgpu::ComputePass, part: Range<usize>) {
+        for (i, step) in self.steps.iter().enumerate().take(part.end).skip(part.start) {
             pass.set_pipeline(&step.pipeline);
             pass.set_bind_group(0, &step.tensors, &[]);
             pass.set_bind_group(1, &self.common, &[i as u32 * PARAMS_STRIDE as u32]);

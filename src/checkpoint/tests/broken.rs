@@ -185,7 +185,13 @@ fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Resul
         let edited = edit(&name, stored.shape.clone());
         edited.into_iter().map(move |(name, shape)| (name, Stored { shape, ..stored.clone() }))
     });
-    Checkpoint::new(Path::new(FILE), description, tensors.collect(), Source::Folder(FILE.into()))
+    Checkpoint::new(
+        Path::new(FILE),
+        description,
+        tensors.collect(),
+        Source::Folder(FILE.into()),
+        &VisionFiles::default(),
+    )
 }
 
 /// A model of the right form whose tensors are not those of the architecture.

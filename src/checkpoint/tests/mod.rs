@@ -5,7 +5,12 @@ mod broken;
 mod configs;
 #[path = "../../../tests/support/gguf.rs"]
 pub(crate) mod gguf_writer;
+mod mmprojs;
 mod pickles;
+#[path = "../../../tests/support/scratch.rs"]
+mod scratch;
+mod towers;
+mod vision_folders;
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@ use super::*;
 
 /// A pickle of protocol 2 in the making.
 #[derive(Default)]
-struct Pickle(Vec<u8>);
+pub(super) struct Pickle(Vec<u8>);
 
 impl Pickle {
     fn raw(mut self, bytes: &[u8]) -> Self {
@@ -18,7 +18,7 @@ impl Pickle {
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub(super) fn text(self, text: &str) -> Self {
         self.raw(b"X").raw(&(text.len() as u32).to_le_bytes()).raw(text.as_bytes())
     }
 
@@ -35,7 +35,15 @@ impl Pickle {
     }
 
     /// A tensor as torch.save writes it.
-    fn tensor(self, storage: &str, key: &str, len: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Self {
+    pub(super) fn tensor(
+        self,
+        storage: &str,
+        key: &str,
+        len: i32,
+        offset: i32,
+        shape: &[i32],
+        strides: &[i32],
+    ) -> Self {
         self.global("torch._utils", "_rebuild_tensor_v2")
             .raw(b"((")
             .text("storage")
@@ -52,12 +60,12 @@ impl Pickle {
             .raw(b")RtR")
     }
 
-    fn dict(entries: impl FnOnce(Self) -> Self) -> Vec<u8> {
+    pub(super) fn dict(entries: impl FnOnce(Self) -> Self) -> Vec<u8> {
         entries(Pickle::default().raw(b"\x80\x02}(")).raw(b"u.").0
     }
 }
 
-fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let files = storages.iter().map(|(key, content)| (format!("archive/data/{key}"), *content));

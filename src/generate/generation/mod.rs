@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::conversation::Encoded;
 use super::model::Model;
+use super::prompt::{Kind, Message, Prompt};
+use super::sampler::Sampler;
 use super::tokenizer::Decoder;
 use crate::backend::{Sampled, Sampling, Session, Step, Want};
 use crate::error::{Error, Result};
@@ -14,6 +17,17 @@ use crate::error::{Error, Result};
 pub struct Generation {
     model: Model,
     prompt: Vec<u32>,
+    /// Pixels of the prompt's pictures, and how many of them are encoded.
+    images: Vec<Vec<f32>>,
+    encoded: usize,
+    /// The conversation that the prompt is, where it is one.
+    messages: Option<Vec<Message>>,
+    /// What was generated: ids, and their text.
+    ids: Vec<u32>,
+    reply: String,
+    /// Tokens of the prompt that the cache holds already: a conversation goes on.
+    cached: usize,
+    release_vision: bool,
     sampling: Sampling,
     max_tokens: usize,
     logprobs: usize,
@@ -30,8 +44,12 @@ pub struct Generation {
     end: Option<Option<Stop>>,
     generated: usize,
     started: Option<Instant>,
+    preprocess_s: f64,
+    vision_s: f64,
     prefill_s: f64,
     decode_s: f64,
+    /// Bytes of weights before and after the vision half was released.
+    released: Option<(u64, u64)>,
 }
 
 /// One generated token.
@@ -67,12 +85,18 @@ pub enum Stop {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Stats {
     pub prompt_tokens: usize,
+    /// Those of `prompt_tokens` that are rows of images.
+    pub image_tokens: usize,
     /// The end token is not counted.
     pub generated_tokens: usize,
     /// Nothing while it runs, or if it failed.
     pub stop: Option<Stop>,
     pub load_s: f64,
-    /// From the start until the first token was there.
+    /// Decoding and resizing images.
+    pub preprocess_s: f64,
+    /// Vision tower and projector.
+    pub vision_s: f64,
+    /// From when images were there until the first token was.
     pub prefill_s: f64,
     /// From the first token to the last.
     pub decode_s: f64,
@@ -80,16 +104,28 @@ pub struct Stats {
     pub backend: String,
     /// Bytes of weights on the device.
     pub weight_bytes: u64,
+    /// The same before and after the vision half was released, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_before_release: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_after_release: Option<u64>,
     pub dispatches_per_token: usize,
 }
 
 impl Generation {
-    pub(super) fn new(model: Model, prompt: Vec<u32>, sampling: Sampling) -> Result<Self> {
-        model.0.check(&prompt)?;
+    pub(super) fn new(model: Model, prompt: Encoded, sampling: Sampling) -> Result<Self> {
+        model.0.check(&prompt.ids, prompt.images.len())?;
         let decoder = model.tokenizer().ok().map(|tokenizer| tokenizer.continuation());
         Ok(Self {
             model,
-            prompt,
+            prompt: prompt.ids,
+            images: prompt.images,
+            encoded: 0,
+            messages: prompt.messages,
+            ids: Vec::new(),
+            reply: String::new(),
+            cached: 0,
+            release_vision: false,
             sampling,
             max_tokens: usize::MAX,
             logprobs: 0,
@@ -103,8 +139,11 @@ impl Generation {
             end: None,
             generated: 0,
             started: None,
+            preprocess_s: prompt.preprocess_s,
+            vision_s: 0.0,
             prefill_s: 0.0,
             decode_s: 0.0,
+            released: None,
         })
     }
 
@@ -120,33 +159,115 @@ impl Generation {
         self
     }
 
+    /// Drops the weights that read pictures as soon as this prompt's are read: [`Model::release_vision`].
+    pub fn release_vision(mut self) -> Self {
+        self.release_vision = true;
+        self
+    }
+
+    /// Reads the pictures of the prompt, telling `progress` how much of the work is done, and of how much.
+    ///
+    /// The first piece does this by itself; calling it is for showing progress.
+    pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
+        if self.end.is_some() || self.started.is_some() {
+            return Ok(());
+        }
+        let engine = &self.model.0.engine;
+        let capacity = self.prompt.len() + self.limit();
+        let session = match &mut self.session {
+            Some(session) => {
+                session.reserve(capacity)?;
+                session
+            }
+            None => self.session.insert(engine.session(capacity)?),
+        };
+        let start = Instant::now();
+        let first = self.encoded;
+        let count = self.images.len() - first;
+        while self.encoded < self.images.len() {
+            let before = self.encoded - first;
+            let report = |done, all| progress(before * all + done, count * all);
+            session.encode(&self.images[self.encoded], false, &report)?;
+            self.encoded += 1;
+            self.vision_s = start.elapsed().as_secs_f64();
+        }
+        if std::mem::take(&mut self.release_vision) {
+            let before = engine.weight_bytes();
+            engine.release_vision();
+            self.released = Some((before, engine.weight_bytes()));
+        }
+        Ok(())
+    }
+
     /// Runs the prompt, telling `progress` how many of its tokens were handed to the device, and of how many.
     ///
     /// The first piece does this by itself; calling it is for showing progress.
     pub fn prefill(&mut self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
-        if self.session.is_some() || self.end.is_some() {
+        if self.started.is_some() || self.end.is_some() {
             return Ok(());
         }
-        self.started = Some(Instant::now());
-        let rows = self.prompt.len();
-        self.limit = self.max_tokens.min(self.model.0.context - rows);
+        self.limit = self.limit();
         if self.limit == 0 {
             self.end = Some(Some(Stop::Length));
             return Ok(());
         }
-        let mut session = self.model.0.engine.session(rows + self.limit)?;
-        session.set_tokens(0, &self.prompt)?;
+        self.encode_images(|_, _| ())?;
+        self.started = Some(Instant::now());
+        let want_last = self.want();
+        let session = self.session.as_mut().expect("reading the pictures opens a session");
+        let (rows, vocab) = (self.prompt.len(), self.model.0.config.vocab);
+        session.set_tokens(self.cached, &self.prompt[self.cached..])?;
         let chunk = self.model.0.engine.chunk();
-        for start in (0..rows).step_by(chunk) {
+        for start in (self.cached..rows).step_by(chunk) {
             progress(start, rows);
             let end = (start + chunk).min(rows);
-            let want = if end == rows { self.want() } else { Want::Nothing };
-            session.run(&Step { position: start, rows: end - start, want, sampling: self.sampling.clone() })?;
+            let want = if end == rows { want_last } else { Want::Nothing };
+            let images = self.prompt[start..end].iter().any(|&id| id as usize >= vocab);
+            let sampling = self.sampling.clone();
+            session.run(&Step { position: start, rows: end - start, want, sampling, images })?;
         }
         progress(rows, rows);
         self.enqueued = 1;
-        self.session = Some(session);
         Ok(())
+    }
+
+    /// The next question of a conversation. What the cache holds of it is not computed again: pictures are not read a
+    /// second time. Options such as [`Generation::max_tokens`] begin anew.
+    ///
+    /// Errors: the prompt was no question or chat, or the conversation does not fit the context.
+    pub fn follow_up(mut self, question: impl Into<Prompt>, sampler: &Sampler) -> Result<Self> {
+        let (model, question) = (self.model.clone(), question.into());
+        let (Some(mut messages), Kind::User(text)) = (self.messages.take(), question.kind) else {
+            return Err(Error::prompt(
+                "a question can follow a question or a chat only, not ids or text that is continued as it is",
+            ));
+        };
+        messages.push(Message::new("assistant", self.reply.trim()));
+        let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
+        messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));
+        let mut images = std::mem::take(&mut self.images);
+        images.extend(added.images);
+        let whole = Encoded { images, preprocess_s: added.preprocess_s, ..Encoded::default() };
+        let whole = model.0.text.encode_chat(messages, &model.0.config, whole)?;
+        let mut next = Self::new(model, whole, sampler.resolve()?)?;
+        let Some(mut session) = self.session.take() else { return Ok(next) };
+        // Steps that ran ahead of the end are waited for; the last token of them that was taken may not be in the cache.
+        for _ in self.taken..self.enqueued {
+            session.sampled()?;
+        }
+        // A prompt that never ran left the cache as it was.
+        let held = if self.enqueued == 0 { self.cached } else { self.prompt.len() + self.enqueued - 1 };
+        let known = self.prompt.iter().chain(&self.ids).take(held);
+        let common = known.zip(&next.prompt).take_while(|(a, b)| a == b).count();
+        next.cached = common.min(next.prompt.len() - 1);
+        next.encoded = self.encoded;
+        next.session = Some(session);
+        Ok(next)
+    }
+
+    /// Tokens that may be generated.
+    fn limit(&self) -> usize {
+        self.max_tokens.min(self.model.0.context - self.prompt.len())
     }
 
     /// What it took so far.
@@ -155,14 +276,19 @@ impl Generation {
         let device = engine.device();
         Stats {
             prompt_tokens: self.prompt.len(),
+            image_tokens: self.images.len() * self.model.0.image_tokens(),
             generated_tokens: self.generated,
             stop: self.end.flatten(),
             load_s: self.model.0.load_s,
+            preprocess_s: self.preprocess_s,
+            vision_s: self.vision_s,
             prefill_s: self.prefill_s,
             decode_s: self.decode_s,
             device: device.name.clone(),
             backend: device.backend.clone(),
             weight_bytes: engine.weight_bytes(),
+            weight_bytes_before_release: self.released.map(|(before, _)| before),
+            weight_bytes_after_release: self.released.map(|(_, after)| after),
             dispatches_per_token: engine.dispatches_per_token(),
         }
     }
@@ -175,12 +301,14 @@ impl Generation {
     fn advance(&mut self) -> Result<()> {
         self.prefill(|_, _| ())?;
         let want = self.want();
-        let Some(session) = &mut self.session else { return Ok(()) };
+        // Where no token may be generated, the prompt ended it; pictures may have opened a session before.
+        let Some(session) = self.session.as_mut().filter(|_| self.end.is_none()) else { return Ok(()) };
         // The first token is read alone: what it took is the prompt's time, not that of steps behind it.
         let depth = if self.taken == 0 { 1 } else { session.depth().max(1) };
         while self.enqueued < self.limit && self.enqueued - self.taken < depth {
             let position = self.prompt.len() + self.enqueued - 1;
-            session.run(&Step { position, rows: 1, want, sampling: self.sampling.clone() })?;
+            let sampling = self.sampling.clone();
+            session.run(&Step { position, rows: 1, want, sampling, images: false })?;
             self.enqueued += 1;
         }
         let sampled = session.sampled()?;
@@ -192,6 +320,7 @@ impl Generation {
             let what = format!("no token after {after} (id {}, log-probability {})", sampled.id, sampled.logprob);
             return Err(nonsense(&self.model, &what));
         }
+        self.ids.push(sampled.id);
         if config.eos.contains(&sampled.id) {
             self.finish(Stop::Eos);
             return Ok(());
@@ -213,6 +342,7 @@ impl Generation {
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).unwrap_or_default();
         self.generated += 1;
+        self.reply += &text;
         self.waiting.push(Piece { id, text, logprob, top });
         if !self.decoder.as_ref().is_some_and(Decoder::is_waiting) {
             self.ready.extend(self.waiting.drain(..));
@@ -220,14 +350,15 @@ impl Generation {
         Ok(())
     }
 
-    /// Steps that were enqueued past the end are dropped with the session.
+    /// The session stays for a question that may follow; it goes with the generation.
     fn finish(&mut self, stop: Stop) {
         if let (Some(decoder), Some(last)) = (&mut self.decoder, self.waiting.last_mut()) {
-            last.text.push_str(&decoder.finish());
+            let rest = decoder.finish();
+            self.reply += &rest;
+            last.text.push_str(&rest);
         }
         self.ready.extend(self.waiting.drain(..));
         self.end = Some(Some(stop));
-        self.session = None;
     }
 
     fn clock(&mut self) {

@@ -79,6 +79,12 @@ impl Engine for Fake {
         12
     }
 
+    fn vision_bytes(&self) -> u64 {
+        0
+    }
+
+    fn release_vision(&self) {}
+
     fn dispatches_per_token(&self) -> usize {
         7
     }
@@ -162,6 +168,15 @@ impl Session for FakeSession {
 
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         Ok(std::mem::take(&mut self.outputs))
+    }
+
+    fn encode(&mut self, _: &[f32], _: bool, _: crate::backend::Progress) -> Result<Vec<(String, Output)>> {
+        unreachable!("the model reads no pictures")
+    }
+
+    fn reserve(&mut self, capacity: usize) -> Result<()> {
+        self.tokens.resize(self.tokens.len().max(capacity), None);
+        Ok(())
     }
 
     fn depth(&self) -> usize {
@@ -331,7 +346,8 @@ fn traces_join_their_chunks() {
     let model = Fake::new().model(1024);
     let ids: Vec<u32> = (0..300).map(|index| index as u32).collect();
     let trace = model.trace(&ids).unwrap();
-    let shapes: Vec<_> = trace.tensors.iter().map(|(name, matrix)| (name.as_str(), matrix.rows, matrix.cols)).collect();
+    let shapes: Vec<_> =
+        trace.tensors.iter().map(|(name, values)| (name.as_str(), values.shape[0], values.shape[1])).collect();
     assert_eq!(shapes, [("embeddings", 300, 2), ("logits", 300, VOCAB)]);
     assert_eq!((trace.tensors[0].1.data[511], trace.tensors[0].1.data[512]), (0.0, 256.0));
 

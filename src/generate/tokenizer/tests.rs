@@ -34,13 +34,14 @@ impl Random {
 
 #[test]
 fn golden_folders_give_the_reference_ids() {
-    let mut strings = 0;
+    let (mut strings, mut with_vision) = (0, 0);
     for entry in std::fs::read_dir(golden()).unwrap() {
         let folder = entry.unwrap().path();
         let table = folder.join("tokenizer_expected.json");
         if !table.exists() {
             continue;
         }
+        with_vision += folder.file_name().unwrap().to_str().unwrap().starts_with("mobilevlm") as usize;
         let tokenizer = Tokenizer::load(&folder).unwrap();
         for case in json(&table)["strings"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
@@ -58,7 +59,24 @@ fn golden_folders_give_the_reference_ids() {
             }
         }
     }
-    assert_eq!(strings, 650);
+    assert_eq!((strings, with_vision), (650, 4));
+}
+
+/// The tokenizer that an open MobileVLM brings along is that of its folder, under either rule for spaces.
+#[test]
+fn open_mobilevlms_bring_their_tokenizer() {
+    for (case, prefix) in [("mobilevlm_v1_grid4", Prefix::Every), ("mobilevlm_v2_grid16", Prefix::First)] {
+        let checkpoint = Checkpoint::open(&golden().join(case)).unwrap();
+        let files = TextFiles::of(&checkpoint).unwrap().unwrap();
+        assert!(
+            matches!(files.vocabulary, Vocabulary::SentencePiece { prefix: found, .. } if found == prefix),
+            "{case}"
+        );
+        let tokenizer = Tokenizer::new(&files).unwrap();
+        for case in json(&golden().join(case).join("tokenizer_expected.json"))["strings"].as_array().unwrap() {
+            assert_eq!(tokenizer.encode(case["text"].as_str().unwrap()).unwrap(), ids(&case["ids"]));
+        }
+    }
 }
 
 #[test]

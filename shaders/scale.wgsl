@@ -1,0 +1,20 @@
+// y[r, c] = x[r, c] · s[0, c]
+//
+// One thread an element.
+
+struct Params {
+    count: u32,
+    cols: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>; // (rows, cols)
+@group(0) @binding(1) var<storage, read_write> s: array<f32>; // (1, cols)
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // (rows, cols)
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn scale(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    for (var i = id.x; i < params.count; i += 64u * groups.x) {
+        y[i] = x[i] * s[i % params.cols];
+    }
+}

@@ -1,0 +1,172 @@
+//! Items with known answers: answered word for word, or chosen among given ones.
+
+use serde::{Deserialize, Serialize};
+
+use super::conversation::Encoded;
+use super::model::Model;
+use super::prompt::Prompt;
+use super::sampler::Sampler;
+use super::score;
+use crate::error::{Error, Result};
+
+/// A question with what is right.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Item {
+    /// A picture; a relative path counts from the file that the item is in.
+    pub image: Option<String>,
+    pub prompt: String,
+    /// The whole answer. Case and space around it do not count.
+    pub answer: Option<String>,
+    /// Continuations of the prompt, and which of them is right.
+    pub choices: Option<Vec<String>>,
+    pub label: Option<usize>,
+    /// Items with one name have a line of their own in the table.
+    pub group: Option<String>,
+}
+
+/// What a model made of an item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    Answer {
+        /// What was generated, and its ids without the end token.
+        found: String,
+        ids: Vec<u32>,
+        correct: bool,
+    },
+    Choice {
+        /// Natural logarithm of the probability of each choice after the prompt.
+        logprobs: Vec<f64>,
+        /// Whether the largest is the right one's.
+        correct: bool,
+        /// The same for logarithms divided by the choices' lengths in characters.
+        correct_norm: bool,
+    },
+}
+
+impl Outcome {
+    pub fn correct(&self) -> bool {
+        match self {
+            Outcome::Answer { correct, .. } | Outcome::Choice { correct, .. } => *correct,
+        }
+    }
+
+    /// For choices only.
+    pub fn correct_norm(&self) -> Option<bool> {
+        match self {
+            Outcome::Answer { .. } => None,
+            Outcome::Choice { correct_norm, .. } => Some(*correct_norm),
+        }
+    }
+}
+
+impl Item {
+    /// Reads a line; the error says what is wrong with it.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let item: Item = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        match (&item.answer, &item.choices, item.label) {
+            (Some(_), None, None) => Ok(item),
+            (None, Some(choices), Some(label)) if label < choices.len() => Ok(item),
+            (None, Some(choices), Some(label)) => {
+                Err(format!("label is {label}, and there are {} choices, counted from 0", choices.len()))
+            }
+            _ => Err("expected either answer, or choices and label".into()),
+        }
+    }
+
+    /// The prompt as a question, with its picture.
+    fn question(&self) -> Prompt {
+        let prompt = Prompt::user(self.prompt.as_str());
+        match &self.image {
+            Some(path) => prompt.image(path.as_str()),
+            None => prompt,
+        }
+    }
+}
+
+/// Puts one item to a model; an answer ends after `max_tokens`.
+pub fn evaluate(model: &Model, item: &Item, max_tokens: usize) -> Result<Outcome> {
+    match (&item.choices, item.label, &item.answer) {
+        (Some(choices), Some(label), _) => choose(model, item, choices, label),
+        (_, _, answer) => answer_whole(model, item, answer.as_deref().unwrap_or_default(), max_tokens),
+    }
+}
+
+fn answer_whole(model: &Model, item: &Item, answer: &str, max_tokens: usize) -> Result<Outcome> {
+    let mut generation = model.generate(item.question(), &Sampler::greedy())?.max_tokens(max_tokens);
+    let (mut found, mut ids) = (String::new(), Vec::new());
+    for piece in &mut generation {
+        let piece = piece?;
+        found += &piece.text;
+        ids.push(piece.id);
+    }
+    let plain = |text: &str| text.trim().to_lowercase();
+    let correct = plain(&found) == plain(answer);
+    Ok(Outcome::Answer { found, ids, correct })
+}
+
+/// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness): a
+/// choice follows the prompt behind a space, and is what its tokens are beyond those of the prompt.
+fn choose(model: &Model, item: &Item, choices: &[String], label: usize) -> Result<Outcome> {
+    let mut logprobs = Vec::with_capacity(choices.len());
+    for choice in choices {
+        let (prompt, count) = continued(model, item, choice)?;
+        let score = score::score(&model.0, &prompt, None, &mut |_, _| ())?;
+        logprobs.push(-score.token_nll[score.token_nll.len() - count..].iter().sum::<f64>());
+    }
+    let per_character = choices.iter().zip(&logprobs).map(|(choice, logprob)| logprob / choice.chars().count() as f64);
+    let correct_norm = largest(&per_character.collect::<Vec<_>>()) == label;
+    Ok(Outcome::Choice { correct: largest(&logprobs) == label, logprobs, correct_norm })
+}
+
+/// The ids of prompt and choice together, and how many of them are the choice's.
+fn continued(model: &Model, item: &Item, choice: &str) -> Result<(Encoded, usize)> {
+    let tokenizer = model.tokenizer()?;
+    if choice.trim().is_empty() {
+        return Err(Error::prompt("a choice is empty: there is nothing to score"));
+    }
+    if item.image.is_some() {
+        // Behind the template's last word.
+        let mut prompt = model.0.encode(&item.question())?;
+        let ids = tokenizer.encode_without_special(choice)?;
+        prompt.ids.extend(&ids);
+        return Ok((prompt, ids.len()));
+    }
+    let context = item.prompt.trim_end();
+    let space = if context.len() < item.prompt.len() { &item.prompt[context.len()..] } else { " " };
+    let before = tokenizer.encode(context)?;
+    let whole = tokenizer.encode(&format!("{context}{space}{choice}"))?;
+    let count = whole.len().saturating_sub(before.len());
+    if count == 0 {
+        return Err(Error::prompt(format!("the choice `{choice}` adds no token to its prompt")));
+    }
+    Ok((Encoded { ids: whole, ..Encoded::default() }, count))
+}
+
+/// The first of the largest.
+fn largest(values: &[f64]) -> usize {
+    (0..values.len()).rev().max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_what_is_wrong_with_them() {
+        let refused = |line: &str| Item::parse(line).unwrap_err();
+        assert!(Item::parse(r#"{"image":"a.png","prompt":"q","answer":"red"}"#).is_ok());
+        assert!(Item::parse(r#"{"prompt":"q","choices":["a","b"],"label":1,"group":"x"}"#).is_ok());
+        assert!(refused(r#"{"prompt":"q","choices":["a","b"],"label":2}"#).contains("label is 2"));
+        assert!(refused(r#"{"prompt":"q"}"#).contains("either answer"));
+        assert!(refused(r#"{"prompt":"q","answer":"a","choices":[],"label":0}"#).contains("either answer"));
+        assert!(refused(r#"{"prompt":"q","answers":"a"}"#).contains("answers"));
+        assert!(refused("{").contains("EOF"));
+    }
+
+    #[test]
+    fn ties_go_to_the_first() {
+        assert_eq!((largest(&[1.0, 3.0, 3.0]), largest(&[-2.0, -1.0]), largest(&[])), (1, 1, 0));
+    }
+}

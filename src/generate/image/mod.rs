@@ -1,0 +1,113 @@
+//! Pictures as a vision tower gets them: decoded, padded to a square, resized as Pillow does, normalised.
+//!
+//! PNG and lossless WebP give the bytes that Pillow 12 gives, to the last one. Decoders of JPEG
+//! differ among themselves, mostly by 2 steps of 255 or less, which is outside of this promise; what follows is exact again.
+
+mod decode;
+mod resize;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// A picture, decoded: 8-bit RGB. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Image {
+    width: usize,
+    height: usize,
+    /// 3 · width · height bytes, row by row.
+    rgb: Arc<Vec<u8>>,
+}
+
+/// Bounds the work that a small file can ask for: a photograph has 12 to 50 million pixels.
+const MOST_PIXELS: u64 = 100_000_000;
+/// The longest side that a JPEG can have. A line of a hundred million pixels would be resized for minutes.
+const LONGEST_SIDE: u64 = 65_535;
+
+impl Image {
+    /// Reads a JPEG, PNG or WebP file, turned upright as its EXIF orientation says. Transparency is dropped, as Pillow's
+    /// `convert("RGB")` does; of an animation this is the first picture.
+    ///
+    /// An error, of kind [`Prompt`](crate::ErrorKind::Prompt): a file that cannot be read, is no picture or is cut short;
+    /// more than 100 megapixels or 65535 pixels a side; 16-bit grey, which Pillow turns white.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        decode::file(path.as_ref())
+    }
+
+    /// A JPEG, PNG or WebP file in memory. Errors are those of [`Image::open`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        decode::bytes("the image", bytes)
+    }
+
+    /// Pixels as they are: `rgb` is 3 · `width` · `height` bytes, row by row. An error where it is not, where a side is 0
+    /// or where the picture is too large.
+    pub fn from_rgb(width: usize, height: usize, rgb: &[u8]) -> Result<Self> {
+        check_size("the image", width as u64, height as u64)?;
+        let expected = 3 * width * height;
+        if rgb.len() != expected {
+            return Err(Error::prompt(format!(
+                "an image of {width} × {height} pixels has {expected} bytes of RGB, but {} were given",
+                rgb.len()
+            )));
+        }
+        Ok(Self::new(width, height, rgb.to_vec()))
+    }
+
+    /// Pixels a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// (3, `size`, `size`): the square, red, green, blue plane after plane, each (value / 255 − mean) / std.
+    #[doc(hidden)]
+    pub fn pixels(&self, size: usize, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
+        let square = self.square(size);
+        let mut out = Vec::with_capacity(square.len());
+        for channel in 0..3 {
+            // The order of CLIPImageProcessor: the product in f64, rounded; the rest in f32.
+            let scaled = |value: u8| (f64::from(value) * (1.0 / 255.0)) as f32;
+            let values: [f32; 256] = std::array::from_fn(|value| (scaled(value as u8) - mean[channel]) / std[channel]);
+            out.extend(square.iter().skip(channel).step_by(3).map(|&value| values[usize::from(value)]));
+        }
+        out
+    }
+
+    /// (`size`, `size`, 3): the picture in the middle of a square of CLIP's mean colour, brought to `size`.
+    #[doc(hidden)]
+    pub fn square(&self, size: usize) -> Vec<u8> {
+        resize::square(self, size)
+    }
+
+    fn new(width: usize, height: usize, rgb: Vec<u8>) -> Self {
+        debug_assert_eq!(rgb.len(), 3 * width * height);
+        Self { width, height, rgb: Arc::new(rgb) }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("width", &self.width).field("height", &self.height).finish_non_exhaustive()
+    }
+}
+
+/// `name` is the file or `the image`.
+fn check_size(name: &str, width: u64, height: u64) -> Result<()> {
+    let refuse = |limit: &str| Err(Error::prompt(format!("{name} is {width} × {height} pixels: {limit}")));
+    if width == 0 || height == 0 {
+        return refuse("there is nothing to see");
+    }
+    if width.max(height) > LONGEST_SIDE {
+        return refuse(&format!("at most {LONGEST_SIDE} a side are read, make it smaller"));
+    }
+    if width * height > MOST_PIXELS {
+        return refuse(&format!("at most {} megapixels are read, make it smaller", MOST_PIXELS / 1_000_000));
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! `dunlin eval`: what is right is counted, what was done is not done again, and a bad line is named by its number.
+
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/scratch.rs"]
+mod scratch;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use program::{fails, json_lines, stdout};
+use scratch::Scratch;
+
+fn golden(name: &str) -> String {
+    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn lines(values: &[Value]) -> String {
+    values.iter().map(|value| format!("{value}\n")).collect()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// What a model says to a question, in words.
+fn answer(model: &str, question: &[&str]) -> String {
+    let arguments = [&["run", model, "--device", "cpu", "--max-tokens", "6", "--json"], question].concat();
+    let pieces = json_lines(&arguments);
+    pieces.iter().filter_map(|line| line["text"].as_str()).collect()
+}
+
+#[test]
+fn answers_are_compared_word_for_word() {
+    let (scratch, model) = (Scratch::new(), golden("mobilevlm_v2_grid24"));
+    let image = golden("mobilevlm_v2_grid24/image_1.png");
+    std::fs::copy(&image, scratch.path("picture.png")).expect("a copy");
+    let about_picture = answer(&model, &["--image", &image, "--prompt", "What?"]);
+    let plain = answer(&model, &["--prompt", "Who?"]);
+    let data = scratch.write(
+        "data.jsonl",
+        lines(&[
+            // Case and space around it do not count; the picture's path counts from the file.
+            json!({"image": "picture.png", "prompt": "What?", "answer": format!(" {} ", about_picture.to_uppercase()), "group": "seen"}),
+            json!({"image": "picture.png", "prompt": "What?", "answer": about_picture.clone() + "!", "group": "seen"}),
+            json!({"prompt": "Who?", "answer": plain}),
+        ]),
+    );
+    let arguments = ["eval", &model, "--device", "cpu", "--max-tokens", "6", "--data", text(&data)];
+    let results = json_lines(&[&arguments[..], &["--json"]].concat());
+    let [first, second, third, summary] = &results[..] else { panic!("{results:?}") };
+    assert_eq!([&first["correct"], &second["correct"], &third["correct"]], [true, false, true]);
+    assert_eq!((&first["line"], &first["found"]), (&json!(1), &json!(about_picture)));
+    assert_eq!(first["ids"].as_array().expect("ids").len(), 6);
+    let summary = &summary["summary"];
+    assert_eq!((&summary["items"], &summary["correct"]), (&json!(3), &json!(2)));
+    assert_eq!(summary["groups"]["seen"]["correct"], 1);
+    assert!(summary["accuracy_norm"].is_null());
+
+    // The folder of the file will do, and the table says the same.
+    let table = stdout(&["eval", &model, "--device", "cpu", "--max-tokens", "6", "--dataset", text(&scratch.path(""))]);
+    assert!(table.contains("all          3        2  66.67 %"), "{table}");
+    assert!(table.contains("seen         2        1  50.00 %"), "{table}");
+}
+
+#[test]
+fn choices_are_scored_as_scores_are() {
+    let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
+    let (prompt, choices) = ("The cat sat", ["on the mat", "x", "and then it went away again"]);
+    let ids = |words: &str| -> Vec<u64> {
+        let printed = json_lines(&["tokenize", &model, words, "--json"]);
+        printed[0]["ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id")).collect()
+    };
+    let logprobs = choices.map(|choice| {
+        let whole = ids(&format!("{prompt} {choice}"));
+        let count = whole.len() - ids(prompt).len();
+        let given = whole.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let score = json_lines(&["score", &model, "--device", "cpu", "--tokens", &given, "--json"]);
+        let nll = score[0]["token_nll"].as_array().expect("numbers");
+        -nll[nll.len() - count..].iter().map(|value| value.as_f64().expect("a number")).sum::<f64>()
+    });
+    let best = |values: [f64; 3]| (0..3).max_by(|&a, &b| values[a].total_cmp(&values[b])).expect("three");
+    let by_length = [0, 1, 2].map(|i| logprobs[i] / choices[i].len() as f64);
+    let data =
+        scratch.write("d.jsonl", lines(&[json!({"prompt": prompt, "choices": choices, "label": best(logprobs)})]));
+    let results = json_lines(&["eval", &model, "--device", "cpu", "--data", text(&data), "--json"]);
+    let found: Vec<f64> =
+        results[0]["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
+    // The CPU sums in the same order whatever the chunks; what differs is printing.
+    assert!(found.iter().zip(logprobs).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} for {logprobs:?}");
+    assert_eq!(results[0]["correct"], true);
+    assert_eq!(results[0]["correct_norm"], best(by_length) == best(logprobs));
+    assert_eq!(results[1]["summary"]["accuracy"], 1.0);
+    let table = stdout(&["eval", &model, "--device", "cpu", "--data", text(&data)]);
+    assert!(table.contains("acc_norm"), "{table}");
+}
+
+#[test]
+fn what_was_done_is_not_done_again() {
+    let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
+    let items: Vec<Value> = (0..4).map(|i| json!({"prompt": format!("item {i}"), "answer": "?"})).collect();
+    let data = scratch.write("d.jsonl", lines(&items));
+    let out = scratch.path("out.jsonl");
+    let arguments =
+        ["eval", &model, "--device", "cpu", "--max-tokens", "2", "--data", text(&data), "--out", text(&out), "--json"];
+    let computed = |more: &[&str]| {
+        let results = json_lines(&[&arguments[..], more].concat());
+        results.last().expect("a summary")["summary"]["computed"].as_u64().expect("a number")
+    };
+    assert_eq!(computed(&["--limit", "3"]), 3);
+    let whole = std::fs::read_to_string(&out).expect("results");
+    assert_eq!(whole.lines().count(), 3);
+    // The last line was being written when the power went.
+    std::fs::write(&out, &whole[..whole.len() - 5]).expect("a file");
+    assert_eq!(computed(&["--resume"]), 2);
+    let again = std::fs::read_to_string(&out).expect("results");
+    assert!(again.starts_with(&whole) && again.lines().count() == 4, "{again}");
+    assert_eq!(computed(&["--resume"]), 0);
+    assert_eq!(computed(&[]), 4);
+
+    scratch.write("d.jsonl", lines(&[json!({"prompt": "another", "answer": "?"})]));
+    fails(&[&arguments[..], &["--resume"]].concat(), &["out.jsonl, line 1", "another prompt"]);
+}
+
+#[test]
+fn a_bad_line_is_named_by_its_number() {
+    let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
+    let refused = |content: &str, parts: &[&str]| {
+        let data = scratch.write("d.jsonl", content);
+        fails(&["eval", &model, "--device", "cpu", "--data", text(&data)], parts);
+    };
+    refused("{\"prompt\":\"a\",\"answer\":\"b\"}\n\n{\"prompt\":}\n", &["d.jsonl, line 3", "expected value"]);
+    refused("{\"prompt\":\"a\",\"choices\":[\"b\"],\"label\":1}\n", &["line 1", "label is 1"]);
+    refused("{\"prompt\":\"a\"}", &["line 1", "either answer"]);
+    refused("", &["d.jsonl has no items"]);
+    refused("{\"image\":\"no.png\",\"prompt\":\"a\",\"answer\":\"b\"}", &["d.jsonl, line 1", "no.png"]);
+    fails(&["eval", &model, "--device", "cpu", "--data", "no such file"], &["no such file cannot be read"]);
+}

@@ -1,0 +1,235 @@
+//! Golden MobileVLM checkpoints on the CPU and on every adapter: pixels, features, image tokens, embeddings, logits,
+//! greedy ids; conversations that go on; weights that go.
+
+#[path = "support/adapters.rs"]
+mod adapters;
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/pictures.rs"]
+mod pictures;
+#[path = "support/runtimes.rs"]
+mod runtimes;
+#[path = "support/tolerance.rs"]
+mod tolerance;
+
+use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
+use golden::Golden;
+use pictures::{greedy, log_softmax, prompt, tensor};
+use runtimes::Runtime;
+use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
+
+/// Of values after normalisation: one step of a colour is 0.015.
+const PIXELS: f32 = 1e-5;
+
+#[test]
+fn golden_vision_cases() {
+    let runtimes = runtimes::all();
+    for golden in golden::vision_cases() {
+        for runtime in &runtimes {
+            let model = runtime.model(&golden.folder, &LoadOptions::new());
+            let tolerance = if runtime.auto { F16 } else { F32 };
+            check(&golden, &model, &runtime.label, tolerance);
+        }
+    }
+}
+
+/// Everything that a golden case expects.
+fn check(golden: &Golden, model: &Model, label: &str, tolerance: Tolerance) {
+    let at = |what: &str| format!("{} on {label}: {what}", golden.name);
+    let near = |what: &str, trace: &Trace, name: &str, wanted: &str| {
+        let wanted = golden.f32(wanted);
+        close(&at(what), tensor(trace, name), &wanted, tolerance.hidden_absolute, tolerance.hidden_relative);
+    };
+
+    let trace = model.trace(prompt(golden, "p0")).expect("a trace");
+    close(&at("pixels"), tensor(&trace, "vision.pixels"), &golden.f32("img0.pixel_values"), PIXELS, f32::INFINITY);
+    near("features", &trace, "vision.features", "img0.vision_features");
+    near("image tokens", &trace, "vision.projected", "img0.projector_out");
+    near("embeddings", &trace, "embeddings", "p0.inputs_embeds");
+    let logits = tensor(&trace, "logits");
+    let vocab = logits.len() / trace.tensors.last().expect("logits").1.shape[0];
+    let positions = golden.ids("p0.logit_positions");
+    let found: Vec<f32> =
+        positions.iter().flat_map(|&p| logits[p as usize * vocab..][..vocab].iter().copied()).collect();
+    close(&at("logits"), &found, &golden.f32("p0.logits"), tolerance.logits, f32::INFINITY);
+
+    // The third picture, and both orders of two in one prompt.
+    let trace = model.trace(prompt(golden, "two")).expect("a trace");
+    near("features of the first", &trace, "vision.features", "img1.vision_features");
+    near("image tokens of the first", &trace, "vision.projected", "img1.projector_out");
+    near("image tokens of the second", &trace, "vision.1.projected", "img0.projector_out");
+    let trace = model.trace(prompt(golden, "p2")).expect("a trace");
+    near("image tokens of image_2", &trace, "vision.projected", "img2.projector_out");
+
+    for name in ["p0", "p1", "p2", "two", "text"] {
+        let prompt = prompt(golden, name);
+        let ids = golden.ids_with_images(&format!("{name}.input_ids"));
+        let expanded = model.encode(&prompt).expect("ids");
+        assert_eq!(expanded, expand(&ids, vocab, golden), "{}", at(&format!("{name} ids")));
+
+        let logits = format!("{name}.greedy_logits");
+        let wanted = Greedy {
+            ids: golden.ids(&format!("{name}.greedy_ids")),
+            margins: golden.margins(name),
+            logits: if golden.has(&logits) { log_softmax(&golden.f32(&logits), vocab) } else { Vec::new() },
+        };
+        let found = greedy(model, prompt, wanted.ids.len(), vocab);
+        if golden.has(&format!("{name}.last_logits")) {
+            let wanted = log_softmax(&golden.f32(&format!("{name}.last_logits")), vocab);
+            close(&at(&format!("{name} first step")), &found[0].1, &wanted, 2.0 * tolerance.logits, f32::INFINITY);
+        }
+        same_ids(&at(name), &found, &wanted, tolerance);
+    }
+}
+
+/// The ids of a prompt, with rows of pictures in the places of pictures.
+fn expand(ids: &[u32], vocab: usize, golden: &Golden) -> Vec<u32> {
+    let rows = golden.expected()["images"]["img0"]["projector_tokens"].as_u64().expect("a number") as u32;
+    let mut next = vocab as u32;
+    let mut expanded = Vec::new();
+    for &id in ids {
+        if id == Prompt::IMAGE {
+            expanded.extend(next..next + rows);
+            next += rows;
+        } else {
+            expanded.push(id);
+        }
+    }
+    expanded
+}
+
+/// One model of each kind, everywhere.
+fn everywhere(each: impl Fn(&Golden, Model, &Runtime)) {
+    for runtime in runtimes::all() {
+        for name in ["mobilevlm_v1_grid8", "mobilevlm_v2_grid16"] {
+            let golden = Golden::open(name);
+            each(&golden, runtime.model(&golden.folder, &LoadOptions::new()), &runtime);
+        }
+    }
+}
+
+fn ids(generation: &mut dunlin::Generation) -> Vec<u32> {
+    generation.map(|piece| piece.expect("a token").id).collect()
+}
+
+#[test]
+fn a_question_that_follows_reads_no_picture_again() {
+    everywhere(|golden, model, runtime| {
+        let at = format!("{} on {}", golden.name, runtime.label);
+        let sampler = Sampler::greedy();
+        let image = golden.folder.join("image_0.png");
+        let first = Prompt::user("What is it?").image(image.clone());
+        let mut generation = model.generate(first, &sampler).expect("a generation").max_tokens(7);
+        let mut reply = String::new();
+        for piece in &mut generation {
+            reply += &piece.expect("a token").text;
+        }
+        assert!(generation.stats().vision_s > 0.0 && generation.stats().image_tokens > 0, "{at}");
+
+        let mut next = generation.follow_up("And what colour?", &sampler).expect("a generation").max_tokens(9);
+        let found = ids(&mut next);
+        let stats = next.stats();
+        assert_eq!(stats.vision_s, 0.0, "{at}: the picture was read again");
+
+        // The same conversation, all at once.
+        let turns = [("user", "What is it?"), ("assistant", reply.trim()), ("user", "And what colour?")];
+        let chat = Prompt::chat(turns.map(|(role, text)| Message::new(role, text))).image(image.clone());
+        let mut whole = model.generate(chat, &sampler).expect("a generation").max_tokens(9);
+        assert_eq!(found, ids(&mut whole), "{at}");
+        assert_eq!(stats.prompt_tokens, whole.stats().prompt_tokens, "{at}");
+
+        // Another picture in a later question, behind the first.
+        let question = Prompt::user("<image> or this?").image(golden.folder.join("image_1.png"));
+        let mut third = next.follow_up(question, &sampler).expect("a generation").max_tokens(3);
+        assert_eq!(ids(&mut third).len(), 3, "{at}");
+        assert_eq!(third.stats().image_tokens, 2 * stats.image_tokens, "{at}");
+        assert!(third.stats().vision_s > 0.0, "{at}");
+    });
+}
+
+/// A question that follows one whose prompt never ran, or ran for no token: nothing of it is taken for computed.
+#[test]
+fn a_question_that_follows_nothing_is_a_whole_prompt() {
+    everywhere(|golden, model, runtime| {
+        let at = format!("{} on {}", golden.name, runtime.label);
+        let sampler = Sampler::greedy();
+        let first = || Prompt::user("What is it?").image(golden.folder.join("image_0.png"));
+        let chat = Prompt::chat(
+            [("user", "What is it?"), ("assistant", ""), ("user", "And what colour?")]
+                .map(|(role, text)| Message::new(role, text)),
+        );
+        let chat = chat.image(golden.folder.join("image_0.png"));
+        let wanted = ids(&mut model.generate(chat, &sampler).expect("a generation").max_tokens(6));
+        for tokens in [0, 5] {
+            let mut generation = model.generate(first(), &sampler).expect("a generation").max_tokens(tokens);
+            generation.encode_images(|_, _| ()).expect("a picture");
+            if tokens == 0 {
+                assert!(generation.next().is_none(), "{at}");
+            }
+            let next = generation.follow_up("And what colour?", &sampler).expect("a generation");
+            assert_eq!(ids(&mut next.max_tokens(6)), wanted, "{at}: after {tokens} tokens");
+        }
+    });
+}
+
+#[test]
+fn the_weights_that_read_pictures_can_go() {
+    everywhere(|golden, model, runtime| {
+        let at = format!("{} on {}", golden.name, runtime.label);
+        let prompt = || Prompt::user("What is it?").image(golden.folder.join("image_0.png"));
+        let kept = ids(&mut model.generate(prompt(), &Sampler::greedy()).expect("a generation").max_tokens(5));
+        let mut generation = model.generate(prompt(), &Sampler::greedy()).expect("a generation");
+        generation = generation.max_tokens(5).release_vision();
+        assert_eq!(ids(&mut generation), kept, "{at}");
+        let stats = generation.stats();
+        let (before, after) = (stats.weight_bytes_before_release, stats.weight_bytes_after_release);
+        assert!(after.expect("released") < before.expect("released"), "{at}: {before:?} {after:?}");
+        assert_eq!(stats.weight_bytes, after.expect("released"), "{at}");
+        let error = model.generate(prompt(), &Sampler::greedy()).expect("a generation").next().expect("an error");
+        assert!(error.unwrap_err().to_string().contains("released"), "{at}");
+        // Text needs none of them.
+        let mut text = model.generate(Prompt::user("Hello"), &Sampler::greedy()).expect("a generation").max_tokens(2);
+        assert_eq!(ids(&mut text).len(), 2, "{at}");
+    });
+}
+
+#[test]
+fn pictures_and_places_must_be_as_many() {
+    let golden = Golden::open("mobilevlm_v2_grid24");
+    let model = Model::load(&golden.folder, &dunlin::Device::cpu()).expect("a model");
+    let image = || golden.folder.join("image_0.png");
+    let refused = |prompt: Prompt| model.encode(&prompt).expect_err("an error").to_string();
+    assert!(refused(Prompt::user("<image>")).contains("1 places for pictures (<image>), and 0 pictures"));
+    assert!(refused(Prompt::raw("a <image> b").image(image()).image(image())).contains("1 places"));
+    assert!(refused(Prompt::tokens(vec![1, 2]).image(image())).contains("0 places"));
+    assert!(refused(Prompt::tokens(vec![1, 513])).contains("token 513 is not in the vocabulary"));
+    let placed = model.encode(&Prompt::tokens(vec![1, Prompt::IMAGE, 2]).image(image())).expect("ids");
+    assert_eq!((placed.len(), placed[1], placed[144], placed[145]), (146, 512, 655, 2));
+
+    let text = Model::load(golden::root().join("mobilellm_gqa"), &dunlin::Device::cpu()).expect("a model");
+    let error = text.encode(&Prompt::user("What?").image(image())).expect_err("an error").to_string();
+    assert!(error.contains("reads text only"), "{error}");
+}
+
+#[test]
+fn a_score_gives_pictures_and_predicts_text() {
+    let golden = Golden::open("mobilevlm_v2_grid24");
+    let model = Model::load(&golden.folder, &dunlin::Device::cpu()).expect("a model");
+    let prompt = golden.expected()["prompts"]["p0"]["prompt"].as_str().expect("a prompt").to_string();
+    let given = Prompt::raw(prompt.as_str()).image(golden.folder.join("image_0.png"));
+    let score = model.score(given.clone(), None).expect("a score");
+    let (positions, rows) = (golden.f32("p0.inputs_embeds").len() / 96, 144);
+    assert_eq!((score.tokens, score.token_nll.len()), (positions, positions - 1 - rows));
+
+    // The last token, by the golden logits of the position before it.
+    let vocab = 512;
+    let before =
+        golden.ids("p0.logit_positions").iter().position(|&p| p as usize == positions - 2).expect("a position");
+    let row = &log_softmax(&golden.f32("p0.logits"), vocab)[before * vocab..][..vocab];
+    let last = *golden.ids_with_images("p0.input_ids").last().expect("an id") as usize;
+    let found = *score.token_nll.last().expect("a token") as f32;
+    assert!((found + row[last]).abs() < 4e-3, "{found} for {}", -row[last]);
+
+    let error = model.score(given, Some(100)).expect_err("an error").to_string();
+    assert!(error.contains("scored whole"), "{error}");
+}
