@@ -144,18 +144,21 @@ fn the_vision_half_goes_when_it_is_told_to() {
         let more = [&["--prompt", &asked.question, "--release-vision"][..], &asked.images()].concat();
         let (found, stats) = run(&golden.folder, &device, &more);
         assert_eq!(found, asked.greedy, "{at}");
-        let (_, kept) = run(&golden.folder, &device, &[&["--prompt", &asked.question][..], &asked.images()].concat());
-        assert_eq!(stats["weight_bytes_before_release"], kept["weight_bytes"], "{at}");
         assert_eq!(stats["weight_bytes_after_release"], stats["weight_bytes"], "{at}");
-        let (after, before) = (stats["weight_bytes"].as_u64(), kept["weight_bytes"].as_u64());
-        assert!(after.expect("bytes") < before.expect("bytes"), "{at}: {after:?} of {before:?}");
+        let bytes = |key: &str| stats[key].as_u64().expect(key);
+        assert!(bytes("weight_bytes_after_release") < bytes("weight_bytes_before_release"), "{at}: {stats}");
+        if device == "cpu" {
+            let (_, kept) = run(&golden.folder, &device, &["--prompt", "Hello"]);
+            assert_eq!(stats["weight_bytes_before_release"], kept["weight_bytes"], "{at}");
+        }
     }
 }
 
 /// The first question with the picture, then one a line; the picture is read once.
 #[test]
 fn a_chat_goes_on_about_its_picture() {
-    for (golden, device) in everywhere() {
+    // Each turn starts the program again to compare, so that adapters get one case.
+    for (golden, device) in everywhere().into_iter().filter(|(golden, _)| golden.name != "mobilevlm_v2_grid24") {
         let at = format!("{} on {device}", golden.name);
         let asked = Asked::new(&golden, "p0");
         let arguments = ["run", text(&golden.folder), "--device", &device, "--precision", "f32", "--json"];
@@ -204,7 +207,8 @@ fn trace_writes_what_passes_through_the_vision_half() {
     let out = scratch.path("trace.safetensors");
     for (golden, device) in everywhere() {
         let asked = Asked::new(&golden, "p0");
-        for prompt in [&asked.question, &asked.text] {
+        let prompts = [&asked.question, &asked.text];
+        for prompt in &prompts[..if device == "cpu" { 2 } else { 1 }] {
             let at = format!("{} on {device}: {prompt}", golden.name);
             let arguments = ["trace", text(&golden.folder), "--device", &device, "--precision", "f32"];
             let more = ["--prompt", prompt, "--out", text(&out)];
