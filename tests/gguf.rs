@@ -15,12 +15,13 @@ mod real_model;
 mod runtimes;
 #[path = "support/scratch.rs"]
 mod scratch;
+#[path = "support/vocabulary.rs"]
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
 use dunlin::Tokenizer;
 use dunlin::checkpoint::quantize::quantize_row;
-use dunlin::checkpoint::sentencepiece::{self, PieceKind};
 use dunlin::checkpoint::{Checkpoint, Source, VisionFiles};
 use dunlin::ops::Given;
 use dunlin::tensor::DType;
@@ -28,6 +29,7 @@ use gguf::{Naming, Writer, ggml};
 use golden::Golden;
 use runtimes::worst;
 use scratch::Scratch;
+use vocabulary::with_sentencepiece;
 
 /// Largest difference of logits from those of PyTorch, and from the CPU: `tests/golden/README.md`, float32.
 const LOGITS: f32 = 2e-3;
@@ -59,36 +61,6 @@ fn stored(folder: &Path) -> Writer {
         (info.name.to_string(), info.shape.to_vec(), ggml_type(tensor.dtype), tensor.bytes.to_vec())
     });
     gguf::from_tensors(folder, tensors.collect())
-}
-
-/// The tokenizer of a folder's `tokenizer.model`.
-fn with_sentencepiece(writer: Writer, folder: &Path) -> Writer {
-    let file = folder.join("tokenizer.model");
-    let model = sentencepiece::read("tokenizer.model", &std::fs::read(file).expect("a file")).expect("a model");
-    let kinds: Vec<i32> = model
-        .pieces
-        .iter()
-        .map(|piece| match piece.kind {
-            PieceKind::Normal => 1,
-            PieceKind::Unknown => 2,
-            PieceKind::Control => 3,
-            PieceKind::UserDefined => 4,
-            PieceKind::Unused => 5,
-            PieceKind::Byte => 6,
-        })
-        .collect();
-    let tokens: Vec<&str> = model.pieces.iter().map(|piece| piece.text.as_str()).collect();
-    let scores: Vec<f32> = model.pieces.iter().map(|piece| piece.score).collect();
-    writer
-        .string("tokenizer.ggml.model", "llama")
-        .string("tokenizer.ggml.pre", "default")
-        .strings("tokenizer.ggml.tokens", &tokens)
-        .f32s("tokenizer.ggml.scores", &scores)
-        .i32s("tokenizer.ggml.token_type", &kinds)
-        .u32("tokenizer.ggml.unknown_token_id", model.unk)
-        .bool("tokenizer.ggml.add_bos_token", true)
-        .bool("tokenizer.ggml.add_eos_token", false)
-        .bool("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix)
 }
 
 fn write(scratch: &Scratch, name: &str, writer: &Writer) -> PathBuf {
@@ -173,7 +145,7 @@ fn sentencepiece_in_gguf_gives_the_folder_ids() {
         if !table.exists() {
             continue;
         }
-        let writer = with_sentencepiece(stored(&golden.folder), &golden.folder);
+        let writer = with_sentencepiece(stored(&golden.folder), &golden.folder, 0);
         let tokenizer = Tokenizer::load(write(&scratch, &golden.name, &writer)).expect("a tokenizer");
         for case in golden::json(&format!("{}/tokenizer_expected.json", golden.name))["strings"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
