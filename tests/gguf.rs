@@ -21,6 +21,8 @@ mod runtimes;
 mod scratch;
 #[path = "support/tolerance.rs"]
 mod tolerance;
+#[path = "support/vocabulary.rs"]
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,7 @@ use pictures::{greedy, prompt, tensor};
 use runtimes::worst;
 use scratch::Scratch;
 use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
+use vocabulary::with_sentencepiece;
 
 /// Largest difference of logits from those of PyTorch, and from the CPU: `tests/golden/README.md`, float32.
 const LOGITS: f32 = 2e-3;
@@ -198,7 +201,7 @@ fn sentencepiece_in_gguf_gives_the_folder_ids() {
         if !table.exists() {
             continue;
         }
-        let writer = pairs::with_sentencepiece(stored(&golden.folder), &golden.folder);
+        let writer = with_sentencepiece(stored(&golden.folder), &golden.folder, 0);
         let tokenizer = Tokenizer::load(write(&scratch, &golden.name, &writer)).expect("a tokenizer");
         for case in golden::json(&format!("{}/tokenizer_expected.json", golden.name))["strings"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();

@@ -1,6 +1,8 @@
 //! Plans, without a device: what must hold for every model, format and device profile, checked from the plan alone by
 //! other means than it was made with; how many dispatches a token takes; and the text of one plan.
 
+#[path = "support/bindings.rs"]
+mod bindings;
 #[path = "support/configs.rs"]
 mod configs;
 #[path = "support/constants.rs"]
@@ -10,10 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use bindings::binding;
 use configs::Random;
 use dunlin::checkpoint::Config;
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
-use dunlin::kernel::layout::{WeightLayout, codes_words, scales_words};
+use dunlin::kernel::layout::WeightLayout;
 use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
 use dunlin::models::{self, Leaves, Pass};
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
@@ -222,29 +225,6 @@ fn dispatch_is_well_formed(at: &str, plan: &Plan, step: &PlannedDispatch, profil
         let before = *buffers.entry(buffer.clone()).or_insert(access);
         assert_eq!(before, access, "{at}: {buffer} is bound both ways");
         assert!(!dispatch.slots[..i].contains(slot), "{at}: {slot:?} is bound twice");
-    }
-}
-
-/// The buffer that a slot is in, and the bytes that are bound.
-fn binding(plan: &Plan, slot: &Slot, profile: &DeviceProfile) -> (String, u64) {
-    match *slot {
-        Slot::Plane { value, chunk, plane } => {
-            let (index, _) = plan.groups.places[&value];
-            let stored = &plan.groups.stored[index];
-            let (rows, dtype) = (stored.rows.iter().sum(), stored.dtype.expect("a matrix"));
-            let rows = WeightLayout::new(dtype, rows, stored.cols, profile.max_binding).chunks[chunk].len();
-            let words = match plane {
-                Plane::Codes => codes_words(dtype, rows, stored.cols),
-                Plane::Scales => scales_words(dtype, rows, stored.cols),
-            };
-            (format!("weight {index}.{chunk}.{plane:?}"), 4 * words as u64)
-        }
-        Slot::Value(id) => match &plan.graph.value(id).kind {
-            ValueKind::Temp | ValueKind::Input(_) => ("arena".into(), plan.places[&id].1),
-            ValueKind::State(name) => (name.clone(), plan.graph.ty(id).bytes(profile)),
-            ValueKind::Table(name, data) => (name.clone(), 4 * data.len() as u64),
-            ValueKind::Weight(names) => (names.join(" + "), 4 * plan.stored(id).cols as u64),
-        },
     }
 }
 

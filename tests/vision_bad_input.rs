@@ -11,6 +11,8 @@ mod pairs;
 mod program;
 #[path = "support/scratch.rs"]
 mod scratch;
+#[path = "support/vocabulary.rs"]
+mod vocabulary;
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};

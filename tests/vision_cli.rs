@@ -17,6 +17,8 @@ mod program;
 mod scratch;
 #[path = "support/tolerance.rs"]
 mod tolerance;
+#[path = "support/vocabulary.rs"]
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 

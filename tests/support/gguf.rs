@@ -28,6 +28,17 @@ pub mod ggml {
 /// Name, shape with the contiguous dimension last, type, and bytes.
 pub type Stored = (String, Vec<usize>, u32, Vec<u8>);
 
+/// What the head of a file says of a tensor: shape with the contiguous dimension last, and bytes of its data.
+pub struct Info<'a> {
+    pub name: &'a str,
+    pub shape: &'a [usize],
+    pub ggml_type: u32,
+    pub bytes: usize,
+}
+
+/// Where the data of a tensor begins is a multiple of this, counted from that of the first.
+pub const ALIGNMENT: usize = 32;
+
 /// A file in the making. Methods add a value or a tensor and return the writer.
 #[derive(Clone, Default)]
 pub struct Writer {
@@ -105,26 +116,38 @@ impl Writer {
 
     /// The content of the file.
     pub fn finish(&self) -> Vec<u8> {
-        const ALIGNMENT: usize = 32;
-        let mut file = b"GGUF".to_vec();
-        file.extend(3u32.to_le_bytes());
-        file.extend((self.tensors.len() as u64).to_le_bytes());
-        file.extend(self.value_count.to_le_bytes());
-        file.extend(&self.values);
-        let mut offset = 0;
-        for (name, shape, ggml_type, bytes) in &self.tensors {
-            file.extend(text(name));
-            file.extend((shape.len() as u32).to_le_bytes());
-            file.extend(shape.iter().rev().flat_map(|&size| (size as u64).to_le_bytes()));
-            file.extend(ggml_type.to_le_bytes());
-            file.extend((offset as u64).to_le_bytes());
-            offset += bytes.len().next_multiple_of(ALIGNMENT);
-        }
+        let infos = self.tensors.iter().map(|(name, shape, ggml_type, bytes)| Info {
+            name,
+            shape,
+            ggml_type: *ggml_type,
+            bytes: bytes.len(),
+        });
+        let mut file = self.head(infos);
         for (_, _, _, bytes) in &self.tensors {
-            file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
             file.extend(bytes);
+            file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
         }
         file
+    }
+
+    /// Everything before the data. The bytes of each tensor follow, filled up to a multiple of [`ALIGNMENT`].
+    pub fn head<'a>(&self, tensors: impl ExactSizeIterator<Item = Info<'a>>) -> Vec<u8> {
+        let mut head = b"GGUF".to_vec();
+        head.extend(3u32.to_le_bytes());
+        head.extend((tensors.len() as u64).to_le_bytes());
+        head.extend(self.value_count.to_le_bytes());
+        head.extend(&self.values);
+        let mut offset = 0;
+        for Info { name, shape, ggml_type, bytes } in tensors {
+            head.extend(text(name));
+            head.extend((shape.len() as u32).to_le_bytes());
+            head.extend(shape.iter().rev().flat_map(|&size| (size as u64).to_le_bytes()));
+            head.extend(ggml_type.to_le_bytes());
+            head.extend((offset as u64).to_le_bytes());
+            offset += bytes.next_multiple_of(ALIGNMENT);
+        }
+        head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
+        head
     }
 }
 
