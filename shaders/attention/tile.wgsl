@@ -4,7 +4,8 @@
 //
 // One workgroup of 64 threads takes 16 rows of one query head: right for prompts. Keys go by 32 at a time with a
 // running maximum and sum for each row (online softmax). For the scores, thread t has key t % 32 and eight rows; for
-// the sums it has up to two items, each four columns of four rows. Heads up to 128.
+// the softmax row t % 16 and every fourth key, for the sums up to two items, each four columns of four rows. Heads up to
+// 128.
 
 struct Params {
     heads: u32,
@@ -30,8 +31,7 @@ const LOWEST: f32 = -3.0e38;
 
 var<workgroup> queries: array<vec4<f32>, 32u * ROWS>;      // (D / 4, rows)
 var<workgroup> scores: array<vec4<f32>, KEYS * ROWS / 4u>; // (keys, rows / 4)
-var<workgroup> largest: array<f32, ROWS>;
-var<workgroup> totals: array<vec4<f32>, ROWS / 4u>;
+var<workgroup> parts: array<vec4<f32>, ROWS>;              // (4 threads of a row, rows / 4): maxima, in the end sums
 var<workgroup> kept: array<vec4<f32>, ROWS / 4u>;
 
 @compute @workgroup_size(64)
@@ -57,12 +57,36 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var b2 = vec4<f32>(0.0);
     var b3 = vec4<f32>(0.0);
 
+    // Of this thread's row: the largest score so far, and the sum over this thread's keys.
+    let row = thread % ROWS;
+    var largest = LOWEST;
+    var total = 0.0;
+
     let length = run.position + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
     for (var start = 0u; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);
         workgroupBarrier();
+        var most = largest;
+        for (var t = thread / ROWS; t < KEYS; t += 4u) {
+            most = max(most, scores[t * (ROWS / 4u) + row / 4u][row % 4u]);
+        }
+        parts[thread / 4u][thread % 4u] = most;
+        workgroupBarrier();
+        for (var i = row / 4u; i < ROWS; i += ROWS / 4u) {
+            most = max(most, parts[i][row % 4u]);
+        }
+        let keep = exp(largest - most);
+        largest = most;
+        total *= keep;
+        for (var t = thread / ROWS; t < KEYS; t += 4u) {
+            let at = t * (ROWS / 4u) + row / 4u;
+            let score = scores[at][row % 4u];
+            let p = select(exp(score - most), 0.0, score == LOWEST);
+            scores[at][row % 4u] = p;
+            total += p;
+        }
         if thread < ROWS {
-            soften(thread);
+            kept[row / 4u][row % 4u] = keep;
         }
         workgroupBarrier();
         let count = min(KEYS, length - start);
@@ -98,15 +122,17 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
         }
         workgroupBarrier();
     }
+    parts[thread / 4u][thread % 4u] = total;
+    workgroupBarrier();
     if g0 < ROWS / 4u {
-        let total = totals[g0];
+        let total = row_totals(g0);
         store(head, row0 + 4u * g0, c0, a0 / total.x);
         store(head, row0 + 4u * g0 + 1u, c0, a1 / total.y);
         store(head, row0 + 4u * g0 + 2u, c0, a2 / total.z);
         store(head, row0 + 4u * g0 + 3u, c0, a3 / total.w);
     }
     if g1 < ROWS / 4u {
-        let total = totals[g1];
+        let total = row_totals(g1);
         store(head, row0 + 4u * g1, c1, b0 / total.x);
         store(head, row0 + 4u * g1 + 1u, c1, b1 / total.y);
         store(head, row0 + 4u * g1 + 2u, c1, b2 / total.z);
@@ -131,8 +157,6 @@ fn load_queries(thread: u32, head: u32, row0: u32, quads: u32) {
     }
     workgroupBarrier();
     if thread < ROWS {
-        largest[thread] = LOWEST;
-        totals[thread / 4u][thread % 4u] = 0.0;
         var factor = params.scale;
         if params.eps >= 0.0 {
             var squares = 0.0;
@@ -159,9 +183,19 @@ fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, 
     var squares = 0.0;
     for (var i = 0u; i < quads; i++) {
         let k = vec4<f32>(keys[key * stride + kv + i]);
-        let q8 = query_quads(thread, i * ROWS + rows);
-        low += vec4<f32>(dot(q8[0], k), dot(q8[1], k), dot(q8[2], k), dot(q8[3], k));
-        high += vec4<f32>(dot(q8[4], k), dot(q8[5], k), dot(q8[6], k), dot(q8[7], k));
+        let at = i * ROWS + rows;
+        low += vec4<f32>(
+            dot(queries[at], k),
+            dot(queries[at + 1u], k),
+            dot(queries[at + 2u], k),
+            dot(queries[at + 3u], k),
+        );
+        high += vec4<f32>(
+            dot(queries[at + 4u], k),
+            dot(queries[at + 5u], k),
+            dot(queries[at + 6u], k),
+            dot(queries[at + 7u], k),
+        );
         squares += dot(k, k);
     }
     if params.eps >= 0.0 {
@@ -183,24 +217,9 @@ fn last_keys(row: u32, length: u32) -> vec4<u32> {
     return vec4<u32>(run.position + row) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
-// scores of one row → exp(score − largest), with the factor that earlier sums are to be multiplied by.
-fn soften(row: u32) {
-    var most = largest[row];
-    for (var t = 0u; t < KEYS; t++) {
-        most = max(most, scores[t * (ROWS / 4u) + row / 4u][row % 4u]);
-    }
-    let keep = exp(largest[row] - most);
-    var sum = 0.0;
-    for (var t = 0u; t < KEYS; t++) {
-        let at = t * (ROWS / 4u) + row / 4u;
-        let score = scores[at][row % 4u];
-        let p = select(exp(score - most), 0.0, score == LOWEST);
-        scores[at][row % 4u] = p;
-        sum += p;
-    }
-    largest[row] = most;
-    kept[row / 4u][row % 4u] = keep;
-    totals[row / 4u][row % 4u] = totals[row / 4u][row % 4u] * keep + sum;
+// Σ of the scores of four rows.
+fn row_totals(g: u32) -> vec4<f32> {
+    return parts[g] + parts[g + 4u] + parts[g + 8u] + parts[g + 12u];
 }
 
 fn store(head: u32, row: u32, column: u32, v: vec4<f32>) {

@@ -40,8 +40,6 @@ modules! {
     NORM "norm" false
     PLAIN "plain" false
     RUN "run" false
-    QUERIES_SHARED "queries_shared" true
-    QUERIES_SUBGROUP "queries_subgroup" true
     KV_F32 "kv_f32" true
     KV_F16 "kv_f16" true
     TILE_F32 "tile_f32" true

@@ -8,6 +8,7 @@ use crate::ops::activation::Kind;
 use crate::ops::product::{self, ProductKernels, gemm_kernels, gemv_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
+use crate::threads;
 
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -53,12 +54,12 @@ impl Operator for Linear {
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
         product::product(reads[0].f32(), reads[1].weight(), writes[0]);
         let bias = reads[2].f32();
-        for (i, y) in writes[0].iter_mut().enumerate() {
-            *y += bias[i % bias.len()];
+        threads::rows(writes[0], bias.len(), |_, y| {
+            y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
             if let Some(kind) = self.activation {
-                *y = kind.apply(*y);
+                kind.apply_all(y);
             }
-        }
+        });
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {

@@ -3,6 +3,8 @@
 
 mod case;
 mod cost;
+mod exp;
+mod panel;
 mod product;
 mod weight;
 

@@ -1,7 +1,8 @@
 //! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
 
-use crate::checkpoint::quant::dot_rows;
+use crate::checkpoint::quant::{dequantize_row, dot_rows};
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Slot, layout};
+use crate::ops::panel::{COLS, add_products};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, weight_kernel};
 use crate::tensor::DType;
@@ -183,14 +184,18 @@ pub fn gemv_split(rows: usize, profile: &DeviceProfile) -> f64 {
     f64::from(wanted.min(profile.max_invocations / 32))
 }
 
-/// The product, rows of W side by side on all cores; each is read once for up to four rows of x.
+/// The product, on all cores.
 pub fn product(x: &[f32], w: &Matrix, y: &mut [f32]) {
-    let (k, n) = (w.cols, w.rows());
-    let m = x.len() / k;
-    if m == 1 {
-        threads::rows(y, 1, |row, y| [y[0]] = dot_rows(w.dtype, w.row(row), [x]));
-        return;
+    match x.len() / w.cols {
+        1 => threads::rows(y, 1, |row, y| [y[0]] = dot_rows(w.dtype, w.row(row), [x])),
+        m if m < 12 => few_rows(x, w, m, y),
+        m => many_rows(x, w, m, y),
     }
+}
+
+/// Rows of W side by side; each is read once for up to four rows of x.
+fn few_rows(x: &[f32], w: &Matrix, m: usize, y: &mut [f32]) {
+    let (k, n) = (w.cols, w.rows());
     let mut transposed = vec![0.0; m * n];
     threads::rows(&mut transposed, m, |row, y| {
         let w_row = w.row(row);
@@ -208,6 +213,33 @@ pub fn product(x: &[f32], w: &Matrix, y: &mut [f32]) {
             *y = transposed[c * m + r];
         }
     }
+}
+
+/// Panels of W side by side: 32 rows decoded, 256 columns at a time, which stay in the cache for all rows of x.
+fn many_rows(x: &[f32], w: &Matrix, m: usize, y: &mut [f32]) {
+    /// Whole blocks of every format.
+    const DEPTH: usize = 256;
+    let (k, n) = (w.cols, w.rows());
+    let (block, block_bytes) = w.dtype.block();
+    let mut by_panel = vec![[0.0; COLS]; n.div_ceil(COLS) * m];
+    threads::rows(&mut by_panel, m, |p, y| {
+        let mut panel = [[0.0; COLS]; DEPTH];
+        let mut decoded = [0.0; DEPTH];
+        for first in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - first);
+            for c in 0..COLS.min(n - p * COLS) {
+                let bytes = &w.row(p * COLS + c)[first / block * block_bytes..][..w.dtype.row_bytes(depth)];
+                dequantize_row(w.dtype, bytes, &mut decoded[..depth]);
+                panel.iter_mut().zip(&decoded[..depth]).for_each(|(panel, w)| panel[c] = *w);
+            }
+            add_products(&x[first..], k, &panel[..depth], y);
+        }
+    });
+    threads::rows(y, n, |r, y| {
+        for (y, panel) in y.chunks_mut(COLS).zip(by_panel.chunks_exact(m)) {
+            y.copy_from_slice(&panel[r][..y.len()]);
+        }
+    });
 }
 
 /// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of fewer.
@@ -239,6 +271,7 @@ pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
         (33, 65, 31),
         (31, 64, 154),
         (5, 129, 257),
+        (13, 33, 513),
     ] {
         shapes.push((DType::F32, m, n, k));
         shapes.push((DType::F16, m, n, k));

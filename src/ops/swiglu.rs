@@ -3,7 +3,9 @@
 //! gate, up, y: (rows, cols)
 
 use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::ops::exp::exp;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::threads::{self, PIECE};
 
 #[derive(Clone, Debug)]
 pub struct Swiglu;
@@ -22,7 +24,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 
 /// z · σ(z)
 pub fn silu(z: f32) -> f32 {
-    z / (1.0 + (-z).exp())
+    z / (1.0 + exp(-z))
 }
 
 impl Operator for Swiglu {
@@ -36,9 +38,11 @@ impl Operator for Swiglu {
     }
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
-        for ((y, &gate), &up) in writes[0].iter_mut().zip(reads[0].f32()).zip(reads[1].f32()) {
-            *y = silu(gate) * up;
-        }
+        let (gate, up) = (reads[0].f32(), reads[1].f32());
+        threads::rows(writes[0], PIECE, |piece, y| {
+            let given = gate[piece * PIECE..].iter().zip(&up[piece * PIECE..]);
+            y.iter_mut().zip(given).for_each(|(y, (gate, up))| *y = silu(*gate) * up);
+        });
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
