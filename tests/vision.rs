@@ -12,6 +12,8 @@ mod runtimes;
 #[path = "support/tolerance.rs"]
 mod tolerance;
 
+use dunlin::backend::{self, EngineOptions};
+use dunlin::checkpoint::{Checkpoint, Config};
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
 use golden::Golden;
 use pictures::{greedy, log_softmax, prompt, tensor};
@@ -191,6 +193,28 @@ fn the_weights_that_read_pictures_can_go() {
         let mut text = model.generate(Prompt::user("Hello"), &Sampler::greedy()).expect("a generation").max_tokens(2);
         assert_eq!(ids(&mut text).len(), 2, "{at}");
     });
+}
+
+/// The CPU takes any size; a GPU would compute with the part of a head that its kernels hold.
+#[test]
+fn heads_that_no_gpu_holds_are_refused() {
+    let golden = Golden::open("mobilevlm_v2_grid16");
+    for runtime in runtimes::full().iter().filter(|runtime| runtime.is_gpu()) {
+        let refused = |change: &dyn Fn(&mut Config)| {
+            let mut checkpoint = Checkpoint::open(&golden.folder).expect("a golden folder");
+            change(&mut checkpoint.config);
+            let loaded = backend::load(&checkpoint, &runtime.choice, &EngineOptions::default(), &|_, _| ());
+            let Err(error) = loaded else { panic!("{}: large heads were loaded", runtime.label) };
+            error.to_string()
+        };
+        let tower = refused(&|config| {
+            let vision = config.vision.as_mut().expect("a vision half");
+            (vision.width, vision.heads) = (514, 2);
+        });
+        for error in [tower, refused(&|config| config.head_dim = 257)] {
+            assert!(error.contains("heads of 257") && error.contains("--device cpu"), "{error}");
+        }
+    }
 }
 
 #[test]

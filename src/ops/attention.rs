@@ -61,6 +61,9 @@ pub fn kernels() -> Vec<&'static Kernel> {
     ROW.iter().chain(&TILE).chain(&BROADCAST).collect()
 }
 
+/// The largest D that kernels hold, `MOST_QUADS` quads of attention/row.wgsl. The reference takes any.
+pub const MOST_HEAD: usize = 256;
+
 impl Attention {
     /// Keys that row `row` of `rows` sees.
     pub fn seen(&self, row: usize, rows: usize, run: &Run) -> usize {

@@ -8,6 +8,7 @@ mod panel;
 mod product;
 mod weight;
 
+pub use attention::MOST_HEAD;
 pub use case::{Case, Fill, Given};
 pub(crate) use weight::weight_kernels;
 pub use weight::{Matrix, weight_kernel};

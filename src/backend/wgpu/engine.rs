@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::{GraphBuilder, ValueKind};
 use crate::kernel::{DeviceProfile, ValueId};
 use crate::models::{self, Leaves, Pass};
+use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
 use crate::tensor::DType;
 
@@ -49,6 +50,7 @@ const MOST_THREADS: usize = 4;
 
 impl GpuEngine {
     pub fn load(checkpoint: &Checkpoint, adapter: usize, options: &EngineOptions, progress: Progress) -> Result<Self> {
+        check_heads(checkpoint)?;
         let gpu = Gpu::open(adapter)?;
         check_angles(&gpu.profile, checkpoint, options)?;
         let mut profile = gpu.profile.clone();
@@ -98,6 +100,19 @@ impl GpuEngine {
         let vision = Mutex::new(vision);
         let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans, vision });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
+    }
+}
+
+/// Kernels hold a whole head, and would leave the end of a larger one out.
+fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
+    let config = &checkpoint.config;
+    let vision = config.vision.as_ref().map(|vision| vision.width / vision.heads);
+    match [config.head_dim].into_iter().chain(vision).find(|&size| size > MOST_HEAD) {
+        None => Ok(()),
+        Some(size) => Err(Error::unsupported(format!(
+            "{} has heads of {size} elements, and at most {MOST_HEAD} run on a GPU; take --device cpu",
+            checkpoint.path.display()
+        ))),
     }
 }
 
