@@ -53,7 +53,6 @@ fn tiles<const FMA: bool, const ROWS: usize>(x: &[f32], stride: usize, panel: &[
 }
 
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "counted loops of constant length stay in registers")]
 fn tile<const FMA: bool, const ROWS: usize>(x: &[f32], stride: usize, panel: &[Lanes], y: &mut [Lanes; ROWS]) {
     let x: [&[f32]; ROWS] = std::array::from_fn(|r| &x[r * stride..]);
     // Cut here, where the compiler sees it: a check in the loop takes half the speed.
