@@ -239,6 +239,7 @@ pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
         (33, 65, 31),
         (31, 64, 154),
         (5, 129, 257),
+        (65, 66, 97),
     ] {
         shapes.push((DType::F32, m, n, k));
         shapes.push((DType::F16, m, n, k));
