@@ -206,6 +206,8 @@ fn dispatch_is_well_formed(at: &str, plan: &Plan, step: &PlannedDispatch, profil
     assert!(profile.f16 || !kernel.requires.f16, "{at}: needs f16");
     assert!(profile.reduced_precision || !kernel.requires.f16, "{at}: f16 where full precision is wanted");
     assert!(profile.subgroups.is_some() || !kernel.requires.subgroups, "{at}: needs subgroups");
+    let cooperative = kernel.requires.cooperative;
+    assert!(cooperative.is_none() || cooperative == profile.cooperative, "{at}: needs matrices of {cooperative:?}");
 
     let named: Vec<&str> = dispatch.constants.iter().map(|(name, _)| *name).collect();
     let known: Vec<&str> = kernel.constants.iter().map(|(name, _)| *name).collect();
@@ -297,6 +299,43 @@ fn weights_that_do_not_fit_one_binding_are_not_fused() {
     let ops = layer(&formats, &small(255));
     assert_eq!(ops.iter().filter(|op| **op == "norm_qkv_rope").count(), 0, "{ops:?}");
     assert_eq!(ops.iter().filter(|op| **op == "rope").count(), 2, "{ops:?}");
+}
+
+// ---- kernel choice ----
+
+#[test]
+fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
+    let tiles = |rows, profile: &DeviceProfile| -> (String, Option<f64>) {
+        let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
+        let pass = Pass { rows, leaves: Leaves::Token, images: false };
+        check_both(&format!("{rows} rows, {profile:?}"), &config, &|_| DType::Q4_0, profile, pass);
+        let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On);
+        let step = plan.steps.iter().find(|step| step.op == "matmul_add").expect("a projection").dispatch.clone();
+        let names: Vec<&str> = step.kernel.0.modules.iter().map(|module| module.name).collect();
+        let told = ["tile_f32", "tile_f16", "gemm_subgroup", "cooperative_8", "cooperative_16"];
+        let found = told.into_iter().find(|told| names.contains(told)).expect("one of the ways");
+        (found.to_string(), step.constants.iter().find(|(name, _)| *name == "STRIPS").map(|(_, value)| *value))
+    };
+    let hardware = |size, threads| DeviceProfile {
+        f16: true,
+        reduced_precision: true,
+        subgroups: Some((threads, threads)),
+        cooperative: Some(size),
+        ..DeviceProfile::baseline()
+    };
+    // The share of a subgroup: of 64 threads, with 64 / size strips in a tile; half of the tile at most.
+    assert_eq!(tiles(16, &hardware(16, 16)), ("cooperative_16".into(), Some(1.0)));
+    assert_eq!(tiles(16, &hardware(16, 32)), ("cooperative_16".into(), Some(2.0)));
+    assert_eq!(tiles(16, &hardware(16, 64)), ("cooperative_16".into(), Some(2.0)));
+    assert_eq!(tiles(100, &hardware(8, 8)), ("cooperative_8".into(), Some(1.0)));
+    assert_eq!(tiles(100, &hardware(8, 32)), ("cooperative_8".into(), Some(4.0)));
+    assert_eq!(tiles(100, &hardware(8, 64)), ("cooperative_8".into(), Some(4.0)));
+    // Few rows; no leave to round; a rasteriser.
+    assert_eq!(tiles(15, &hardware(16, 32)), ("tile_f16".into(), None));
+    let exact = DeviceProfile { reduced_precision: false, ..hardware(16, 32) };
+    assert_eq!(tiles(16, &exact), ("tile_f32".into(), None));
+    assert_eq!(tiles(16, &DeviceProfile { rasteriser: true, ..hardware(8, 8) }), ("gemm_subgroup".into(), None));
+    assert_eq!(tiles(16, &DeviceProfile { cooperative: None, ..hardware(8, 8) }), ("tile_f16".into(), None));
 }
 
 // ---- the text of a plan ----

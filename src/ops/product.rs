@@ -272,6 +272,7 @@ pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
         (31, 64, 154),
         (5, 129, 257),
         (13, 33, 513),
+        (65, 66, 97),
     ] {
         shapes.push((DType::F32, m, n, k));
         shapes.push((DType::F16, m, n, k));

@@ -1,5 +1,5 @@
-//! The values of `override` constants that dispatches use: tests/shaders.rs validates every kernel with each of them,
-//! and tests/plan.rs holds plans to them.
+//! The values of `override` constants that dispatches use: tests/translation.rs validates every kernel with each of
+//! them, and tests/plan.rs holds plans to them.
 
 /// Name of the constant, its values.
 pub const USED: &[(&str, &[f64])] = &[
