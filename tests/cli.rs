@@ -213,7 +213,13 @@ fn score_and_trace_write_what_they_say() {
     let windows =
         lines(&["score", &model, "--text", &text, "--window", "8", "--device", "cpu", "--json"]).pop().unwrap();
     assert_eq!(windows["token_nll"].as_array().unwrap().len() as u64, tokens - tokens.div_ceil(8));
-    assert_eq!(windows["token_nll"].as_array().unwrap()[..7], nll[..7]);
+    // Seven rows are summed in another order than the whole text: float32 of another order, a tenth of what
+    // `tests/golden/README.md` allows.
+    let windows = windows["token_nll"].as_array().unwrap();
+    for (window, whole) in windows.iter().zip(nll).take(7) {
+        let (window, whole) = (window.as_f64().unwrap(), whole.as_f64().unwrap());
+        assert!((window - whole).abs() < 1e-5, "{window} in a window, {whole} in the whole text");
+    }
     assert!(stdout(&["score", &model, "--tokens", "1,2,3", "--device", "cpu"]).contains("perplexity"));
     fails(1, &["score", &model, "--text", "/no/such/text", "--device", "cpu"], &["/no/such/text"]);
     fails(1, &["score", &model, "--tokens", "1", "--device", "cpu"], &["at least 2"]);
