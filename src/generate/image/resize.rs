@@ -3,7 +3,9 @@
 //! The picture (h, w) lies in the middle of a square of side s = max(h, w), the rest is `PADDING`. Bicubic, a = −½,
 //! horizontal pass first, then vertical, bytes in between:
 //!
-//!     out[i] = clip((2²¹ + Σ_x weight[i][x] · in[x]) >> 22)
+//! ```text
+//! out[i] = clip((2²¹ + Σ_x weight[i][x] · in[x]) >> 22)
+//! ```
 //!
 //! The square is never made. Padding is one colour, so all its weights in a sum are one number, and the cost is that of the
 //! picture alone however long and thin it is.
