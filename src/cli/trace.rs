@@ -12,7 +12,7 @@ use crate::generate::Prompt;
 pub struct Trace {
     #[command(flatten)]
     load: Load,
-    /// Text, as it is: no chat template; with --image, a text that names no <image> is a question to the model
+    /// Text, as it is: no chat template; with --image, a text that names no `<image>` is a question to the model
     #[arg(long, value_name = "TEXT", group = "input", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Ids, as they are
