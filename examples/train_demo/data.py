@@ -327,18 +327,18 @@ def pack(tokenizer, pictures: list[tuple[np.ndarray, list[list[tuple[str, str]]]
 class Batches(torch.utils.data.Dataset):
     """Batch i is a function of the seed and i, so that training can stop and go on, with any number of workers."""
 
-    def __init__(self, items: list[Item], tokenizer, seed: str, steps: int, size: int, conversations: int):
+    def __init__(self, items: list[Item], tokenizer, seed: str, sizes: list[int], conversations: int):
         self.items, self.tokenizer, self.seed = items, tokenizer, seed
-        self.steps, self.size, self.conversations = steps, size, conversations
+        self.sizes, self.conversations = sizes, conversations
 
     def __len__(self):
-        return self.steps
+        return len(self.sizes)
 
     def __getitem__(self, index: int) -> tuple[Batch, Batch]:
         rng = random.Random(f"{self.seed} {index}")
         noise = np.random.default_rng(rng.getrandbits(64))
-        pictures = [self.picture(rng, noise) for _ in range(self.size)]
-        talks = [(None, [[(talk(rng), PURPOSE)]], None, None) for _ in range(4)]
+        pictures = [self.picture(rng, noise) for _ in range(self.sizes[index])]
+        talks = [(None, [[(talk(rng), PURPOSE)]], None, None) for _ in range(2)]
         return pack(self.tokenizer, pictures), pack(self.tokenizer, talks, talk=True)
 
     def picture(self, rng, noise):

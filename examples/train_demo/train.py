@@ -7,6 +7,7 @@ import argparse
 import math
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +22,49 @@ from tokenizer import Tokenizer
 from tokenizer import train as train_tokenizer
 
 HELD_OUT = 200
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps` of one cosine of the learning rate. The other steps than each `every`-th are of the tower alone."""
+
+    steps: int
+    rate: float
+    # Steps after which the cosine would reach 0.
+    cosine: int
+    every: int | None
+    # Weight of the helping heads in steps of the whole model.
+    helped: float
+    # In the last of these steps, the decoder sees all rows of a picture: a sixth is enough to learn from.
+    full: int
+
+
+PHASES = (
+    Phase(600, 1.5e-3, 600, None, 0.0, 0),
+    Phase(400, 1.05e-3, 600, 1, 0.2, 0),
+    Phase(1200, 1.2e-3, 1200, 4, 0.5, 240),
+)
+
+
+def place(step: int) -> tuple[Phase, int]:
+    """The phase of a step, and how many of its steps are done."""
+    for phase in PHASES:
+        if step < phase.steps:
+            break
+        step -= phase.steps
+    return phase, step
+
+
+def is_whole(step: int) -> bool:
+    """Whether the whole model learns in a step, and not the tower alone."""
+    phase, done = place(step)
+    return phase.every is not None and done % phase.every == 0
+
+
+def rate(step: int) -> float:
+    """The learning rate: up in 50 steps and down in a cosine."""
+    phase, done = place(step)
+    return phase.rate * min(1, (done + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * done / phase.cosine)))
 
 
 def prefixed(model: MobileVlm, prefix: list[int], device):
@@ -109,11 +153,8 @@ def main():
         "--work", type=Path, default=Path("train_demo_work"), help="folder of checkpoints; training goes on from there"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--look", type=int, default=700, help="steps of the tower alone")
-    parser.add_argument("--steps", type=int, default=2400, help="steps of the whole model, behind those")
-    parser.add_argument("--batch", type=int, default=32, help="pictures of a step")
+    parser.add_argument("--batch", type=int, default=16, help="pictures of a step; twice as many for the tower alone")
     parser.add_argument("--conversations", type=int, default=5, help="of each picture and step")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=2, help="one thread each, which share a batch; on a GPU 1")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures")
@@ -156,17 +197,10 @@ def work(rank: int, args):
     vectors = [weight for weight in both if weight.dim() < 2]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-        lr=args.rate,
+        lr=1.0,
         betas=(0.9, 0.97),
     )
-    total = args.look + args.steps
-
-    def rate(step: int) -> float:
-        """Up in 50 steps and down in a cosine, for the tower alone and then for the whole model."""
-        step, steps = (step, args.look) if step < args.look else (step - args.look, args.steps)
-        return min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(1, steps))))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    total = sum(phase.steps for phase in PHASES)
     first, best = 0, -1.0
     saved = args.work / "last.pt"
     if saved.exists():
@@ -174,13 +208,14 @@ def work(rank: int, args):
         model.load_state_dict(state["model"])
         helper.load_state_dict(state["helper"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         first, best = state["step"], state["best"]
         tell(f"goes on behind step {first}")
 
     stop = min(args.stop or total, total)
     part = args.batch // args.processes
-    batches = Batches(items, tokenizer, f"{args.seed} {rank}", total, part, args.conversations)
+    # The tower alone is cheaper.
+    sizes = [part if is_whole(step) else 2 * part for step in range(total)]
+    batches = Batches(items, tokenizer, f"{args.seed} {rank}", sizes, args.conversations)
     loader = torch.utils.data.DataLoader(batches, batch_size=None, sampler=range(first, stop), num_workers=args.workers)
     started, seen = time.time(), {}
     tell(f"{sum(weight.numel() for weight in model.parameters())} parameters, {len(items)} pictures")
@@ -194,17 +229,16 @@ def work(rank: int, args):
         shape, colour = guess.split([len(SHAPES), len(COLOURS)], 1)
         helped = F.cross_entropy(shape, batch.labels[:, 0]) + F.cross_entropy(colour, batch.labels[:, 1])
         loss = helped
-        if step >= args.look:
-            # A third of the rows is enough to learn from, until near the end.
-            few = step < args.look + 0.8 * args.steps
-            kept = order[: rows.shape[1] // 3].sort().values if few else None
+        if is_whole(step):
+            phase, before = place(step)
+            kept = order[: rows.shape[1] // 6].sort().values if before < phase.steps - phase.full else None
             past = prefixed(model, tokenizer.prefix(), device)
             logits, ids, _ = answers(model, batch, states(model, batch, rows, past, tokenizer.space(), kept))
             answered = F.cross_entropy(logits, ids)
             right = (logits.argmax(-1) == ids).float().mean().item()
             logits, ids, _ = answers(model, talk, states(model, talk, None, past, tokenizer.space()))
             talked = F.cross_entropy(logits, ids)
-            loss = answered + 0.1 * talked + 0.2 * helped
+            loss = answered + 0.1 * talked + phase.helped * helped
             # Half of the ids are ends, which are soon known.
             seen["right"] = 0.98 * seen.get("right", 0.5) + 0.02 * right
             seen.update(answered=answered.item(), talked=talked.item())
@@ -212,6 +246,8 @@ def work(rank: int, args):
         for name, part, label in (("shape", shape, batch.labels[:, 0]), ("colour", colour, batch.labels[:, 1])):
             right = (part.argmax(1) == label)[label >= 0].float().mean().item()
             seen[name] = 0.95 * seen.get(name, 0.3) + 0.05 * right
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
         optimizer.zero_grad()
         loss.backward()
         learning = [weight.grad for weight in both if weight.grad is not None]
@@ -220,7 +256,6 @@ def work(rank: int, args):
             gradient.copy_(value.view_as(gradient))
         nn.utils.clip_grad_norm_(both, 1.0)
         optimizer.step()
-        schedule.step()
 
         done = step + 1
         if done % 20 == 0:
@@ -228,7 +263,7 @@ def work(rank: int, args):
             line = " ".join(f"{name} {value:.4f}" for name, value in seen.items())
             tell(f"step {done}/{total} {line} {pace:.2f} s a step")
         if done % 200 == 0 or done == stop:
-            if done > args.look:
+            if best >= 0 or is_whole(step):
                 counts = shared(evaluate(model, tokenizer, held_out[rank :: args.processes], device))
                 tell(f"held out: {scores(counts)}")
                 exact = (counts[0, 0] / counts[0, 1]).item()
@@ -239,7 +274,7 @@ def work(rank: int, args):
             if rank > 0:
                 continue
             state = {"model": model.state_dict(), "helper": helper.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"schedule": schedule.state_dict(), "step": done, "best": best}
+            state |= {"step": done, "best": best}
             torch.save(state, args.work / "new.pt")
             (args.work / "new.pt").replace(saved)
 
