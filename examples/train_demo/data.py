@@ -101,15 +101,18 @@ def easy(split: str) -> list[Item]:
 def told(questions: list[tuple[str, str]], words: list[str]) -> str | None:
     """Which of `words` is true of the picture, by its questions and answers."""
     for question, answer in questions:
-        negated = " not " in question or " no " in question
         for word in words:
-            if answer == word or (word in question.strip("?").split() and (answer == "yes") != negated):
+            if answer == word or (word in question.strip("?").split() and (answer == "yes") != negated(question)):
                 return word
     return None
 
 
-def ask(shape: str, colour: str, rng: random.Random) -> tuple[str, str]:
-    """One of the data set's questions about a picture, with its answer."""
+def negated(question: str) -> bool:
+    return " not " in question or " no " in question
+
+
+def ask(shape: str, colour: str, rng: random.Random, plain: bool = False) -> tuple[str, str]:
+    """One of the data set's questions about a picture, with its answer. A plain one has no `no` or `not`."""
     kind = rng.random()
     if kind < 0.2:
         return rng.choice(WHAT_COLOUR).format(shape=shape), colour
@@ -120,8 +123,8 @@ def ask(shape: str, colour: str, rng: random.Random) -> tuple[str, str]:
         about = shape if true else rng.choice([other for other in SHAPES if other != shape])
     else:
         about = (colour if true else rng.choice([other for other in COLOURS if other != colour])) + " shape"
-    negated = rng.random() < 0.5
-    return rng.choice(NO_YES if negated else YES_NO).format(about), "yes" if true != negated else "no"
+    opposite = rng.random() < 0.5 and not plain
+    return rng.choice(NO_YES if opposite else YES_NO).format(about), "yes" if true != opposite else "no"
 
 
 def reword(question: str, rng: random.Random) -> str:
@@ -327,9 +330,11 @@ def pack(tokenizer, pictures: list[tuple[np.ndarray, list[list[tuple[str, str]]]
 class Batches(torch.utils.data.Dataset):
     """Batch i is a function of the seed and i, so that training can stop and go on, with any number of workers."""
 
-    def __init__(self, items: list[Item], tokenizer, seed: str, sizes: list[int], conversations: int):
+    def __init__(
+        self, items: list[Item], tokenizer, seed: str, sizes: list[int], plain: list[bool], conversations: int
+    ):
         self.items, self.tokenizer, self.seed = items, tokenizer, seed
-        self.sizes, self.conversations = sizes, conversations
+        self.sizes, self.plain, self.conversations = sizes, plain, conversations
 
     def __len__(self):
         return len(self.sizes)
@@ -337,19 +342,23 @@ class Batches(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Batch, Batch]:
         rng = random.Random(f"{self.seed} {index}")
         noise = np.random.default_rng(rng.getrandbits(64))
-        pictures = [self.picture(rng, noise) for _ in range(self.sizes[index])]
+        pictures = [self.picture(rng, noise, self.plain[index]) for _ in range(self.sizes[index])]
         talks = [(None, [[(talk(rng), PURPOSE)]], None, None) for _ in range(2)]
         return pack(self.tokenizer, pictures), pack(self.tokenizer, talks, talk=True)
 
-    def picture(self, rng, noise):
+    def picture(self, rng, noise, plain: bool):
         if rng.random() < 0.5:
             item = rng.choice(self.items)
             image, shape, colour = vary(item.image, rng, noise), item.shape, item.colour
             questions = rng.sample(item.questions, min(self.conversations, len(item.questions)))
+            if plain:
+                questions = [turn for turn in item.questions if not negated(turn[0])][: self.conversations]
+                if shape and colour:
+                    questions = [ask(shape, colour, rng, plain) for _ in range(self.conversations)]
         else:
             shape, colour = rng.choice(SHAPES), rng.choice(COLOURS)
             image = draw(shape, colour, rng, noise)
-            questions = [ask(shape, colour, rng) for _ in range(self.conversations)]
+            questions = [ask(shape, colour, rng, plain) for _ in range(self.conversations)]
         questions = [(reword(question, rng), answer) for question, answer in questions]
         conversations = [[turn] for turn in questions]
         if len(questions) > 2 and rng.random() < 0.25:

@@ -105,14 +105,11 @@ def main():
             talks.append({"prompt": question, "prompt_ids": ids, "ids": said, "text": tokenizer.decode(said).strip()})
         exact = sum(entry["text"] == entry["answer"] for entry in entries)
         print(f"{exact} of {len(entries)} answers are exact; {talks[0]['text']!r}")
-        value = {
-            "sha256": checkpoint_sha256(args.model),
-            "pictures": args.pictures,
-            "items": entries,
-            "text_only": talks,
-        }
-        lines = json.dumps(value, indent=1).split("\n")
-        (args.fixture / "reference.json").write_text("\n".join(lines) + "\n")
+        lines = [f' "sha256": {json.dumps(checkpoint_sha256(args.model))},', f' "pictures": {args.pictures},']
+        for name, values, end in (("items", entries, ","), ("text_only", talks, "")):
+            each = ",\n".join(f"  {json.dumps(entry)}" for entry in values)
+            lines.append(f' "{name}": [\n{each}\n ]{end}')
+        (args.fixture / "reference.json").write_text("\n".join(["{", *lines, "}"]) + "\n")
 
 
 if __name__ == "__main__":

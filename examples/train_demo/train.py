@@ -34,15 +34,23 @@ class Phase:
     cosine: int
     every: int | None
     # Weight of the helping heads in steps of the whole model.
-    helped: float
-    # In the last of these steps, the decoder sees all rows of a picture: a sixth is enough to learn from.
-    full: int
+    helped: float = 0.0
+    # Whether the tower learns in these steps too.
+    tower: bool = True
+    # Whether questions with `no` or `not` are left out. Which word is asked for has to be compared with the picture, and
+    # nothing is learned of that while half of the questions say the opposite of the other half.
+    plain: bool = False
+    # Whether the decoder sees all rows of a picture. A sixth is enough to learn from.
+    full: bool = False
 
 
 PHASES = (
-    Phase(600, 1.5e-3, 600, None, 0.0, 0),
-    Phase(400, 1.05e-3, 600, 1, 0.2, 0),
-    Phase(1200, 1.2e-3, 1200, 4, 0.5, 240),
+    Phase(600, 1.5e-3, 600, None),
+    Phase(400, 1.05e-3, 600, every=1, helped=0.2),
+    Phase(800, 1.2e-3, 1200, every=4, helped=0.5),
+    Phase(300, 1.0e-3, 1200, every=1, tower=False, plain=True),
+    Phase(600, 1.0e-3, 1000, every=1, tower=False),
+    Phase(200, 4e-4, 200, every=1, helped=0.2, full=True),
 )
 
 
@@ -215,14 +223,16 @@ def work(rank: int, args):
     part = args.batch // args.processes
     # The tower alone is cheaper.
     sizes = [part if is_whole(step) else 2 * part for step in range(total)]
-    batches = Batches(items, tokenizer, f"{args.seed} {rank}", sizes, args.conversations)
+    plain = [place(step)[0].plain for step in range(total)]
+    batches = Batches(items, tokenizer, f"{args.seed} {rank}", sizes, plain, args.conversations)
     loader = torch.utils.data.DataLoader(batches, batch_size=None, sampler=range(first, stop), num_workers=args.workers)
     started, seen = time.time(), {}
     tell(f"{sum(weight.numel() for weight in model.parameters())} parameters, {len(items)} pictures")
     for step, (batch, talk) in enumerate(loader, first):
         batch, talk = to(batch, device), to(talk, device)
         torch.manual_seed(args.seed * 1_000_003 + step)
-        rows = model.see(batch.pixels)
+        with torch.set_grad_enabled(place(step)[0].tower):
+            rows = model.see(batch.pixels)
         # From any quarter of the rows: each of them learns to know of the whole picture.
         order = torch.randperm(rows.shape[1], device=device)
         guess = helper(rows[:, order[: rows.shape[1] // 4]].mean(1))
@@ -230,8 +240,9 @@ def work(rank: int, args):
         helped = F.cross_entropy(shape, batch.labels[:, 0]) + F.cross_entropy(colour, batch.labels[:, 1])
         loss = helped
         if is_whole(step):
-            phase, before = place(step)
-            kept = order[: rows.shape[1] // 6].sort().values if before < phase.steps - phase.full else None
+            phase, _ = place(step)
+            kept = None if phase.full else order[: rows.shape[1] // 6].sort().values
+            rows = rows if phase.tower else rows.detach()
             past = prefixed(model, tokenizer.prefix(), device)
             logits, ids, _ = answers(model, batch, states(model, batch, rows, past, tokenizer.space(), kept))
             answered = F.cross_entropy(logits, ids)
