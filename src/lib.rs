@@ -26,7 +26,8 @@
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
 //!
-//! Features, all on by default: `cli` (the `dunlin` program), `gpu` (wgpu), `threads` (the CPU path uses every core).
+//! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `threads`
+//! (the CPU path uses every core).
 
 // Hidden modules are for this project's own tests, benches and program; they promise nothing.
 #[doc(hidden)]

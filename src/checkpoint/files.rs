@@ -50,6 +50,14 @@ fn is_embedded(path: &Path) -> bool {
 /// The name of the model that ships with the program.
 const DEMO: &str = "demo";
 
+/// A file with its name.
+#[cfg(feature = "demo")]
+macro_rules! embed {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!("../../examples/demo-model/", $name)))
+    };
+}
+
 #[cfg(not(feature = "demo"))]
 const FILES: &[(&str, &[u8])] = &[];
 
@@ -66,12 +74,16 @@ const FILES: &[(&str, &[u8])] = &[
     embed!("openai/clip-vit-demo-patch8-96/preprocessor_config.json"),
 ];
 
-/// A file with its name.
-#[cfg(feature = "demo")]
-macro_rules! embed {
-    ($name:literal) => {
-        ($name, include_bytes!(concat!("../../examples/demo-model/", $name)))
-    };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_is_there_with_its_feature_only() {
+        let there = cfg!(feature = "demo");
+        assert_eq!((is_dir(Path::new(DEMO)), FILES.is_empty()), (there, !there));
+        assert_eq!(is_file(&Path::new(DEMO).join("config.json")), there);
+        assert!(!is_file(Path::new("demo/nothing.json")) && !is_dir(Path::new("demo/nothing")));
+        assert_eq!(map(&Path::new(DEMO).join("config.json")).is_ok(), there);
+    }
 }
-#[cfg(feature = "demo")]
-use embed;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::progress::Bar;
 use super::{Failure, Load, interrupted};
 use crate::error::{Error, Result};
-use crate::generate::eval::{Item, Outcome, evaluate};
+use crate::generate::eval::{Evaluator, Item, Outcome};
 
 #[derive(Args)]
 pub struct Eval {
@@ -71,6 +71,7 @@ impl Eval {
         };
         let mut out = self.out.as_deref().map(|path| append(path, self.resume)).transpose()?;
         let model = self.load.load()?;
+        let mut evaluator = Evaluator::new(&model, self.max_tokens);
 
         let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
         let mut all = Tally::default();
@@ -82,7 +83,7 @@ impl Eval {
                 Some(result) => result,
                 None => {
                     let at = |error: Error| error.at(&format!("{}, line {line}", file.display()));
-                    let outcome = evaluate(&model, item, self.max_tokens).map_err(at)?;
+                    let outcome = evaluator.evaluate(item).map_err(at)?;
                     computed += 1;
                     let result = Line { line: *line, prompt: item.prompt.clone(), group: item.group.clone(), outcome };
                     let text = serde_json::to_string(&result).map_err(std::io::Error::from)?;

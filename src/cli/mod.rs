@@ -1,5 +1,7 @@
 //! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
 
+#[cfg(feature = "demo")]
+mod demo;
 mod eval;
 mod info;
 mod inspect;
@@ -29,6 +31,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Ask the model that ships with the program about a picture
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
     /// Continue a prompt, streaming text
     Run(run::Run),
     /// Measure how well a model predicts a text
@@ -48,7 +53,7 @@ enum Command {
 /// What every command that loads a model takes.
 #[derive(Args)]
 struct Load {
-    /// A Hugging Face folder or a .gguf file
+    /// A Hugging Face folder, a .gguf file, or demo
     model: PathBuf,
     /// auto, cpu, gpu, an index of `dunlin info`, or [BACKEND:]NAME-PART
     #[arg(long, value_name = "D", default_value = "auto")]
@@ -173,6 +178,8 @@ pub fn main() -> ExitCode {
         }
     });
     let result = match command {
+        #[cfg(feature = "demo")]
+        Command::Demo(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Eval(command) => command.run(),

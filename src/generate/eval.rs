@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::conversation::Encoded;
+use super::generation::Generation;
 use super::model::Model;
 use super::prompt::Prompt;
 use super::sampler::Sampler;
@@ -85,25 +86,45 @@ impl Item {
     }
 }
 
-/// Puts one item to a model; an answer ends after `max_tokens`.
-pub fn evaluate(model: &Model, item: &Item, max_tokens: usize) -> Result<Outcome> {
-    match (&item.choices, item.label, &item.answer) {
-        (Some(choices), Some(label), _) => choose(model, item, choices, label),
-        (_, _, answer) => answer_whole(model, item, answer.as_deref().unwrap_or_default(), max_tokens),
-    }
+/// Puts items to a model, one after the other. What an item's prompt begins with is not computed again where the one before
+/// began so too: a picture is read once for the questions about it that stand together.
+pub struct Evaluator<'a> {
+    pub model: &'a Model,
+    /// The longest answer.
+    pub max_tokens: usize,
+    last: Option<Generation>,
 }
 
-fn answer_whole(model: &Model, item: &Item, answer: &str, max_tokens: usize) -> Result<Outcome> {
-    let mut generation = model.generate(item.question(), &Sampler::greedy())?.max_tokens(max_tokens);
-    let (mut found, mut ids) = (String::new(), Vec::new());
-    for piece in &mut generation {
-        let piece = piece?;
-        found += &piece.text;
-        ids.push(piece.id);
+impl<'a> Evaluator<'a> {
+    pub fn new(model: &'a Model, max_tokens: usize) -> Self {
+        Self { model, max_tokens, last: None }
     }
-    let plain = |text: &str| text.trim().to_lowercase();
-    let correct = plain(&found) == plain(answer);
-    Ok(Outcome::Answer { found, ids, correct })
+
+    pub fn evaluate(&mut self, item: &Item) -> Result<Outcome> {
+        match (&item.choices, item.label, &item.answer) {
+            (Some(choices), Some(label), _) => choose(self.model, item, choices, label),
+            (_, _, answer) => self.answer_whole(item, answer.as_deref().unwrap_or_default()),
+        }
+    }
+
+    fn answer_whole(&mut self, item: &Item, answer: &str) -> Result<Outcome> {
+        let (prompt, sampling) = (self.model.0.encode(&item.question())?, Sampler::greedy().resolve()?);
+        let generation = match self.last.take() {
+            Some(last) => last.continued(prompt, sampling)?,
+            None => Generation::new(self.model.clone(), prompt, sampling)?,
+        };
+        let mut generation = generation.max_tokens(self.max_tokens);
+        let (mut found, mut ids) = (String::new(), Vec::new());
+        for piece in &mut generation {
+            let piece = piece?;
+            found += &piece.text;
+            ids.push(piece.id);
+        }
+        self.last = Some(generation);
+        let plain = |text: &str| text.trim().to_lowercase();
+        let correct = plain(&found) == plain(answer);
+        Ok(Outcome::Answer { found, ids, correct })
+    }
 }
 
 /// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness): a

@@ -245,12 +245,20 @@ impl Generation {
         messages.push(Message::new("assistant", self.reply.trim()));
         let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
         messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));
-        let mut images = std::mem::take(&mut self.images);
-        images.extend(added.images);
+        let images = self.images.iter().cloned().chain(added.images).collect();
         let whole = Encoded { images, preprocess_s: added.preprocess_s, ..Encoded::default() };
         let whole = model.0.text.encode_chat(messages, &model.0.config, whole)?;
-        let mut next = Self::new(model, whole, sampler.resolve()?)?;
+        self.continued(whole, sampler.resolve()?)
+    }
+
+    /// Another prompt to the same model. What the cache holds of its beginning, pictures among it, is not computed again.
+    pub(super) fn continued(mut self, prompt: Encoded, sampling: Sampling) -> Result<Self> {
+        let mut next = Self::new(self.model.clone(), prompt, sampling)?;
         let Some(mut session) = self.session.take() else { return Ok(next) };
+        // A session has the rows of the pictures that it read, in order: for others it is another session.
+        if self.images.get(..self.encoded) != next.images.get(..self.encoded) {
+            return Ok(next);
+        }
         // Steps that ran ahead of the end are waited for; the last token of them that was taken may not be in the cache.
         for _ in self.taken..self.enqueued {
             session.sampled()?;

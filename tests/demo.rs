@@ -1,0 +1,128 @@
+//! The model that ships with the program: its copy in the program, what it answers, the commands that run it.
+
+#[path = "support/adapters.rs"]
+mod adapters;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/runtimes.rs"]
+mod runtimes;
+
+use std::path::{Path, PathBuf};
+
+use dunlin::checkpoint::Checkpoint;
+use dunlin::checkpoint::text::TextFiles;
+use dunlin::{Generation, LoadOptions, Prompt, Sampler};
+use serde_json::Value;
+
+use program::{json_lines, stdout};
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// What PyTorch answers: `examples/train_demo/reference.py`.
+fn reference() -> Value {
+    let text = std::fs::read_to_string(root("tests/fixtures/demo/reference.json")).expect("the reference");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// The items whose pictures are here: picture, question, answer, PyTorch's ids without the end token.
+fn items(reference: &Value) -> Vec<(PathBuf, &str, &str, Vec<u32>)> {
+    let text = |item: &'_ Value, key: &str| item[key].as_str().expect(key).to_string();
+    let items = reference["items"].as_array().expect("items").iter();
+    let here = items.map(|item| (root("tests/fixtures/demo").join(text(item, "image")), item));
+    let here = here.filter(|(picture, _)| picture.exists());
+    here.map(|(picture, item)| {
+        (picture, item["prompt"].as_str().expect("prompt"), item["answer"].as_str().expect("answer"), ids(item))
+    })
+    .collect()
+}
+
+fn ids(item: &Value) -> Vec<u32> {
+    let ids = item["ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32);
+    ids.filter(|&id| id != 2).collect()
+}
+
+fn said(generation: Generation) -> (String, Vec<u32>) {
+    let pieces: Vec<_> = generation.max_tokens(48).map(|piece| piece.expect("a token")).collect();
+    (pieces.iter().map(|piece| piece.text.as_str()).collect(), pieces.iter().map(|piece| piece.id).collect())
+}
+
+#[test]
+fn fifty_pictures_are_answered_as_pytorch_answers() {
+    let reference = reference();
+    let items = items(&reference);
+    assert!(items.len() >= 50, "{} pictures", items.len());
+    for runtime in runtimes::all() {
+        let model = runtime.model(&root("examples/demo-model"), &LoadOptions::new());
+        let mut right = 0;
+        for (picture, question, answer, wanted) in &items {
+            let prompt = Prompt::user(*question).image(picture.as_path());
+            let (text, ids) = said(model.generate(prompt, &Sampler::greedy()).expect("a generation"));
+            assert_eq!(ids, *wanted, "{question} of {} on {}", picture.display(), runtime.label);
+            right += usize::from(text.trim() == *answer);
+        }
+        // 97 % is what the model is held to on the whole split.
+        assert!(100 * right >= 97 * items.len(), "{right} of {} are right on {}", items.len(), runtime.label);
+    }
+}
+
+#[test]
+fn without_a_picture_it_says_what_it_is_for() {
+    let reference = reference();
+    for runtime in runtimes::all() {
+        let model = runtime.model(&root("examples/demo-model"), &LoadOptions::new());
+        for item in reference["text_only"].as_array().expect("items") {
+            let prompt = Prompt::user(item["prompt"].as_str().expect("prompt"));
+            let (text, found) = said(model.generate(prompt, &Sampler::greedy()).expect("a generation"));
+            assert_eq!(found, ids(item), "{} on {}", item["prompt"], runtime.label);
+            assert!(text.contains("picture"), "{text}");
+        }
+    }
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn the_copy_in_the_program_is_the_folder() {
+    let (copy, folder) = (Path::new("demo"), root("examples/demo-model"));
+    let open = |path: &Path| Checkpoint::open(path).expect("a checkpoint");
+    let (embedded, stored) = (open(copy), open(&folder));
+    assert_eq!(embedded.config, stored.config);
+    let tensors = |checkpoint: &Checkpoint| {
+        let take = |name: &str, shape: &[usize]| checkpoint.take(name, shape).expect("a tensor").bytes.to_vec();
+        let all = checkpoint.tensors().map(|info| (info.name.to_string(), take(info.name, info.shape)));
+        all.collect::<Vec<_>>()
+    };
+    assert!(tensors(&embedded) == tensors(&stored), "the tensors differ");
+    let text = |path: &Path| {
+        let mut files = TextFiles::open(path).expect("files").expect("a tokenizer");
+        files.source = PathBuf::new();
+        format!("{files:?}")
+    };
+    assert_eq!(text(copy), text(&folder));
+    let bytes: u64 = files(&folder).iter().map(|file| file.metadata().expect("a file").len()).sum();
+    assert!(bytes <= 6_000_000, "the folder is {bytes} bytes, at most 6 MB are for the program");
+}
+
+#[cfg(feature = "demo")]
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn the_commands_of_the_first_screen_work() {
+    let reference = reference();
+    let shown = stdout(&["demo", "--device", "cpu"]);
+    for (question, answer) in [("what color is the shape?", "red"), ("what shape is in the image?", "circle")] {
+        assert!(shown.contains(&format!("{question} {answer}\n")), "{shown}");
+    }
+    let (picture, question, answer, ids) = items(&reference).swap_remove(0);
+    let picture = picture.to_str().expect("UTF-8");
+    let run = ["run", "demo", "--image", picture, "--prompt", question, "--device", "cpu"];
+    assert_eq!(stdout(&run).trim(), answer);
+    let lines = json_lines(&[&run[..], &["--json"]].concat());
+    let found: Vec<u64> = lines.iter().filter_map(|line| line["token"].as_u64()).collect();
+    assert_eq!(found, ids.iter().map(|&id| u64::from(id)).collect::<Vec<_>>());
+}
