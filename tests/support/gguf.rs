@@ -271,6 +271,8 @@ fn read_folder(folder: &Path) -> Vec<Stored> {
             all.push((name, view.shape().to_vec(), ggml_type, view.data().to_vec()));
         }
     }
+    // The crate gives them in an order of the moment; a file must be the same each time.
+    all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
 

@@ -76,7 +76,8 @@ fn metadata() {
         complains(with(&scratch, file), &words);
     }
     let file = vision(CASE).finish();
-    for length in [0, 3, 100, 1000, file.len() - 1] {
+    // At the very end may be padding, which nothing reads.
+    for length in [0, 3, 100, 1000, file.len() - 33] {
         complains(with(&scratch, &file[..length]), &["vision.gguf"]);
     }
 }
