@@ -39,7 +39,7 @@ fn answers_are_compared_word_for_word() {
     let about_picture = answer(&model, &["--image", &image, "--prompt", "What?"]);
     let plain = answer(&model, &["--prompt", "Who?"]);
     let data = scratch.write(
-        "data.jsonl",
+        "test.jsonl",
         lines(&[
             // Case and space around it do not count; the picture's path counts from the file.
             json!({"image": "picture.png", "prompt": "What?", "answer": format!(" {} ", about_picture.to_uppercase()), "group": "seen"}),
@@ -136,4 +136,11 @@ fn a_bad_line_is_named_by_its_number() {
     refused("", &["d.jsonl has no items"]);
     refused("{\"image\":\"no.png\",\"prompt\":\"a\",\"answer\":\"b\"}", &["d.jsonl, line 1", "no.png"]);
     fails(&["eval", &model, "--device", "cpu", "--data", "no such file"], &["no such file cannot be read"]);
+    let folder = Scratch::new();
+    let path = folder.path("");
+    let arguments = ["eval", &model, "--device", "cpu", "--data", text(&path)];
+    fails(&arguments, &["has no .jsonl file"]);
+    folder.write("a.jsonl", "");
+    folder.write("b.jsonl", "");
+    fails(&arguments, &["several .jsonl files", "a.jsonl", "b.jsonl", "name one"]);
 }

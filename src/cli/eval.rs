@@ -19,7 +19,7 @@ pub struct Eval {
     #[command(flatten)]
     load: Load,
     /// Items, a JSON object a line: {"image":PATH?,"prompt":…,"answer":…} or {"prompt":…,"choices":[…],"label":N}; or a
-    /// folder with data.jsonl
+    /// folder with one such .jsonl file
     #[arg(long, visible_alias = "dataset", value_name = "FILE")]
     data: PathBuf,
     /// Stop after this many items
@@ -63,7 +63,7 @@ struct Tally {
 
 impl Eval {
     pub fn run(self) -> Result<(), Failure> {
-        let file = if self.data.is_dir() { self.data.join("data.jsonl") } else { self.data.clone() };
+        let file = items_file(&self.data)?;
         let items = read(&file, self.limit)?;
         let mut done = match &self.out {
             Some(out) if self.resume => results(out, &items)?,
@@ -143,6 +143,29 @@ impl Tally {
     /// Among items with choices, where there are any.
     fn share_norm(&self) -> Option<f64> {
         (self.choices > 0).then(|| self.correct_norm as f64 / self.choices as f64)
+    }
+}
+
+/// `data`, or the only `.jsonl` file in it.
+fn items_file(data: &Path) -> Result<PathBuf> {
+    if !data.is_dir() {
+        return Ok(data.to_path_buf());
+    }
+    let entries = std::fs::read_dir(data)
+        .map_err(|error| Error::prompt(format!("{} cannot be read", data.display())).caused_by(error))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    files.sort();
+    match &files[..] {
+        [file] => Ok(file.clone()),
+        [] => Err(Error::prompt(format!("{} has no .jsonl file; --data takes one, or its folder", data.display()))),
+        [first, second, ..] => {
+            let (first, second) = (first.display(), second.display());
+            Err(Error::prompt(format!(
+                "{} has several .jsonl files, as {first} and {second}; name one",
+                data.display()
+            )))
+        }
     }
 }
 
