@@ -6,6 +6,9 @@ mod adapters;
 mod program;
 #[path = "support/runtimes.rs"]
 mod runtimes;
+#[cfg(feature = "demo")]
+#[path = "support/scratch.rs"]
+mod scratch;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +18,8 @@ use dunlin::{Generation, LoadOptions, Prompt, Sampler};
 use serde_json::Value;
 
 use program::{json_lines, stdout};
+#[cfg(feature = "demo")]
+use scratch::Scratch;
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -125,4 +130,32 @@ fn the_commands_of_the_first_screen_work() {
     let lines = json_lines(&[&run[..], &["--json"]].concat());
     let found: Vec<u64> = lines.iter().filter_map(|line| line["token"].as_u64()).collect();
     assert_eq!(found, ids.iter().map(|&id| u64::from(id)).collect::<Vec<_>>());
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn the_name_is_the_programs_unless_a_model_on_disk_has_it() {
+    let scratch = Scratch::new();
+    let here = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dunlin"));
+        let output = command.args(arguments).current_dir(scratch.path("")).output().expect("the program starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let name = ["tokenize", "demo", "hello", "--json"];
+    let known = here(&name);
+    assert!(known.0);
+    std::fs::write(scratch.path("demo"), "not a model").expect("a file");
+    assert_eq!(here(&name), known);
+    std::fs::remove_file(scratch.path("demo")).expect("a file");
+    std::fs::create_dir(scratch.path("demo")).expect("a folder");
+    assert_eq!(here(&name), known);
+    // A model that is called so comes first; `dunlin demo` asks the program's all the same.
+    for entry in std::fs::read_dir(root("tests/golden/mobilellm_gqa")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, scratch.path("demo").join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    let other = here(&name);
+    assert!(other.0 && other != known, "{other:?}");
+    let shown = here(&["demo", "--device", "cpu"]);
+    assert!(shown.0 && shown.1.contains("what color is the shape? red\n"), "{shown:?}");
 }

@@ -97,6 +97,43 @@ fn choices_are_scored_as_scores_are() {
 }
 
 #[test]
+fn a_choice_stands_behind_one_space_and_a_first_token() {
+    let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
+    let item = |prompt: &str, choices: [&str; 2]| json!({"prompt": prompt, "choices": choices, "label": 0});
+    let items = [
+        item("The cat sat", ["on the mat", "x"]),
+        item("The cat sat ", ["on the mat", "x"]),
+        item("The cat sat", [" on the mat", " x"]),
+        item("The cat sat ", [" on the mat", " x"]),
+        item("", ["on the mat", "x"]),
+        item(" ", [" on the mat", "x"]),
+    ];
+    let data = scratch.write("d.jsonl", lines(&items));
+    let scores = |model: &str| {
+        let results = json_lines(&["eval", model, "--device", "cpu", "--data", text(&data), "--json"]);
+        results[..6].iter().map(|result| result["logprobs"].to_string()).collect::<Vec<_>>()
+    };
+    let found = scores(&model);
+    assert!(found[..4].iter().all(|scores| *scores == found[0]), "{found:?}");
+    assert_eq!(found[4], found[5]);
+    assert_ne!(found[3], found[4]);
+
+    // A tokenizer that ends every text does not end a prompt, and one that begins none begins an empty prompt.
+    let folder = scratch.copy(Path::new(&model));
+    let mut config: Value = serde_json::from_slice(&std::fs::read(folder.join("tokenizer_config.json")).expect("JSON"))
+        .expect("a configuration");
+    config["add_eos_token"] = json!(true);
+    std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("a file");
+    assert_eq!(scores(text(&folder)), found);
+    config["add_bos_token"] = json!(false);
+    std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("a file");
+    assert_eq!(scores(text(&folder))[4..], found[4..]);
+
+    let short = ["eval", &model, "--device", "cpu", "--data", text(&data), "--context", "4"];
+    fails(&short, &["d.jsonl, line 1", "the context of 4"]);
+}
+
+#[test]
 fn what_was_done_is_not_done_again() {
     let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
     let items: Vec<Value> = (0..4).map(|i| json!({"prompt": format!("item {i}"), "answer": "?"})).collect();
@@ -111,16 +148,33 @@ fn what_was_done_is_not_done_again() {
     assert_eq!(computed(&["--limit", "3"]), 3);
     let whole = std::fs::read_to_string(&out).expect("results");
     assert_eq!(whole.lines().count(), 3);
-    // The last line was being written when the power went.
-    std::fs::write(&out, &whole[..whole.len() - 5]).expect("a file");
+    // Somebody's results are not overwritten.
+    fails(&arguments, &["out.jsonl is there already", "--resume"]);
+    // The last line was being written when the power went, in the middle of a letter.
+    std::fs::write(
+        &out,
+        [&whole.as_bytes()[..whole.trim_end().rfind('\n').expect("lines") + 1], b"{\"line\":3,\"p\xc3"].concat(),
+    )
+    .expect("a file");
     assert_eq!(computed(&["--resume"]), 2);
     let again = std::fs::read_to_string(&out).expect("results");
     assert!(again.starts_with(&whole) && again.lines().count() == 4, "{again}");
     assert_eq!(computed(&["--resume"]), 0);
-    assert_eq!(computed(&[]), 4);
+    let shown = json_lines(&[&arguments[..], &["--resume"]].concat());
+    assert_eq!(shown.len(), 5, "each item has its line, also where it was known: {shown:?}");
 
-    scratch.write("d.jsonl", lines(&[json!({"prompt": "another", "answer": "?"})]));
-    fails(&[&arguments[..], &["--resume"]].concat(), &["out.jsonl, line 1", "another prompt"]);
+    // Results are of these items, of this model, of these options.
+    let resume = |arguments: &[&str], parts: &[&str]| fails(&[arguments, &["--resume"]].concat(), parts);
+    let other: Vec<&str> = arguments.iter().map(|&part| if part == "2" { "3" } else { part }).collect();
+    resume(&other, &["out.jsonl, line 1", "other options"]);
+    let folder = golden("mobilellm_ls");
+    let other: Vec<&str> = arguments.iter().map(|&part| if part == model { &folder } else { part }).collect();
+    resume(&other, &["out.jsonl, line 1", "another model"]);
+    scratch.write("d.jsonl", lines(&[json!({"prompt": "item 0", "answer": "another"})]));
+    resume(&arguments, &["out.jsonl, line 1", "another item"]);
+    let other: Vec<&str> = arguments.iter().map(|&part| if part == text(&out) { text(&data) } else { part }).collect();
+    resume(&other, &["d.jsonl", "another --out"]);
+    assert_eq!(std::fs::read_to_string(&data).expect("the items").lines().count(), 1);
 }
 
 #[test]
@@ -135,6 +189,7 @@ fn a_bad_line_is_named_by_its_number() {
     refused("{\"prompt\":\"a\"}", &["line 1", "either answer"]);
     refused("", &["d.jsonl has no items"]);
     refused("{\"image\":\"no.png\",\"prompt\":\"a\",\"answer\":\"b\"}", &["d.jsonl, line 1", "no.png"]);
+    refused("{\"prompt\":\"a\",\"answer\":\"b\"}\n{\"prompt\":\"\u{e9}\"", &["line 2", "EOF", "at column"]);
     fails(&["eval", &model, "--device", "cpu", "--data", "no such file"], &["no such file cannot be read"]);
     let folder = Scratch::new();
     let path = folder.path("");

@@ -6,17 +6,17 @@ use crate::error::{Error, Result};
 use crate::tensor::Bytes;
 
 /// Whether there is such a file.
-pub fn is_file(path: &Path) -> bool {
-    path.is_file() || embedded(path).is_some()
+pub(crate) fn is_file(path: &Path) -> bool {
+    embedded(path).is_some() || path.is_file()
 }
 
 /// Whether there is such a folder.
-pub fn is_dir(path: &Path) -> bool {
-    path.is_dir() || is_embedded(path)
+pub(crate) fn is_dir(path: &Path) -> bool {
+    is_embedded(path) || path.is_dir()
 }
 
 /// Maps a file. An empty file gives no bytes.
-pub fn map(path: &Path) -> Result<Bytes> {
+pub(crate) fn map(path: &Path) -> Result<Bytes> {
     if let Some(bytes) = embedded(path) {
         return Ok(Bytes::new(bytes));
     }
@@ -34,21 +34,27 @@ pub fn map(path: &Path) -> Result<Bytes> {
     Ok(Bytes::mapped(mapped))
 }
 
-/// The bytes of an embedded file. What is on disk comes first.
+/// The bytes of an embedded file.
 fn embedded(path: &Path) -> Option<&'static [u8]> {
-    let (_, bytes) = FILES.iter().find(|(name, _)| Path::new(DEMO).join(name) == path)?;
-    (!Path::new(DEMO).exists()).then_some(*bytes)
+    let inside = inside(path)?;
+    FILES.iter().find(|(name, _)| Path::new(name) == inside).map(|(_, bytes)| *bytes)
 }
 
 /// Whether a path is the embedded model, or a folder of it.
 fn is_embedded(path: &Path) -> bool {
-    path.starts_with(DEMO)
-        && FILES.iter().any(|(name, _)| Path::new(DEMO).join(name).ancestors().skip(1).any(|folder| folder == path))
-        && !Path::new(DEMO).exists()
+    inside(path).is_some_and(|folder| {
+        FILES.iter().any(|(name, _)| Path::new(name).ancestors().skip(1).any(|above| above == folder))
+    })
 }
 
-/// The name of the model that ships with the program.
-const DEMO: &str = "demo";
+/// What a path names within the embedded model. A model on disk comes before it, and nothing else that is called so.
+fn inside(path: &Path) -> Option<&Path> {
+    let by_name = || path.strip_prefix("demo").ok().filter(|_| !Path::new("demo/config.json").is_file());
+    path.strip_prefix(EMBEDDED_DEMO).ok().or_else(by_name)
+}
+
+/// The model `demo` of the program, whatever is on disk.
+pub const EMBEDDED_DEMO: &str = "embedded:demo";
 
 /// A file with its name.
 #[cfg(feature = "demo")]
@@ -81,9 +87,13 @@ mod tests {
     #[test]
     fn the_demo_is_there_with_its_feature_only() {
         let there = cfg!(feature = "demo");
-        assert_eq!((is_dir(Path::new(DEMO)), FILES.is_empty()), (there, !there));
-        assert_eq!(is_file(&Path::new(DEMO).join("config.json")), there);
-        assert!(!is_file(Path::new("demo/nothing.json")) && !is_dir(Path::new("demo/nothing")));
-        assert_eq!(map(&Path::new(DEMO).join("config.json")).is_ok(), there);
+        assert_eq!(FILES.is_empty(), !there);
+        for name in ["demo", EMBEDDED_DEMO] {
+            let inside = |file: &str| Path::new(name).join(file);
+            assert_eq!(is_dir(Path::new(name)), there);
+            assert_eq!(is_file(&inside("config.json")), there);
+            assert_eq!(map(&inside("config.json")).is_ok(), there);
+            assert!(!is_file(&inside("nothing.json")) && !is_dir(&inside("nothing")));
+        }
     }
 }

@@ -6,7 +6,7 @@
 mod clip_json;
 pub mod config;
 mod config_json;
-mod files;
+pub mod files;
 mod folder;
 pub mod gguf;
 mod gguf_model;

@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use clap::Args;
 
 use super::Failure;
+use crate::checkpoint::files::EMBEDDED_DEMO;
 use crate::generate::{Device, Image, Model, Prompt, Sampler};
 
 #[derive(Args)]
@@ -34,7 +35,7 @@ impl Demo {
             out.write_all(blocks(&image).as_bytes())?;
         }
         writeln!(out, "{}, {} × {} pixels\n", PICTURE.0, image.width(), image.height())?;
-        let model = Model::load("demo", &Device::parse(&self.device)?)?;
+        let model = Model::load(EMBEDDED_DEMO, &Device::parse(&self.device)?)?;
         for question in QUESTIONS {
             write!(out, "{question}")?;
             for piece in model.generate(Prompt::user(question).image(image.clone()), &Sampler::greedy())?.max_tokens(16)

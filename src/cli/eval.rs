@@ -1,18 +1,19 @@
 //! `dunlin eval`: how many items of a file a model gets right.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use clap::builder::RangedU64ValueParser;
+use serde::Serialize;
 
+use super::eval_files::{Line, Numbered, Results, fingerprint, items};
 use super::progress::Bar;
 use super::{Failure, Load, interrupted};
-use crate::error::{Error, Result};
-use crate::generate::eval::{Evaluator, Item, Outcome};
+use crate::error::Result;
+use crate::generate::eval::{Evaluator, Outcome};
 
 #[derive(Args)]
 pub struct Eval {
@@ -23,7 +24,7 @@ pub struct Eval {
     #[arg(long, visible_alias = "dataset", value_name = "FILE")]
     data: PathBuf,
     /// Stop after this many items
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
     /// The longest answer
     #[arg(long, value_name = "N", default_value_t = 32)]
@@ -39,18 +40,6 @@ pub struct Eval {
     json: bool,
 }
 
-/// A line of the results.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    /// Of the item in its file, from 1.
-    line: usize,
-    prompt: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    group: Option<String>,
-    #[serde(flatten)]
-    outcome: Outcome,
-}
-
 /// How many were right.
 #[derive(Default, Serialize)]
 struct Tally {
@@ -63,66 +52,118 @@ struct Tally {
 
 impl Eval {
     pub fn run(self) -> Result<(), Failure> {
-        let file = items_file(&self.data)?;
-        let items = read(&file, self.limit)?;
-        let mut done = match &self.out {
-            Some(out) if self.resume => results(out, &items)?,
-            _ => HashMap::new(),
-        };
-        let mut out = self.out.as_deref().map(|path| append(path, self.resume)).transpose()?;
+        let (file, items) = items(&self.data, self.limit, &self.settings())?;
+        let results = self.out.as_deref().map(|path| Results::open(path, self.resume, &items)).transpose()?;
         let model = self.load.load()?;
-        let mut evaluator = Evaluator::new(&model, self.max_tokens);
+        let mut out = results.as_ref().map(Results::append).transpose()?;
+        let mut done = results.map_or_else(HashMap::new, |results| results.done);
+        let mut evaluator = Evaluator::new(&model, self.max_tokens, &interrupted);
 
-        let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-        let mut all = Tally::default();
-        let bar = Bar::items("evaluating");
+        let mut report = Report { json: self.json, ..Report::default() };
         let (start, mut stdout) = (Instant::now(), std::io::stdout().lock());
-        let (mut computed, mut stopped) = (0, false);
-        for (count, (line, item)) in items.iter().enumerate() {
-            let result = match done.remove(line) {
+        let bar = Bar::items("evaluating");
+        let mut ended = Ok(());
+        for Numbered { line, item, of } in &items {
+            let known = done.remove(line);
+            let result = match known {
                 Some(result) => result,
-                None => {
-                    let at = |error: Error| error.at(&format!("{}, line {line}", file.display()));
-                    let outcome = evaluator.evaluate(item).map_err(at)?;
-                    computed += 1;
-                    let result = Line { line: *line, prompt: item.prompt.clone(), group: item.group.clone(), outcome };
-                    let text = serde_json::to_string(&result).map_err(std::io::Error::from)?;
-                    if let Some(out) = &mut out {
-                        writeln!(out, "{text}")?;
-                        out.flush()?;
+                None => match evaluator.evaluate(item) {
+                    Ok(Some(outcome)) => {
+                        let (line, prompt, group, of) = (*line, item.prompt.clone(), item.group.clone(), of.clone());
+                        let result = Line { line, prompt, group, outcome, of };
+                        report.computed += 1;
+                        if let Some(out) = &mut out {
+                            writeln!(out, "{}", json(&result)?)?;
+                            out.flush()?;
+                        }
+                        result
                     }
-                    if self.json {
-                        writeln!(stdout, "{text}")?;
+                    Ok(None) => {
+                        ended = Err(Failure::Interrupted);
+                        break;
                     }
-                    result
-                }
+                    // What was found so far is worth its table.
+                    Err(error) => {
+                        ended = Err(error.at(&format!("{}, line {line}", file.display())).into());
+                        break;
+                    }
+                },
             };
-            all.add(&result.outcome);
-            if let Some(group) = &item.group {
-                tallies.entry(group.clone()).or_default().add(&result.outcome);
+            if self.json {
+                writeln!(stdout, "{}", json(&result)?)?;
             }
-            bar.set(count + 1, items.len());
-            bar.note(format!("{:.1} %", 100.0 * all.share()));
-            stopped = interrupted();
-            if stopped {
-                break;
-            }
+            report.add(&result, item.group.as_deref());
+            bar.advance(report.all.items, items.len(), report.computed);
+            bar.note(format!("{:.1} %", 100.0 * report.all.share()));
         }
         bar.clear();
-        let seconds = start.elapsed().as_secs_f64();
+        if report.all.items > 0 {
+            stdout.write_all(report.text(start.elapsed().as_secs_f64(), model.device()).as_bytes())?;
+        }
+        stdout.flush()?;
+        ended
+    }
+
+    /// What outcomes depend on beside their items.
+    fn settings(&self) -> String {
+        let Load { model, device, weights, precision, context, vision } = &self.load;
+        format!(
+            "{} {} {device} {weights:?} {precision:?} {context:?} {vision:?} {}",
+            env!("CARGO_PKG_VERSION"),
+            fingerprint(model),
+            self.max_tokens
+        )
+    }
+}
+
+fn json(value: &impl Serialize) -> std::io::Result<String> {
+    Ok(serde_json::to_string(value)?)
+}
+
+/// What came out, for people or as JSON.
+#[derive(Default)]
+struct Report {
+    json: bool,
+    groups: BTreeMap<String, Tally>,
+    all: Tally,
+    computed: usize,
+}
+
+impl Report {
+    fn add(&mut self, result: &Line, group: Option<&str>) {
+        self.all.add(&result.outcome);
+        if let Some(group) = group {
+            self.groups.entry(group.into()).or_default().add(&result.outcome);
+        }
+    }
+
+    fn text(&self, seconds: f64, device: &str) -> String {
+        let Self { all, computed, .. } = self;
         if self.json {
             let summary = serde_json::json!({"summary": {
                 "items": all.items, "correct": all.correct, "accuracy": all.share(), "accuracy_norm": all.share_norm(),
-                "groups": tallies, "computed": computed, "seconds": seconds, "device": model.device(),
+                "groups": self.groups, "computed": computed, "seconds": seconds, "device": device,
             }});
-            writeln!(stdout, "{summary}")?;
-        } else {
-            tallies.insert("all".into(), all);
-            write!(stdout, "{}", table(&tallies))?;
-            writeln!(stdout, "{computed} items in {seconds:.1} s on {}", model.device())?;
+            return format!("{summary}\n");
         }
-        stdout.flush()?;
-        if stopped { Err(Failure::Interrupted) } else { Ok(()) }
+        format!("{}{computed} items in {seconds:.1} s on {device}\n", self.table())
+    }
+
+    fn table(&self) -> String {
+        let rows = || self.groups.iter().map(|(name, tally)| (name.as_str(), tally)).chain([("all", &self.all)]);
+        let width = rows().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(5);
+        let norm = self.all.choices > 0;
+        let mut text = format!("{:<width$}  {:>7}  {:>7}  {:>7}", "", "items", "right", "acc");
+        text += if norm { "  acc_norm\n" } else { "\n" };
+        for (name, tally) in rows() {
+            let share = 100.0 * tally.share();
+            text += &format!("{name:<width$}  {:>7}  {:>7}  {share:>5.2} %", tally.items, tally.correct);
+            text += &match tally.share_norm() {
+                Some(share) => format!("  {:>6.2} %\n", 100.0 * share),
+                None => "\n".into(),
+            };
+        }
+        text
     }
 }
 
@@ -146,100 +187,6 @@ impl Tally {
     }
 }
 
-/// `data`, or the only `.jsonl` file in it.
-fn items_file(data: &Path) -> Result<PathBuf> {
-    if !data.is_dir() {
-        return Ok(data.to_path_buf());
-    }
-    let entries = std::fs::read_dir(data)
-        .map_err(|error| Error::prompt(format!("{} cannot be read", data.display())).caused_by(error))?;
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
-    files.sort();
-    match &files[..] {
-        [file] => Ok(file.clone()),
-        [] => Err(Error::prompt(format!("{} has no .jsonl file; --data takes one, or its folder", data.display()))),
-        [first, second, ..] => {
-            let (first, second) = (first.display(), second.display());
-            Err(Error::prompt(format!(
-                "{} has several .jsonl files, as {first} and {second}; name one",
-                data.display()
-            )))
-        }
-    }
-}
-
-/// Every item with the number of its line. Paths of pictures count from the file.
-fn read(file: &Path, limit: Option<usize>) -> Result<Vec<(usize, Item)>> {
-    let failed = |what: &str| Error::prompt(format!("{} {what}", file.display()));
-    let bytes = std::fs::read(file).map_err(|error| failed("cannot be read").caused_by(error))?;
-    let text = String::from_utf8(bytes).map_err(|error| failed("is not UTF-8 text").caused_by(error.utf8_error()))?;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut items = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        if limit.is_some_and(|limit| items.len() >= limit) {
-            break;
-        }
-        let mut item = Item::parse(line)
-            .map_err(|what| Error::prompt(format!("{}, line {}: {what}", file.display(), index + 1)))?;
-        if let Some(image) = &mut item.image {
-            *image = folder.join(&*image).to_string_lossy().into_owned();
-        }
-        items.push((index + 1, item));
-    }
-    if items.is_empty() {
-        return Err(failed("has no items"));
-    }
-    Ok(items)
-}
-
-/// What an earlier run wrote, by line. A last line that was cut short is taken off the file.
-fn results(out: &Path, items: &[(usize, Item)]) -> Result<HashMap<usize, Line>> {
-    let Ok(text) = std::fs::read_to_string(out) else { return Ok(HashMap::new()) };
-    let bad = |number: usize, what: String| {
-        Error::prompt(format!("{}, line {number}: {what}; give another --out, or leave --resume out", out.display()))
-    };
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    if whole < text.len() {
-        let file = OpenOptions::new().write(true).open(out);
-        file.and_then(|file| file.set_len(whole as u64))
-            .map_err(|error| Error::prompt(format!("{} cannot be written", out.display())).caused_by(error))?;
-    }
-    let mut done = HashMap::new();
-    for (index, line) in text[..whole].lines().enumerate() {
-        let result: Line = serde_json::from_str(line).map_err(|error| bad(index + 1, error.to_string()))?;
-        let same = items.iter().find(|(number, _)| *number == result.line);
-        if same.is_some_and(|(_, item)| item.prompt != result.prompt) {
-            return Err(bad(index + 1, format!("line {} of the items has another prompt", result.line)));
-        }
-        done.insert(result.line, result);
-    }
-    Ok(done)
-}
-
-fn append(path: &Path, resume: bool) -> Result<BufWriter<File>> {
-    let file = OpenOptions::new().create(true).write(true).append(resume).truncate(!resume).open(path);
-    Ok(BufWriter::new(
-        file.map_err(|error| Error::prompt(format!("{} cannot be written", path.display())).caused_by(error))?,
-    ))
-}
-
-fn table(tallies: &BTreeMap<String, Tally>) -> String {
-    let width = tallies.keys().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
-    let norm = tallies.values().any(|tally| tally.choices > 0);
-    let mut text = format!("{:<width$}  {:>7}  {:>7}  {:>7}", "", "items", "right", "acc");
-    text += if norm { "  acc_norm\n" } else { "\n" };
-    for (name, tally) in tallies {
-        let share = 100.0 * tally.share();
-        text += &format!("{name:<width$}  {:>7}  {:>7}  {share:>5.2} %", tally.items, tally.correct);
-        text += &match tally.share_norm() {
-            Some(share) => format!("  {:>6.2} %\n", 100.0 * share),
-            None => "\n".into(),
-        };
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,9 +194,12 @@ mod tests {
     #[test]
     fn tables_line_up() {
         let tally = |items, correct| Tally { items, correct, ..Tally::default() };
-        let tallies = BTreeMap::from([("all".to_string(), tally(200, 199)), ("color".to_string(), tally(3, 3))]);
-        let expected =
-            "         items    right      acc\nall        200      199  99.50 %\ncolor        3        3  100.00 %\n";
-        assert_eq!(table(&tallies), expected);
+        let groups = BTreeMap::from([("all".to_string(), tally(2, 1)), ("color".to_string(), tally(3, 3))]);
+        let report = Report { groups, all: tally(200, 199), ..Report::default() };
+        let expected = "         items    right      acc\n\
+                        all          2        1  50.00 %\n\
+                        color        3        3  100.00 %\n\
+                        all        200      199  99.50 %\n";
+        assert_eq!(report.table(), expected);
     }
 }

@@ -3,6 +3,7 @@
 #[cfg(feature = "demo")]
 mod demo;
 mod eval;
+mod eval_files;
 mod info;
 mod inspect;
 mod progress;
@@ -72,7 +73,7 @@ struct Load {
 }
 
 /// Where the vision half is, where the model's own files do not say.
-#[derive(Args)]
+#[derive(Args, Debug)]
 struct Vision {
     /// The vision half of a .gguf model, which is a file of its own
     #[arg(long, value_name = "FILE")]
@@ -82,7 +83,7 @@ struct Vision {
     vision_tower: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     F16,
     #[value(name = "q8_0")]
@@ -91,7 +92,7 @@ enum Format {
     Q4_0,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Digits {
     Auto,
     F32,

@@ -64,6 +64,14 @@ impl Bar {
         bar.set_position(done as u64);
     }
 
+    /// Like [`Self::set`], where all but `computed` of what is done took no time.
+    pub fn advance(&self, done: usize, all: usize, computed: usize) {
+        self.set(done, all);
+        if let Some(bar) = self.bar.as_ref().filter(|_| computed == 0) {
+            bar.reset_eta();
+        }
+    }
+
     /// Leaves nothing behind.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {

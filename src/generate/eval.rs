@@ -8,6 +8,7 @@ use super::model::Model;
 use super::prompt::Prompt;
 use super::sampler::Sampler;
 use super::score;
+use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
 /// A question with what is right.
@@ -65,7 +66,9 @@ impl Outcome {
 impl Item {
     /// Reads a line; the error says what is wrong with it.
     pub fn parse(line: &str) -> Result<Self, String> {
-        let item: Item = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        // The line is one of a file, which the caller names.
+        let item: Item = serde_json::from_str(line)
+            .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))?;
         match (&item.answer, &item.choices, item.label) {
             (Some(_), None, None) => Ok(item),
             (None, Some(choices), Some(label)) if label < choices.len() => Ok(item),
@@ -89,25 +92,28 @@ impl Item {
 /// Puts items to a model, one after the other. What an item's prompt begins with is not computed again where the one before
 /// began so too: a picture is read once for the questions about it that stand together.
 pub struct Evaluator<'a> {
-    pub model: &'a Model,
+    model: &'a Model,
     /// The longest answer.
-    pub max_tokens: usize,
+    max_tokens: usize,
+    /// Asked after each token and choice.
+    stop: &'a dyn Fn() -> bool,
     last: Option<Generation>,
 }
 
 impl<'a> Evaluator<'a> {
-    pub fn new(model: &'a Model, max_tokens: usize) -> Self {
-        Self { model, max_tokens, last: None }
+    pub fn new(model: &'a Model, max_tokens: usize, stop: &'a dyn Fn() -> bool) -> Self {
+        Self { model, max_tokens, stop, last: None }
     }
 
-    pub fn evaluate(&mut self, item: &Item) -> Result<Outcome> {
+    /// None if `stop` said so.
+    pub fn evaluate(&mut self, item: &Item) -> Result<Option<Outcome>> {
         match (&item.choices, item.label, &item.answer) {
-            (Some(choices), Some(label), _) => choose(self.model, item, choices, label),
+            (Some(choices), Some(label), _) => self.choose(item, choices, label),
             (_, _, answer) => self.answer_whole(item, answer.as_deref().unwrap_or_default()),
         }
     }
 
-    fn answer_whole(&mut self, item: &Item, answer: &str) -> Result<Outcome> {
+    fn answer_whole(&mut self, item: &Item, answer: &str) -> Result<Option<Outcome>> {
         let (prompt, sampling) = (self.model.0.encode(&item.question())?, Sampler::greedy().resolve()?);
         let generation = match self.last.take() {
             Some(last) => last.continued(prompt, sampling)?,
@@ -119,50 +125,85 @@ impl<'a> Evaluator<'a> {
             let piece = piece?;
             found += &piece.text;
             ids.push(piece.id);
+            if (self.stop)() {
+                return Ok(None);
+            }
         }
         self.last = Some(generation);
-        let plain = |text: &str| text.trim().to_lowercase();
-        let correct = plain(&found) == plain(answer);
-        Ok(Outcome::Answer { found, ids, correct })
+        let correct = folded(&found) == folded(answer);
+        Ok(Some(Outcome::Answer { found, ids, correct }))
+    }
+
+    /// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness).
+    fn choose(&mut self, item: &Item, choices: &[String], label: usize) -> Result<Option<Outcome>> {
+        let mut logprobs = Vec::with_capacity(choices.len());
+        for choice in choices {
+            let (prompt, count) = continued(self.model, item, choice)?;
+            self.model.0.check(&prompt.ids, prompt.images.len())?;
+            let score = score::score(&self.model.0, &prompt, None, &mut |_, _| ())?;
+            logprobs.push(-score.token_nll[score.token_nll.len() - count..].iter().sum::<f64>());
+            if (self.stop)() {
+                return Ok(None);
+            }
+        }
+        let each = choices.iter().zip(&logprobs);
+        let per_character = each.map(|(choice, logprob)| logprob / choice.trim_start().chars().count() as f64);
+        let correct_norm = largest(&per_character.collect::<Vec<_>>()) == label;
+        Ok(Some(Outcome::Choice { correct: largest(&logprobs) == label, logprobs, correct_norm }))
     }
 }
 
-/// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness): a
-/// choice follows the prompt behind a space, and is what its tokens are beyond those of the prompt.
-fn choose(model: &Model, item: &Item, choices: &[String], label: usize) -> Result<Outcome> {
-    let mut logprobs = Vec::with_capacity(choices.len());
-    for choice in choices {
-        let (prompt, count) = continued(model, item, choice)?;
-        let score = score::score(&model.0, &prompt, None, &mut |_, _| ())?;
-        logprobs.push(-score.token_nll[score.token_nll.len() - count..].iter().sum::<f64>());
-    }
-    let per_character = choices.iter().zip(&logprobs).map(|(choice, logprob)| logprob / choice.chars().count() as f64);
-    let correct_norm = largest(&per_character.collect::<Vec<_>>()) == label;
-    Ok(Outcome::Choice { correct: largest(&logprobs) == label, logprobs, correct_norm })
+/// Without the space around it and without case: `ß` is `SS`.
+fn folded(text: &str) -> String {
+    text.trim().to_uppercase().to_lowercase()
 }
 
-/// The ids of prompt and choice together, and how many of them are the choice's.
+/// The ids of prompt and choice together, and how many of them are the choice's: all beyond those of the prompt.
+///
+/// A choice stands behind a space, if neither the prompt ends with one nor the choice begins with one.
 fn continued(model: &Model, item: &Item, choice: &str) -> Result<(Encoded, usize)> {
     let tokenizer = model.tokenizer()?;
-    if choice.trim().is_empty() {
+    let words = choice.trim_start();
+    if words.is_empty() {
         return Err(Error::prompt("a choice is empty: there is nothing to score"));
     }
     if item.image.is_some() {
         // Behind the template's last word.
         let mut prompt = model.0.encode(&item.question())?;
-        let ids = tokenizer.encode_without_special(choice)?;
+        let ids = tokenizer.encode_without_special(words)?;
         prompt.ids.extend(&ids);
         return Ok((prompt, ids.len()));
     }
     let context = item.prompt.trim_end();
-    let space = if context.len() < item.prompt.len() { &item.prompt[context.len()..] } else { " " };
-    let before = tokenizer.encode(context)?;
-    let whole = tokenizer.encode(&format!("{context}{space}{choice}"))?;
+    let space = match (&item.prompt[context.len()..], &choice[..choice.len() - words.len()]) {
+        _ if context.is_empty() => "",
+        ("", "") => " ",
+        ("", before) => before,
+        (behind, _) => behind,
+    };
+    let mut before = unended(tokenizer, context)?;
+    let mut whole = unended(tokenizer, &format!("{context}{space}{words}"))?;
+    if before.is_empty() {
+        // Something has to foretell the first token.
+        let first = tokenizer.bos().or(tokenizer.eos());
+        let first = first.ok_or_else(|| Error::prompt("the prompt is empty, and no token begins a text"))?;
+        before.push(first);
+        whole.insert(0, first);
+    }
     let count = whole.len().saturating_sub(before.len());
     if count == 0 {
         return Err(Error::prompt(format!("the choice `{choice}` adds no token to its prompt")));
     }
     Ok((Encoded { ids: whole, ..Encoded::default() }, count))
+}
+
+/// The ids of a text that goes on: without the token that some tokenizers end every text with.
+fn unended(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let (mut ids, plain) = (tokenizer.encode(text)?, tokenizer.encode_without_special(text)?);
+    if ids.len() > plain.len() && tokenizer.eos().is_some_and(|eos| ids.ends_with(&[eos]) && !plain.ends_with(&[eos])) {
+        ids.pop();
+    }
+    Ok(ids)
 }
 
 /// The first of the largest.
@@ -184,6 +225,13 @@ mod tests {
         assert!(refused(r#"{"prompt":"q","answer":"a","choices":[],"label":0}"#).contains("either answer"));
         assert!(refused(r#"{"prompt":"q","answers":"a"}"#).contains("answers"));
         assert!(refused("{").contains("EOF"));
+    }
+
+    #[test]
+    fn case_is_folded() {
+        assert_eq!(folded(" Straße\n"), folded("STRASSE"));
+        assert_eq!(folded("ὈΔΥΣΣΕΎΣ"), folded("Ὀδυσσεύς"));
+        assert_ne!(folded("red"), folded("re d"));
     }
 
     #[test]
