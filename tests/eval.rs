@@ -133,6 +133,40 @@ fn a_choice_stands_behind_one_space_and_a_first_token() {
     fails(&short, &["d.jsonl, line 1", "the context of 4"]);
 }
 
+/// What a model says of a picture is the likeliest of what it may say, and each choice scores as the whole text does.
+#[test]
+fn choices_about_a_picture_are_replies() {
+    let (scratch, model) = (Scratch::new(), golden("mobilevlm_v2_grid24"));
+    let image = golden("mobilevlm_v2_grid24/image_1.png");
+    let choices = ["a cat", "a cat and a dog", " the sea"];
+    let data = scratch
+        .write("d.jsonl", lines(&[json!({"image": image, "prompt": "What is it?", "choices": choices, "label": 0})]));
+    let results = json_lines(&["eval", &model, "--device", "cpu", "--data", text(&data), "--json"]);
+    let found: Vec<f64> =
+        results[0]["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
+    let chat = |reply: &[&str]| -> Vec<i64> {
+        let user = json!({"role": "user", "content": "<image>\nWhat is it?"});
+        let reply = reply.iter().map(|reply| json!({"role": "assistant", "content": reply}));
+        let file = scratch.write("chat.json", Value::Array([user].into_iter().chain(reply).collect()).to_string());
+        let printed = json_lines(&["tokenize", &model, "--chat", text(&file), "--json"]);
+        printed[0]["ids"].as_array().expect("ids").iter().map(|id| id.as_i64().expect("an id")).collect()
+    };
+    let asked = chat(&[]);
+    for (choice, found) in choices.iter().zip(found) {
+        // The reply ends with a token that is not of the choice.
+        let mut whole = chat(&[choice.trim()]);
+        whole.pop();
+        assert_eq!(whole[..asked.len()], asked[..]);
+        let given = whole.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let arguments = ["score", &model, "--device", "cpu", "--tokens", &given, "--image", &image, "--json"];
+        let score = json_lines(&arguments);
+        let nll = score[0]["token_nll"].as_array().expect("numbers").iter().rev().take(whole.len() - asked.len());
+        let scored = -nll.map(|value| value.as_f64().expect("a number")).sum::<f64>();
+        // What choices share is computed once, and seven rows are summed in another order than eight.
+        assert!((found - scored).abs() < 1e-4, "{choice}: {found}, and as a whole {scored}");
+    }
+}
+
 #[test]
 fn what_was_done_is_not_done_again() {
     let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));

@@ -136,16 +136,14 @@ impl<'a> Evaluator<'a> {
 
     /// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness).
     fn choose(&mut self, item: &Item, choices: &[String], label: usize) -> Result<Option<Outcome>> {
-        let mut logprobs = Vec::with_capacity(choices.len());
-        for choice in choices {
-            let (prompt, count) = continued(self.model, item, choice)?;
-            self.model.0.check(&prompt.ids, prompt.images.len())?;
-            let score = score::score(&self.model.0, &prompt, None, &mut |_, _| ())?;
-            logprobs.push(-score.token_nll[score.token_nll.len() - count..].iter().sum::<f64>());
-            if (self.stop)() {
-                return Ok(None);
-            }
-        }
+        let question = item.image.as_ref().map(|_| self.model.0.encode(&item.question())).transpose()?;
+        let texts = choices.iter().map(|choice| match &question {
+            Some(question) => replied(self.model, question, choice),
+            None => continued(self.model, &item.prompt, choice),
+        });
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let images = question.map_or_else(Vec::new, |question| question.images);
+        let Some(logprobs) = score::endings(&self.model.0, &images, &texts, self.stop)? else { return Ok(None) };
         let each = choices.iter().zip(&logprobs);
         let per_character = each.map(|(choice, logprob)| logprob / choice.trim_start().chars().count() as f64);
         let correct_norm = largest(&per_character.collect::<Vec<_>>()) == label;
@@ -158,24 +156,19 @@ fn folded(text: &str) -> String {
     text.trim().to_uppercase().to_lowercase()
 }
 
+/// The ids of a question about a picture with a choice as the reply, and how many of them are the choice's.
+fn replied(model: &Model, question: &Encoded, choice: &str) -> Result<(Vec<u32>, usize)> {
+    let ids = model.tokenizer()?.encode_without_special(words(choice)?)?;
+    Ok((question.ids.iter().chain(&ids).copied().collect(), ids.len()))
+}
+
 /// The ids of prompt and choice together, and how many of them are the choice's: all beyond those of the prompt.
 ///
 /// A choice stands behind a space, if neither the prompt ends with one nor the choice begins with one.
-fn continued(model: &Model, item: &Item, choice: &str) -> Result<(Encoded, usize)> {
-    let tokenizer = model.tokenizer()?;
-    let words = choice.trim_start();
-    if words.is_empty() {
-        return Err(Error::prompt("a choice is empty: there is nothing to score"));
-    }
-    if item.image.is_some() {
-        // Behind the template's last word.
-        let mut prompt = model.0.encode(&item.question())?;
-        let ids = tokenizer.encode_without_special(words)?;
-        prompt.ids.extend(&ids);
-        return Ok((prompt, ids.len()));
-    }
-    let context = item.prompt.trim_end();
-    let space = match (&item.prompt[context.len()..], &choice[..choice.len() - words.len()]) {
+fn continued(model: &Model, prompt: &str, choice: &str) -> Result<(Vec<u32>, usize)> {
+    let (tokenizer, words) = (model.tokenizer()?, words(choice)?);
+    let context = prompt.trim_end();
+    let space = match (&prompt[context.len()..], &choice[..choice.len() - words.len()]) {
         _ if context.is_empty() => "",
         ("", "") => " ",
         ("", before) => before,
@@ -194,7 +187,15 @@ fn continued(model: &Model, item: &Item, choice: &str) -> Result<(Encoded, usize
     if count == 0 {
         return Err(Error::prompt(format!("the choice `{choice}` adds no token to its prompt")));
     }
-    Ok((Encoded { ids: whole, ..Encoded::default() }, count))
+    Ok((whole, count))
+}
+
+/// A choice without the space in front of it.
+fn words(choice: &str) -> Result<&str> {
+    match choice.trim_start() {
+        "" => Err(Error::prompt("a choice is empty: there is nothing to score")),
+        words => Ok(words),
+    }
 }
 
 /// The ids of a text that goes on: without the token that some tokenizers end every text with.

@@ -1,11 +1,12 @@
 //! Looking inside: how well a text is predicted, and what passes through the layers.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::conversation::Encoded;
 use super::generation::log_sum_exp;
 use super::model::Inner;
-use crate::backend::{Output, Sampling, Step, Want};
+use crate::backend::{Output, Sampling, Session, Step, Want};
 use crate::error::{Error, Result};
 
 /// How well a text is predicted.
@@ -82,18 +83,12 @@ pub(super) fn score(
     let mut token_nll = Vec::with_capacity(ids.len());
     for (index, part) in ids.chunks(window).enumerate() {
         model.check(part, prompt.images.len())?;
+        let mut session = open(model, part.len(), &prompt.images, None)?;
         // The last id predicts nothing.
-        run(model, &part[..part.len() - 1], &prompt.images, Want::Logits, None, &mut |start, mut outputs| {
+        let rows = 0..part.len() - 1;
+        pass(model, &mut *session, &part[rows.clone()], rows, Want::Logits, &mut |start, outputs| {
             progress(index * window + start, ids.len());
-            let logits = outputs.pop().map(|(_, logits)| logits).unwrap_or_else(|| panic!("no logits came back"));
-            let rows = logits.data.chunks_exact(logits.cols).zip(&part[start + 1..]);
-            for (row, &target) in rows.filter(|(_, target)| (**target as usize) < model.config.vocab) {
-                let sum = log_sum_exp(row).ok_or_else(|| {
-                    Error::device(format!("{} computed logits that are not numbers", model.engine.device().name))
-                })?;
-                token_nll.push(sum - f64::from(row[target as usize]));
-            }
-            Ok(())
+            each_nll(model, outputs, &part[start + 1..], &mut |_, nll| token_nll.push(nll))
         })?;
     }
     progress(ids.len(), ids.len());
@@ -101,11 +96,70 @@ pub(super) fn score(
     Ok(Score { tokens: ids.len(), mean_nll, perplexity: mean_nll.exp(), token_nll })
 }
 
+/// The log-likelihood of the last `count` ids of each of `texts`, (ids, `count`), in nats, after the ids in front of them.
+/// What all begin with is computed once. None if `stop` said so.
+pub(super) fn endings(
+    model: &Inner,
+    images: &[Vec<f32>],
+    texts: &[(Vec<u32>, usize)],
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Vec<f64>>> {
+    let Some(((first, _), others)) = texts.split_first() else { return Ok(Some(Vec::new())) };
+    for (ids, _) in texts {
+        model.check(ids, images.len())?;
+    }
+    let alike = |ids: &Vec<u32>| first.iter().zip(ids).take_while(|(a, b)| a == b).count();
+    let alike = others.iter().map(|(ids, _)| alike(ids)).min().unwrap_or(first.len());
+    // The row in front of an ending foretells its first id.
+    let begin = |(ids, count): &(Vec<u32>, usize)| ids.len() - count - 1;
+    let shared = texts.iter().map(begin).min().unwrap_or(0).min(alike);
+
+    let longest = texts.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+    let mut session = open(model, longest, images, None)?;
+    pass(model, &mut *session, &first[..shared], 0..shared, Want::Nothing, &mut |_, _| Ok(()))?;
+    let mut sums = Vec::with_capacity(texts.len());
+    for text in texts {
+        let ((ids, _), begin, mut sum) = (text, begin(text), 0.0);
+        pass(model, &mut *session, ids, shared..ids.len() - 1, Want::Logits, &mut |start, outputs| {
+            each_nll(model, outputs, &ids[start + 1..], &mut |row, nll| {
+                sum -= if start + row < begin { 0.0 } else { nll };
+            })
+        })?;
+        sums.push(sum);
+        if stop() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(sums))
+}
+
+/// The negative log-likelihood of each of `targets`, but not of rows of pictures, by the row of logits that foretells it.
+fn each_nll(
+    model: &Inner,
+    mut outputs: Vec<(String, Output)>,
+    targets: &[u32],
+    each: &mut dyn FnMut(usize, f64),
+) -> Result<()> {
+    let logits = outputs.pop().map(|(_, logits)| logits).unwrap_or_else(|| panic!("no logits came back"));
+    for (index, (row, &target)) in logits.data.chunks_exact(logits.cols).zip(targets).enumerate() {
+        if target as usize >= model.config.vocab {
+            continue;
+        }
+        let sum = log_sum_exp(row).ok_or_else(|| {
+            Error::device(format!("{} computed logits that are not numbers", model.engine.device().name))
+        })?;
+        each(index, sum - f64::from(row[target as usize]));
+    }
+    Ok(())
+}
+
 pub(super) fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
     model.check(&prompt.ids, prompt.images.len())?;
     let mut pictures: Vec<(String, Values)> = Vec::new();
     let mut tensors: Vec<(String, Values)> = Vec::new();
-    run(model, &prompt.ids, &prompt.images, Want::Trace, Some(&mut pictures), &mut |start, outputs| {
+    let (ids, rows) = (&prompt.ids, 0..prompt.ids.len());
+    let mut session = open(model, ids.len(), &prompt.images, Some(&mut pictures))?;
+    pass(model, &mut *session, ids, rows, Want::Trace, &mut |start, outputs| {
         if start == 0 {
             let empty = |cols| Values { shape: vec![0, cols], data: Vec::new() };
             tensors = outputs.iter().map(|(name, part)| (name.clone(), empty(part.cols))).collect();
@@ -121,23 +175,14 @@ pub(super) fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
     Ok(Trace { tensors: pictures })
 }
 
-/// Runs `ids` in a session of their own, and hands on each chunk's outputs with the position of its first row.
-/// What passes through the vision half goes to `pictures`.
-fn run(
+/// A session that has read `images`. What passes through the vision half goes to `pictures`.
+fn open(
     model: &Inner,
-    ids: &[u32],
+    tokens: usize,
     images: &[Vec<f32>],
-    want: Want,
     mut pictures: Option<&mut Vec<(String, Values)>>,
-    each: &mut dyn FnMut(usize, Vec<(String, Output)>) -> Result<()>,
-) -> Result<()> {
-    if ids.is_empty() {
-        return Ok(());
-    }
-    // All logits come back to the host: 32 MiB of them at a time.
-    let chunk = ((32 << 20) / (4 * model.config.vocab)).clamp(1, model.engine.chunk());
-    let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
-    let mut session = model.engine.session(ids.len())?;
+) -> Result<Box<dyn Session>> {
+    let mut session = model.engine.session(tokens)?;
     for (index, pixels) in images.iter().enumerate() {
         let outputs = session.encode(pixels, pictures.is_some(), &|_, _| ())?;
         let Some(pictures) = &mut pictures else { continue };
@@ -148,12 +193,30 @@ fn run(
         let values = |part: Output| Values { shape: vec![part.rows, part.cols], data: part.data };
         pictures.extend(outputs.into_iter().map(|(part_name, part)| (name(&part_name), values(part))));
     }
-    session.set_tokens(0, ids)?;
-    for position in (0..ids.len()).step_by(chunk) {
-        let rows = chunk.min(ids.len() - position);
-        let images = ids[position..position + rows].iter().any(|&id| id as usize >= model.config.vocab);
-        session.run(&Step { position, rows, want, sampling: sampling.clone(), images })?;
-        each(position, session.outputs()?)?;
+    Ok(session)
+}
+
+/// Runs the ids of some `rows`, and hands on each chunk's outputs with the position of its first row.
+fn pass(
+    model: &Inner,
+    session: &mut dyn Session,
+    ids: &[u32],
+    rows: Range<usize>,
+    want: Want,
+    each: &mut dyn FnMut(usize, Vec<(String, Output)>) -> Result<()>,
+) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // All logits come back to the host: 32 MiB of them at a time.
+    let chunk = ((32 << 20) / (4 * model.config.vocab)).clamp(1, model.engine.chunk());
+    let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
+    session.set_tokens(rows.start, &ids[rows.clone()])?;
+    for position in rows.clone().step_by(chunk) {
+        let part = position..rows.end.min(position + chunk);
+        let images = ids[part.clone()].iter().any(|&id| id as usize >= model.config.vocab);
+        session.run(&Step { position, rows: part.len(), want, sampling: sampling.clone(), images })?;
+        each(position, if want == Want::Nothing { Vec::new() } else { session.outputs()? })?;
     }
     Ok(())
 }
