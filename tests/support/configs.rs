@@ -64,6 +64,8 @@ pub fn named() -> Vec<(&'static str, Config)> {
         ("MobileLLM-350M pruned", pruned),
         ("MobileLLM-R1-140M", r1),
         ("SmolLM2-135M", Config { architecture: "llama".into(), vocab: 49152, ..m125 }),
+        ("MobileLLaMA-1.4B", Config { tied: false, ..uniform("llama", 2048, 24, [16, 16], 5632, 32000) }),
+        ("MobileLLaMA-2.7B", Config { tied: false, ..uniform("llama", 2560, 32, [32, 32], 6912, 32000) }),
     ]
 }
 
