@@ -16,6 +16,7 @@
 //! ```
 //!
 //! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
+//!   [`Device::check`] compares every kernel on an adapter with the CPU path.
 //! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device. It is cheap to clone and shared between threads.
 //!   [`LoadOptions`] converts weights while loading, bounds the context, and reports progress.
 //! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:
@@ -56,6 +57,6 @@ mod threads;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Decoder, Device, Generation, Image, ImageSource, LoadOptions, Message, Model, Piece, Precision, Prompt,
-    Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights,
+    Adapter, Check, Decoder, Device, Generation, Image, ImageSource, LoadOptions, Message, Model, OperatorCheck, Piece,
+    Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
 };

@@ -245,3 +245,33 @@ fn inspect_prints_what_runs() {
         }
     }
 }
+
+/// All of it runs in `tests/ops.rs`; what is right there is said to be right here.
+#[test]
+fn check_compares_an_adapter_with_the_cpu() {
+    let few = ["check", "--operator", "add", "--operator", "cache_write"];
+    let found = json_lines(&[&few[..], &["--json"]].concat());
+    let adapters = adapters::all();
+    assert_eq!(found.len(), adapters.len(), "each adapter in turn");
+    for (adapter, found) in adapters.iter().zip(&found) {
+        let label = adapter.label();
+        assert_eq!(found["device"], label);
+        let [cache_write, add] = &found["operators"].as_array().expect("operators")[..] else { panic!("{found}") };
+        assert_eq!((&add["operator"], &cache_write["operator"]), (&json!("add"), &json!("cache_write")), "{label}");
+        for operator in [add, cache_write] {
+            assert!(operator["cases"].as_u64().expect("a count") >= 5, "{label}: {operator}");
+            assert!(operator["worst_f32"].as_f64().expect("a number") <= 1.0, "{label}: {operator}");
+            assert_eq!(operator["worst_f16"].is_null(), !adapter.f16, "{label}: {operator}");
+            assert_eq!(operator["wrong"], json!([]), "{label}");
+        }
+        let index = adapter.index.to_string();
+        let table = stdout(&[&few[..], &["--device", &index]].concat());
+        let cases = [add, cache_write].map(|operator| operator["cases"].as_u64().expect("a count")).iter().sum::<u64>();
+        assert!(table.starts_with(&label) && table.contains(&format!("all {cases} cases are right")), "{table}");
+    }
+    fails(&["check", "--device", "cpu"], &["the CPU path is what devices are compared with"]);
+    if let Some(adapter) = adapters.first() {
+        let index = adapter.index.to_string();
+        fails(&["check", "--device", &index, "--operator", "nope"], &["no operator `nope`", "rms_norm"]);
+    }
+}

@@ -1,5 +1,6 @@
 //! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
 
+mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod eval;
@@ -47,6 +48,8 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// List the adapters of this machine
     Info(info::Info),
+    /// Compare every kernel on an adapter with the CPU path
+    Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
 }
@@ -187,6 +190,7 @@ pub fn main() -> ExitCode {
         Command::Trace(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
     };
     match result {

@@ -4,9 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::backend::check::Check;
 use crate::backend::{self, AdapterInfo, DeviceChoice, Engine, EngineOptions, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::ops;
 
 /// The device that a model is to run on. Nothing is opened before [`Model::load`](crate::Model::load).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,31 @@ impl Device {
     /// The adapters of this machine. Their places in the list are the indices that [`Device::parse`] takes.
     pub fn list() -> Vec<Adapter> {
         backend::devices().into_iter().enumerate().map(|(index, info)| Adapter { index, info }).collect()
+    }
+
+    /// The names of all operators.
+    pub fn operators() -> Vec<&'static str> {
+        ops::cases().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Runs every case of some operators, or of all where none is named, on this device and by the CPU reference.
+    /// `progress` is told how many cases are done, and of how many.
+    ///
+    /// What is wrong is in the result. Errors: there is no such device or operator, or the device is the CPU, which is
+    /// what others are compared with.
+    pub fn check(&self, operators: &[&str], progress: impl Fn(usize, usize)) -> Result<Check> {
+        if let Some(name) = operators.iter().find(|name| !Self::operators().contains(name)) {
+            return Err(Error::prompt(format!(
+                "there is no operator `{name}`; there are {}",
+                Self::operators().join(", ")
+            )));
+        }
+        match self.choose()? {
+            DeviceChoice::Cpu => Err(Error::device(
+                "the CPU path is what devices are compared with; name an adapter of `dunlin info` with --device",
+            )),
+            DeviceChoice::Adapter(index) => backend::check::check(index, operators, &progress),
+        }
     }
 
     /// What the backend is asked for. Looks for adapters only if one may be wanted.

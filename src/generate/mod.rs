@@ -12,6 +12,7 @@ mod sampler;
 mod score;
 mod tokenizer;
 
+pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Piece, Stats, Stop};
 // A crate has the same name.

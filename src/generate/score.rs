@@ -98,6 +98,7 @@ pub(super) fn score(
 
 /// The log-likelihood of the last `count` ids of each of `texts`, (ids, `count`), in nats, after the ids in front of them.
 /// What all begin with is computed once. None if `stop` said so.
+#[cfg(feature = "cli")]
 pub(super) fn endings(
     model: &Inner,
     images: &[Vec<f32>],

@@ -1,4 +1,7 @@
-//! One case of an operator, by the reference and on a device: tests compare the two, benches time the second.
+//! One case of an operator, by the reference and on a device: tests and `dunlin check` compare the two, benches time the
+//! second.
+
+mod report;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,6 +11,7 @@ use crate::graph::{Graph, GraphBuilder, ValueKind};
 use crate::kernel::ValueId;
 use crate::ops::{Case, Elem, Fill, Matrix, TensorType};
 use crate::tensor::Tensor;
+pub use report::{Check, OperatorCheck, WrongCase, check};
 
 /// A case as a graph of one node, with its contents.
 pub struct Prepared {
@@ -122,7 +126,7 @@ pub fn nmse(ty: &TensorType, found: &[u32], wanted: &[u32]) -> f64 {
 
 #[cfg(feature = "gpu")]
 pub mod gpu {
-    use super::{Prepared, TensorType};
+    use super::{Prepared, TensorType, nmse};
     use crate::backend::wgpu::device::Gpu;
     use crate::backend::wgpu::session::Runner;
     use crate::backend::wgpu::upload::Uploads;
@@ -138,6 +142,25 @@ pub mod gpu {
 
     /// What guards hold: not a number, so that it shows where it is read.
     const UNTOUCHED: u32 = 0x7fc1_2345;
+
+    /// f16 storage of tiles and KV cache: about 2⁻¹¹ a value, squared, over values of like size.
+    const HALF_NMSE: f64 = 1e-6;
+
+    /// How far a device is from the reference in a case, as a share of its tolerance: right up to 1, infinite where
+    /// something is not a number.
+    pub fn deviation(case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
+        let prepared = Prepared::new(case);
+        let wanted = prepared.reference(case);
+        let found = prepared.on_device(case, gpu, profile)?;
+        let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
+        let results = prepared.results.iter().zip(found.iter().zip(&wanted));
+        let shares = results.map(|((_, id), (found, wanted))| match nmse(prepared.graph.ty(*id), found, wanted) {
+            0.0 => 0.0,
+            error if error.is_nan() => f64::INFINITY,
+            error => error / limit,
+        });
+        Ok(shares.fold(0.0, f64::max))
+    }
 
     impl Prepared {
         /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.

@@ -1,0 +1,148 @@
+//! `dunlin check`: whether an adapter computes what the CPU path computes, operator by operator.
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::Failure;
+use super::progress::Bar;
+use crate::error::{Error, Result};
+use crate::generate::{Check as Found, Device, OperatorCheck};
+
+#[derive(Args)]
+pub struct Check {
+    /// gpu, an index of `dunlin info`, or [BACKEND:]NAME-PART [default: each adapter in turn]
+    #[arg(long, value_name = "D")]
+    device: Option<String>,
+    /// Only this operator; may be repeated
+    #[arg(long = "operator", value_name = "NAME")]
+    operators: Vec<String>,
+    /// One JSON object for each adapter
+    #[arg(long)]
+    json: bool,
+}
+
+/// Wrong cases of an operator that are told one by one.
+const TOLD: usize = 5;
+
+impl Check {
+    pub fn run(self) -> Result<(), Failure> {
+        let operators: Vec<&str> = self.operators.iter().map(String::as_str).collect();
+        let mut out = std::io::stdout().lock();
+        let mut wrong = Vec::new();
+        for device in self.devices()? {
+            let bar = Bar::items("checking");
+            let found = device.check(&operators, |done, all| bar.set(done, all));
+            bar.clear();
+            let found = found?;
+            if self.json {
+                serde_json::to_writer(&mut out, &found).map_err(std::io::Error::from)?;
+                writeln!(out)?;
+            } else {
+                out.write_all(table(&found).as_bytes())?;
+            }
+            out.flush()?;
+            if found.wrong() > 0 {
+                wrong.push(advice(&found));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(Error::device(wrong.join("; ")).into()) }
+    }
+
+    fn devices(&self) -> Result<Vec<Device>> {
+        if let Some(device) = &self.device {
+            return Ok(vec![Device::parse(device)?]);
+        }
+        let adapters = Device::list().into_iter().filter(|adapter| adapter.unusable().is_none());
+        let devices = adapters.map(|adapter| Device::parse(&adapter.index().to_string()));
+        let devices = devices.collect::<Result<Vec<_>>>()?;
+        if devices.is_empty() {
+            return Err(Error::device("no adapter was found that can run models, so there is nothing to check"));
+        }
+        Ok(devices)
+    }
+}
+
+/// What is wrong in all, and how to do without it.
+fn advice(found: &Found) -> String {
+    let wrong = |precision| found.operators.iter().flat_map(|o| &o.wrong).any(|case| case.precision == precision);
+    let instead = if wrong("f32") { "--device cpu, or another adapter," } else { "--precision f32" };
+    format!("{} of {} cases are wrong on {}: {instead} avoids them", found.wrong(), found.cases(), found.device)
+}
+
+fn table(found: &Found) -> String {
+    let names = found.operators.iter().map(|operator| operator.operator.len());
+    let width = names.max().unwrap_or(0).max("operator".len());
+    let mut text = format!("{}\n{:width$}  cases  wrong  error in f32     in f16\n", found.device, "operator");
+    for operator in &found.operators {
+        let OperatorCheck { operator: name, cases, worst_f32, worst_f16, wrong } = operator;
+        let (full, half, wrong) = (share(*worst_f32), worst_f16.map_or("–".into(), share), wrong.len());
+        text += &format!("{name:width$}  {cases:>5}  {wrong:>5}  {full:>12}  {half:>9}\n");
+    }
+    text += "errors: the largest of each operator, in its tolerance\n";
+    for operator in &found.operators {
+        for wrong in operator.wrong.iter().take(TOLD) {
+            let what = match &wrong.failure {
+                Some(failure) => failure.clone(),
+                None if wrong.error.is_infinite() => share(wrong.error),
+                None => format!("{} of its tolerance", share(wrong.error)),
+            };
+            text += &format!("wrong in {}: {}: {what}\n", wrong.precision, wrong.case);
+        }
+        if operator.wrong.len() > TOLD {
+            text += &format!("and {} more of {}\n", operator.wrong.len() - TOLD, operator.operator);
+        }
+    }
+    if found.wrong() == 0 {
+        text += &format!("all {} cases are right\n", found.cases());
+    }
+    text + "\n"
+}
+
+fn share(error: f64) -> String {
+    match error {
+        error if error.is_infinite() => "no number".into(),
+        0.0 => "0".into(),
+        error if error < 0.01 => "< 1 %".into(),
+        error => format!("{:.0} %", 100.0 * error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::WrongCase;
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let wrong = |error: f64, failure: Option<&str>| WrongCase {
+            case: "Add (f32[3], f32[3]) at 0".into(),
+            precision: "f16",
+            error,
+            failure: failure.map(str::to_string),
+        };
+        let add = OperatorCheck {
+            operator: "add".into(),
+            cases: 9,
+            worst_f32: 0.25,
+            worst_f16: Some(f64::INFINITY),
+            wrong: vec![wrong(4.0, None), wrong(f64::INFINITY, None), wrong(f64::INFINITY, Some("the device is lost"))],
+        };
+        let mut found = Found { device: "gl:some GPU".into(), operators: vec![add] };
+        let expected = "gl:some GPU\n\
+                        operator  cases  wrong  error in f32     in f16\n\
+                        add           9      3          25 %  no number\n\
+                        errors: the largest of each operator, in its tolerance\n\
+                        wrong in f16: Add (f32[3], f32[3]) at 0: 400 % of its tolerance\n\
+                        wrong in f16: Add (f32[3], f32[3]) at 0: no number\n\
+                        wrong in f16: Add (f32[3], f32[3]) at 0: the device is lost\n\n";
+        assert_eq!(table(&found), expected);
+        assert_eq!(advice(&found), "3 of 9 cases are wrong on gl:some GPU: --precision f32 avoids them");
+        found.operators[0].wrong = vec![WrongCase { precision: "f32", ..wrong(4.0, None) }; 7];
+        assert!(advice(&found).ends_with("--device cpu, or another adapter, avoids them"));
+        assert!(table(&found).contains("and 2 more of add\n"));
+        found.operators[0] = OperatorCheck { operator: "add".into(), cases: 5, ..OperatorCheck::default() };
+        assert!(table(&found).contains("add           5      0             0          –\n"));
+        assert!(table(&found).ends_with("all 5 cases are right\n\n"));
+    }
+}
