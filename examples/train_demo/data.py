@@ -35,6 +35,13 @@ NO_YES = [
     "does the image not contain a {}?",
 ]
 ABOUT = ["{colour} shape", "{shape}"]
+# As people ask who have not read the data set.
+SHORT = {
+    "what colour": ["what color is it?", "what color is this?", "which color is the shape?"],
+    "what shape": ["what is it?", "what is this?", "what shape is it?", "which shape is this?"],
+    "whether shape": ["is it a {}?", "is this a {}?"],
+    "whether colour": ["is it {}?", "is the shape {}?"],
+}
 TEMPLATES = WHAT_COLOUR + WHAT_SHAPE + [question.format(about) for question in YES_NO + NO_YES for about in ABOUT]
 
 # What the model says when there is no picture.
@@ -112,17 +119,24 @@ def negated(question: str) -> bool:
 
 
 def ask(shape: str, colour: str, rng: random.Random, plain: bool = False) -> tuple[str, str]:
-    """One of the data set's questions about a picture, with its answer. A plain one has no `no` or `not`."""
-    kind = rng.random()
+    """One of the data set's questions about a picture, or a shorter one, with its answer. A plain one has no `no` or
+    `not`."""
+    kind, short = rng.random(), rng.random() < 0.2
     if kind < 0.2:
-        return rng.choice(WHAT_COLOUR).format(shape=shape), colour
+        return rng.choice(SHORT["what colour"] if short else WHAT_COLOUR).format(shape=shape), colour
     if kind < 0.4:
-        return rng.choice(WHAT_SHAPE).format(colour=colour), shape
+        return rng.choice(SHORT["what shape"] if short else WHAT_SHAPE).format(colour=colour), shape
     true = rng.random() < 0.5
     if rng.random() < 0.5:
         about = shape if true else rng.choice([other for other in SHAPES if other != shape])
+        shorter = SHORT["whether shape"]
     else:
-        about = (colour if true else rng.choice([other for other in COLOURS if other != colour])) + " shape"
+        about = colour if true else rng.choice([other for other in COLOURS if other != colour])
+        shorter = SHORT["whether colour"]
+    if short:
+        return rng.choice(shorter).format(about), "yes" if true else "no"
+    if about in COLOURS:
+        about += " shape"
     opposite = rng.random() < 0.5 and not plain
     return rng.choice(NO_YES if opposite else YES_NO).format(about), "yes" if true != opposite else "no"
 
@@ -145,13 +159,18 @@ def reword(question: str, rng: random.Random) -> str:
 # Around the data set's eight colours: what people pick for the word, (low, high) of red, green and blue.
 PAINTS = {
     "black": [((0, 0, 0), (35, 35, 35))],
-    "blue": [((0, 0, 190), (40, 60, 255)), ((20, 70, 200), (70, 110, 255))],
-    "brown": [((125, 30, 30), (175, 50, 50)), ((105, 55, 10), (150, 80, 40))],
+    "blue": [((0, 0, 180), (70, 80, 255)), ((20, 70, 200), (70, 160, 255))],
+    "brown": [
+        ((125, 30, 30), (175, 50, 50)),
+        ((95, 50, 10), (150, 85, 40)),
+        ((115, 70, 50), (145, 90, 72)),
+        ((150, 90, 50), (190, 125, 90)),
+    ],
     "gray": [((95, 95, 95), (165, 165, 165))],
-    "green": [((0, 200, 0), (70, 255, 70)), ((0, 120, 0), (50, 200, 50))],
-    "red": [((215, 0, 0), (255, 45, 45))],
-    "teal": [((0, 105, 105), (30, 160, 160))],
-    "yellow": [((235, 215, 0), (255, 255, 60))],
+    "green": [((0, 200, 0), (70, 255, 70)), ((0, 110, 0), (80, 200, 85))],
+    "red": [((215, 0, 0), (255, 70, 60))],
+    "teal": [((0, 100, 100), (30, 135, 135)), ((0, 130, 120), (40, 170, 155))],
+    "yellow": [((235, 210, 0), (255, 255, 80))],
 }
 DATA_SET = {
     "black": (0, 0, 0),
@@ -223,9 +242,11 @@ def outline(shape: str, rng: random.Random) -> list[tuple[float, float]]:
     else:
         points = [(math.cos(t), math.sin(t)) for t in (-math.pi / 2, math.pi / 6, 5 * math.pi / 6)]
         kind = rng.random()
-        if kind < 0.4:
-            high, lean = rng.uniform(0.6, 1.2), rng.uniform(-0.8, 0.8)
-            points = [(lean * 0.9, -high), (0.9, high), (-0.9, high)]
+        if kind < 0.6:
+            # From upright to a right angle and a little over it, twice as high as wide to half as high.
+            high = math.exp(rng.uniform(math.log(0.5), math.log(2)))
+            lean = rng.choice([0, -1, 1, rng.uniform(-1.2, 1.2)])
+            points = [(lean, -high), (1, high), (-1, high)]
         turn = 0 if rng.random() < 0.6 else rng.choice([math.pi, rng.uniform(0, 2 * math.pi), math.pi / 2])
     cos, sin = math.cos(turn), math.sin(turn)
     points = [(x * cos - y * sin, x * sin + y * cos) for x, y in points]
@@ -367,7 +388,7 @@ class Batches(torch.utils.data.Dataset):
 
 
 def talk(rng: random.Random) -> str:
-    """Something to say without a picture: a phrase, a question of the data set, or words in any order."""
+    """Something to say without a picture: a phrase, a question of the data set, or words in any order, few or many."""
     kind = rng.random()
     if kind < 0.4:
         return reword(rng.choice(TALK), rng)
@@ -378,5 +399,5 @@ def talk(rng: random.Random) -> str:
         "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789,.!", k=rng.randint(1, 7)))
         if rng.random() < 0.3
         else rng.choice(words)
-        for _ in range(rng.randint(1, 8))
+        for _ in range(rng.randint(1, 8) if kind < 0.8 else rng.randint(9, 48))
     )

@@ -50,7 +50,8 @@ PHASES = (
     Phase(800, 1.2e-3, 1200, every=4, helped=0.5),
     Phase(300, 1.0e-3, 1200, every=1, tower=False, plain=True),
     Phase(600, 1.0e-3, 1000, every=1, tower=False),
-    Phase(200, 4e-4, 200, every=1, helped=0.2, full=True),
+    Phase(1600, 7e-4, 1700, every=1, helped=0.3),
+    Phase(300, 2e-4, 300, every=1, helped=0.2, full=True),
 )
 
 
