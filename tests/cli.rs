@@ -385,4 +385,19 @@ fn ctrl_c_stops_cleanly() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let stats: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert!(stats["stats"]["stop"].is_null() && rest.len() < 2000);
+
+    // What was evaluated so far has its table.
+    let items = folder.0.join("items.jsonl");
+    std::fs::write(&items, "{\"prompt\":\"a\",\"answer\":\"b\"}\n".repeat(2000)).unwrap();
+    let arguments =
+        ["eval", folder.0.to_str().unwrap(), "--data", items.to_str().unwrap(), "--device", "cpu", "--json"];
+    let mut child = dunlin(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    reader.read_line(&mut String::new()).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = reader.lines().map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let summary: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
+    assert_eq!(summary["summary"]["items"], rest.len(), "one line was read before");
+    assert!(rest.len() < 2000);
 }

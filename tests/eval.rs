@@ -87,7 +87,8 @@ fn choices_are_scored_as_scores_are() {
     let results = json_lines(&["eval", &model, "--device", "cpu", "--data", text(&data), "--json"]);
     let found: Vec<f64> =
         results[0]["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
-    // The CPU sums in the same order whatever the chunks; what differs is printing.
+    assert_eq!(found.len(), 3, "{results:?}");
+    // What choices share is computed once, and seven rows are summed in another order than eight.
     assert!(found.iter().zip(logprobs).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} for {logprobs:?}");
     assert_eq!(results[0]["correct"], true);
     assert_eq!(results[0]["correct_norm"], best(by_length) == best(logprobs));
@@ -128,6 +129,12 @@ fn a_choice_stands_behind_one_space_and_a_first_token() {
     config["add_bos_token"] = json!(false);
     std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("a file");
     assert_eq!(scores(text(&folder))[4..], found[4..]);
+    // The same where one token begins and ends.
+    config["add_bos_token"] = json!(true);
+    config["add_eos_token"] = json!(false);
+    config["eos_token"] = json!("<s>");
+    std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("a file");
+    assert_eq!(scores(text(&folder)), found);
 
     let short = ["eval", &model, "--device", "cpu", "--data", text(&data), "--context", "4"];
     fails(&short, &["d.jsonl, line 1", "the context of 4"]);
@@ -144,6 +151,7 @@ fn choices_about_a_picture_are_replies() {
     let results = json_lines(&["eval", &model, "--device", "cpu", "--data", text(&data), "--json"]);
     let found: Vec<f64> =
         results[0]["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
+    assert_eq!(found.len(), 3, "{results:?}");
     let chat = |reply: &[&str]| -> Vec<i64> {
         let user = json!({"role": "user", "content": "<image>\nWhat is it?"});
         let reply = reply.iter().map(|reply| json!({"role": "assistant", "content": reply}));
@@ -198,17 +206,40 @@ fn what_was_done_is_not_done_again() {
     assert_eq!(shown.len(), 5, "each item has its line, also where it was known: {shown:?}");
 
     // Results are of these items, of this model, of these options.
-    let resume = |arguments: &[&str], parts: &[&str]| fails(&[arguments, &["--resume"]].concat(), parts);
-    let other: Vec<&str> = arguments.iter().map(|&part| if part == "2" { "3" } else { part }).collect();
-    resume(&other, &["out.jsonl, line 1", "other options"]);
-    let folder = golden("mobilellm_ls");
-    let other: Vec<&str> = arguments.iter().map(|&part| if part == model { &folder } else { part }).collect();
-    resume(&other, &["out.jsonl, line 1", "another model"]);
-    scratch.write("d.jsonl", lines(&[json!({"prompt": "item 0", "answer": "another"})]));
-    resume(&arguments, &["out.jsonl, line 1", "another item"]);
-    let other: Vec<&str> = arguments.iter().map(|&part| if part == text(&out) { text(&data) } else { part }).collect();
-    resume(&other, &["d.jsonl", "another --out"]);
+    let swapped = |from: &str, to: &str| -> Vec<String> {
+        arguments.iter().map(|&part| if part == from { to.to_string() } else { part.to_string() }).collect()
+    };
+    let refused = |arguments: &[String], more: &[&str], parts: &[&str]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        fails(&arguments, parts);
+    };
+    refused(&swapped("2", "3"), &["--resume"], &["out.jsonl has a result for line 1", "other options"]);
+    refused(&swapped(&model, &golden("mobilellm_ls")), &["--resume"], &["line 1", "another model"]);
+    let as_it_was = std::fs::read_to_string(&data).expect("the items");
+    let changed = as_it_was.replace("item 3", "item three");
+    scratch.write("d.jsonl", &changed);
+    refused(&swapped("", ""), &["--resume", "--limit", "2"], &["line 4", "another item"]);
+    scratch.write("d.jsonl", "{\"prompt\":\"item 0\",\"answer\":\"?\"}\n");
+    refused(&swapped("", ""), &["--resume"], &["another item"]);
+    refused(&swapped(text(&out), text(&data)), &["--resume"], &["d.jsonl, line 1", "no result of dunlin eval"]);
     assert_eq!(std::fs::read_to_string(&data).expect("the items").lines().count(), 1);
+    scratch.write("d.jsonl", as_it_was);
+
+    // Nobody else may write there meanwhile, and what else lies beside a model does not matter.
+    let held = std::fs::File::open(&out).expect("results");
+    held.lock().expect("a lock");
+    refused(&swapped("", ""), &["--resume"], &["out.jsonl is being written by another process"]);
+    drop(held);
+    let copy = scratch.copy(Path::new(&model));
+    let out = copy.join("out.jsonl");
+    let beside = ["eval", text(&copy), "--device", "cpu", "--data", text(&data), "--out", text(&out)];
+    stdout(&beside);
+    std::fs::write(copy.join("notes.txt"), "fast").expect("a file");
+    assert!(stdout(&[&beside[..], &["--resume"]].concat()).contains("\n0 items"));
+    std::fs::File::open(copy.join("config.json"))
+        .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+        .expect("a time");
+    fails(&[&beside[..], &["--resume"]].concat(), &["another model"]);
 }
 
 #[test]

@@ -49,8 +49,11 @@ fn is_embedded(path: &Path) -> bool {
 
 /// What a path names within the embedded model. A model on disk comes before it, and nothing else that is called so.
 fn inside(path: &Path) -> Option<&Path> {
-    let by_name = || path.strip_prefix("demo").ok().filter(|_| !Path::new("demo/config.json").is_file());
-    path.strip_prefix(EMBEDDED_DEMO).ok().or_else(by_name)
+    let on_disk = || {
+        let files = ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+        files.iter().any(|file| Path::new("demo").join(file).is_file())
+    };
+    path.strip_prefix(EMBEDDED_DEMO).ok().or_else(|| path.strip_prefix("demo").ok().filter(|_| !on_disk()))
 }
 
 /// The model `demo` of the program, whatever is on disk.

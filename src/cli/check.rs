@@ -4,8 +4,8 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::Failure;
 use super::progress::Bar;
+use super::{Failure, sentence};
 use crate::error::{Error, Result};
 use crate::generate::{Check as Found, Device, OperatorCheck};
 
@@ -30,33 +30,48 @@ impl Check {
         let operators: Vec<&str> = self.operators.iter().map(String::as_str).collect();
         let mut out = std::io::stdout().lock();
         let mut wrong = Vec::new();
-        for device in self.devices()? {
-            let bar = Bar::items("checking");
-            let found = device.check(&operators, |done, all| bar.set(done, all));
-            bar.clear();
-            let found = found?;
-            if self.json {
-                serde_json::to_writer(&mut out, &found).map_err(std::io::Error::from)?;
-                writeln!(out)?;
-            } else {
-                out.write_all(table(&found).as_bytes())?;
+        for (device, unusable) in self.devices()? {
+            if let Some(why) = unusable {
+                if self.json {
+                    writeln!(out, "{}", serde_json::json!({"device": device, "skipped": why}))?;
+                } else {
+                    writeln!(out, "{device}\nskipped: it cannot run models: {why}\n")?;
+                }
+                continue;
             }
-            out.flush()?;
-            if found.wrong() > 0 {
-                wrong.push(advice(&found));
+            let bar = Bar::items("checking");
+            let found = Device::parse(&device)?.check(&operators, |done, all| bar.set(done, all));
+            bar.clear();
+            match found {
+                // Others may be well.
+                Err(error) if self.device.is_none() => wrong.push(sentence(&error)),
+                found => {
+                    let found = found?;
+                    if self.json {
+                        serde_json::to_writer(&mut out, &found).map_err(std::io::Error::from)?;
+                        writeln!(out)?;
+                    } else {
+                        out.write_all(table(&found).as_bytes())?;
+                    }
+                    out.flush()?;
+                    wrong.extend((found.wrong() > 0).then(|| advice(&found)));
+                }
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(Error::device(wrong.join("; ")).into()) }
     }
 
-    fn devices(&self) -> Result<Vec<Device>> {
+    /// What to check: an adapter by the word that names it, or its name with why it cannot run models.
+    fn devices(&self) -> Result<Vec<(String, Option<String>)>> {
         if let Some(device) = &self.device {
-            return Ok(vec![Device::parse(device)?]);
+            return Ok(vec![(device.clone(), None)]);
         }
-        let adapters = Device::list().into_iter().filter(|adapter| adapter.unusable().is_none());
-        let devices = adapters.map(|adapter| Device::parse(&adapter.index().to_string()));
-        let devices = devices.collect::<Result<Vec<_>>>()?;
-        if devices.is_empty() {
+        let adapters = Device::list().into_iter().map(|adapter| match adapter.unusable() {
+            None => (adapter.index().to_string(), None),
+            Some(why) => (format!("{}:{}", adapter.backend(), adapter.name()), Some(why.to_string())),
+        });
+        let devices: Vec<_> = adapters.collect();
+        if devices.iter().all(|(_, unusable)| unusable.is_some()) {
             return Err(Error::device("no adapter was found that can run models, so there is nothing to check"));
         }
         Ok(devices)
@@ -83,8 +98,8 @@ fn table(found: &Found) -> String {
     for operator in &found.operators {
         for wrong in operator.wrong.iter().take(TOLD) {
             let what = match &wrong.failure {
-                Some(failure) => failure.clone(),
-                None if wrong.error.is_infinite() => share(wrong.error),
+                Some(failure) => failure.replace('\n', " "),
+                None if wrong.error.is_infinite() => "not a number, or another id".into(),
                 None => format!("{} of its tolerance", share(wrong.error)),
             };
             text += &format!("wrong in {}: {}: {what}\n", wrong.precision, wrong.case);
@@ -92,6 +107,9 @@ fn table(found: &Found) -> String {
         if operator.wrong.len() > TOLD {
             text += &format!("and {} more of {}\n", operator.wrong.len() - TOLD, operator.operator);
         }
+    }
+    if let Some(why) = &found.stopped {
+        text += &format!("stopped, the device does not open again: {why}\n");
     }
     if found.wrong() == 0 {
         text += &format!("all {} cases are right\n", found.cases());
@@ -101,10 +119,11 @@ fn table(found: &Found) -> String {
 
 fn share(error: f64) -> String {
     match error {
-        error if error.is_infinite() => "no number".into(),
+        error if error.is_infinite() => "∞".into(),
         0.0 => "0".into(),
         error if error < 0.01 => "< 1 %".into(),
-        error => format!("{:.0} %", 100.0 * error),
+        error if error < 10.0 => format!("{:.0} %", 100.0 * error),
+        error => format!("× {error:.0e}"),
     }
 }
 
@@ -126,15 +145,19 @@ mod tests {
             cases: 9,
             worst_f32: 0.25,
             worst_f16: Some(f64::INFINITY),
-            wrong: vec![wrong(4.0, None), wrong(f64::INFINITY, None), wrong(f64::INFINITY, Some("the device is lost"))],
+            wrong: vec![
+                wrong(4.0, None),
+                wrong(f64::INFINITY, None),
+                wrong(f64::INFINITY, Some("the device\nis lost")),
+            ],
         };
-        let mut found = Found { device: "gl:some GPU".into(), operators: vec![add] };
+        let mut found = Found { device: "gl:some GPU".into(), operators: vec![add], stopped: None };
         let expected = "gl:some GPU\n\
                         operator  cases  wrong  error in f32     in f16\n\
-                        add           9      3          25 %  no number\n\
+                        add           9      3          25 %          ∞\n\
                         errors: the largest of each operator, in its tolerance\n\
                         wrong in f16: Add (f32[3], f32[3]) at 0: 400 % of its tolerance\n\
-                        wrong in f16: Add (f32[3], f32[3]) at 0: no number\n\
+                        wrong in f16: Add (f32[3], f32[3]) at 0: not a number, or another id\n\
                         wrong in f16: Add (f32[3], f32[3]) at 0: the device is lost\n\n";
         assert_eq!(table(&found), expected);
         assert_eq!(advice(&found), "3 of 9 cases are wrong on gl:some GPU: --precision f32 avoids them");

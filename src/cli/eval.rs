@@ -1,6 +1,6 @@
 //! `dunlin eval`: how many items of a file a model gets right.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,6 +13,7 @@ use super::eval_files::{Line, Numbered, Results, fingerprint, items};
 use super::progress::Bar;
 use super::{Failure, Load, interrupted};
 use crate::error::Result;
+use crate::generate::Model;
 use crate::generate::eval::{Evaluator, Outcome};
 
 #[derive(Args)]
@@ -52,29 +53,32 @@ struct Tally {
 
 impl Eval {
     pub fn run(self) -> Result<(), Failure> {
-        let (file, items) = items(&self.data, self.limit, &self.settings())?;
-        let results = self.out.as_deref().map(|path| Results::open(path, self.resume, &items)).transpose()?;
+        let (file, mut items) = items(&self.data)?;
+        let mut results = self.out.as_deref().map(|path| Results::open(path, self.resume)).transpose()?;
         let model = self.load.load()?;
-        let mut out = results.as_ref().map(Results::append).transpose()?;
-        let mut done = results.map_or_else(HashMap::new, |results| results.done);
+        let settings = self.settings(&model);
+        if let Some(results) = &results {
+            results.compare(&items, &settings)?;
+        }
+        items.truncate(self.limit.unwrap_or(usize::MAX));
         let mut evaluator = Evaluator::new(&model, self.max_tokens, &interrupted);
 
         let mut report = Report { json: self.json, ..Report::default() };
         let (start, mut stdout) = (Instant::now(), std::io::stdout().lock());
         let bar = Bar::items("evaluating");
         let mut ended = Ok(());
-        for Numbered { line, item, of } in &items {
-            let known = done.remove(line);
+        for numbered in &items {
+            let Numbered { line, item, .. } = numbered;
+            let known = results.as_mut().and_then(|results| results.done.remove(line));
             let result = match known {
                 Some(result) => result,
                 None => match evaluator.evaluate(item) {
                     Ok(Some(outcome)) => {
-                        let (line, prompt, group, of) = (*line, item.prompt.clone(), item.group.clone(), of.clone());
-                        let result = Line { line, prompt, group, outcome, of };
+                        let (prompt, group) = (item.prompt.clone(), item.group.clone());
+                        let result = Line { line: *line, prompt, group, outcome, of: numbered.of(&settings) };
                         report.computed += 1;
-                        if let Some(out) = &mut out {
-                            writeln!(out, "{}", json(&result)?)?;
-                            out.flush()?;
+                        if let Some(results) = &mut results {
+                            results.write(&result)?;
                         }
                         result
                     }
@@ -90,7 +94,7 @@ impl Eval {
                 },
             };
             if self.json {
-                writeln!(stdout, "{}", json(&result)?)?;
+                writeln!(stdout, "{}", serde_json::to_string(&result).map_err(std::io::Error::from)?)?;
             }
             report.add(&result, item.group.as_deref());
             bar.advance(report.all.items, items.len(), report.computed);
@@ -105,19 +109,18 @@ impl Eval {
     }
 
     /// What outcomes depend on beside their items.
-    fn settings(&self) -> String {
-        let Load { model, device, weights, precision, context, vision } = &self.load;
+    fn settings(&self, model: &Model) -> String {
+        let Load { model: path, device: _, weights, precision, context, vision } = &self.load;
+        let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
         format!(
-            "{} {} {device} {weights:?} {precision:?} {context:?} {vision:?} {}",
+            "{} {} {weights:?} {precision:?} {context:?} {mmproj:?} {tower:?} {}:{} {}",
             env!("CARGO_PKG_VERSION"),
-            fingerprint(model),
+            fingerprint(path),
+            model.backend(),
+            model.device(),
             self.max_tokens
         )
     }
-}
-
-fn json(value: &impl Serialize) -> std::io::Result<String> {
-    Ok(serde_json::to_string(value)?)
 }
 
 /// What came out, for people or as JSON.

@@ -1,8 +1,8 @@
 //! What `dunlin eval` reads and writes: items, results.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,15 @@ pub struct Numbered {
     /// Of its file, from 1.
     pub line: usize,
     pub item: Item,
-    /// What its outcome depends on.
-    pub of: String,
+    /// The line, and its picture's size and time.
+    text: String,
+}
+
+impl Numbered {
+    /// A hash of all that an outcome depends on: the item, and `settings`, which are the model and the options.
+    pub fn of(&self, settings: &str) -> String {
+        format!("{:016x}", fnv(&[&self.text, settings]))
+    }
 }
 
 /// A line of the results.
@@ -29,14 +36,12 @@ pub struct Line {
     pub group: Option<String>,
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// What the outcome depends on, the item, the model and the options, as a hash.
+    /// [`Numbered::of`].
     pub of: String,
 }
 
-/// Every item of `data`, a file or a folder with one `.jsonl` file. Paths of pictures count from the file.
-///
-/// `settings`: what outcomes depend on beside the item.
-pub fn items(data: &Path, limit: Option<usize>, settings: &str) -> Result<(PathBuf, Vec<Numbered>)> {
+/// Every item of `data`, a file or a folder with one `.jsonl` file; and the file. Paths of pictures count from it.
+pub fn items(data: &Path) -> Result<(PathBuf, Vec<Numbered>)> {
     let file = items_file(data)?;
     let bytes = std::fs::read(&file)
         .map_err(|error| Error::prompt(format!("{} cannot be read", file.display())).caused_by(error))?;
@@ -45,21 +50,23 @@ pub fn items(data: &Path, limit: Option<usize>, settings: &str) -> Result<(PathB
     let mut items = Vec::new();
     for (index, bytes) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let bytes = bytes.trim_ascii();
-        if bytes.is_empty() || limit.is_some_and(|limit| items.len() >= limit) {
+        if bytes.is_empty() {
             continue;
         }
         let line = index + 1;
         let bad = |what: String| Error::prompt(format!("{}, line {line}: {what}", file.display()));
         let text = std::str::from_utf8(bytes).map_err(|error| bad(format!("not UTF-8 text: {error}")))?;
         let mut item = Item::parse(text).map_err(bad)?;
+        let mut text = text.to_string();
         if let Some(image) = &mut item.image {
             let path = folder.join(&*image);
-            if image.is_empty() || !path.is_file() {
-                return Err(bad(format!("there is no picture `{image}` in {}", folder.display())));
+            if image.as_os_str().is_empty() || !path.is_file() {
+                return Err(bad(format!("there is no picture `{}` in {}", image.display(), folder.display())));
             }
-            *image = path.to_string_lossy().into_owned();
+            text += &size_and_time(&path);
+            *image = path;
         }
-        items.push(Numbered { line, item, of: format!("{:016x}", fnv(&[text, settings])) });
+        items.push(Numbered { line, item, text });
     }
     if items.is_empty() {
         return Err(Error::prompt(format!("{} has no items", file.display())));
@@ -89,75 +96,109 @@ fn items_file(data: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A file of results.
+/// A file of results, which is this process's alone while it is open.
 pub struct Results {
     path: PathBuf,
-    /// Bytes of whole lines. What is behind them was cut short.
-    whole: usize,
-    /// What is there of the items, by line.
+    file: File,
+    /// What is there, by line of the items.
     pub done: HashMap<usize, Line>,
 }
 
 impl Results {
-    /// Looks at the file that is there. Nothing is written before [`Self::append`].
-    pub fn open(path: &Path, resume: bool, items: &[Numbered]) -> Result<Self> {
-        let mut results = Self { path: path.to_path_buf(), whole: 0, done: HashMap::new() };
-        let bytes = match std::fs::read(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(results),
-            read => read.map_err(|error| results.failed("cannot be read").caused_by(error))?,
-        };
-        if !bytes.is_empty() && !resume {
-            return Err(results.failed("is there already; --resume goes on where it ends, or give another --out"));
+    /// Opens the file, or makes it. What is there stays as it is; a last line that was cut short goes with the next one.
+    pub fn open(path: &Path, resume: bool) -> Result<Self> {
+        let failed = |what: &str| failed(path, what);
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| failed("cannot be written").caused_by(error))?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(failed("is being written by another process; give another --out"));
         }
-        results.whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let (whole, rest) = bytes.split_at(results.whole);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|error| failed("cannot be read").caused_by(error))?;
+        if !bytes.is_empty() && !resume {
+            return Err(failed("is there already; --resume goes on where it ends, or give another --out"));
+        }
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let (lines, rest) = bytes.split_at(whole);
         let begins = &br#"{"line":"#[..];
         if !rest.starts_with(begins) && !begins.starts_with(rest) {
-            return Err(results.failed("does not end as results do; give another --out"));
+            return Err(failed("does not end as results do; give another --out"));
         }
-        let items: HashMap<usize, &Numbered> = items.iter().map(|item| (item.line, item)).collect();
-        for (index, bytes) in whole.split(|&byte| byte == b'\n').enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
-            let bad = |what: String| results.failed(&format!("line {}: {what}; give another --out", index + 1));
-            let line: Line = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
-            if items.get(&line.line).is_some_and(|item| item.of != line.of) {
-                let what = "was made from another item, by another model, or with other options";
-                return Err(bad(format!("the result of line {} {what}", line.line)));
-            }
-            results.done.insert(line.line, line);
+        let mut done = HashMap::new();
+        for (index, bytes) in lines.split(|&byte| byte == b'\n').enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
+            let line: Line = serde_json::from_slice(bytes).map_err(|error| {
+                let what = format!("is no result of dunlin eval ({error}); give another --out");
+                Error::prompt(format!("{}, line {} {what}", path.display(), index + 1))
+            })?;
+            done.insert(line.line, line);
         }
-        Ok(results)
+        file.seek(SeekFrom::Start(whole as u64)).map_err(|error| failed("cannot be written").caused_by(error))?;
+        Ok(Self { path: path.to_path_buf(), file, done })
     }
 
-    /// The file, open behind its last whole line.
-    pub fn append(&self) -> Result<impl Write + use<>> {
-        let open = || {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&self.path)?;
-            file.set_len(self.whole as u64)?;
-            file.seek(SeekFrom::End(0))?;
-            Ok(BufWriter::new(file))
+    /// Whether every result is one of these items, under `settings`.
+    pub fn compare(&self, items: &[Numbered], settings: &str) -> Result<()> {
+        let items: HashMap<usize, &Numbered> = items.iter().map(|item| (item.line, item)).collect();
+        let other = |line: &&Line| items.get(&line.line).is_none_or(|item| item.of(settings) != line.of);
+        match self.done.values().filter(other).map(|line| line.line).min() {
+            None => Ok(()),
+            Some(line) => Err(self.failed(&format!(
+                "has a result for line {line} of another item, another model or device, or other options; give another --out"
+            ))),
+        }
+    }
+
+    /// Adds a line.
+    pub fn write(&mut self, line: &Line) -> Result<()> {
+        let mut add = || {
+            let text = serde_json::to_string(line)? + "\n";
+            self.file.write_all(text.as_bytes())?;
+            let end = self.file.stream_position()?;
+            self.file.set_len(end)
         };
-        open().map_err(|error: std::io::Error| self.failed("cannot be written").caused_by(error))
+        add().map_err(|error: std::io::Error| failed(&self.path, "cannot be written").caused_by(error))
     }
 
     fn failed(&self, what: &str) -> Error {
-        let comma = if what.starts_with("line") { "," } else { "" };
-        Error::prompt(format!("{}{comma} {what}", self.path.display()))
+        failed(&self.path, what)
     }
 }
 
-/// Names, sizes and times of a model's files: another model in the same place is another model.
+fn failed(path: &Path, what: &str) -> Error {
+    Error::prompt(format!("{} {what}", path.display()))
+}
+
+/// Names, sizes and times of the files that may be a model's: another model in the same place is another model.
 pub fn fingerprint(model: &Path) -> String {
-    let mut files = match std::fs::read_dir(model) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        Err(_) => vec![model.to_path_buf()],
-    };
+    fn walk(path: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+        match std::fs::read_dir(path) {
+            Ok(entries) if depth > 0 => entries.flatten().for_each(|entry| walk(&entry.path(), depth - 1, found)),
+            _ => found.push(path.to_path_buf()),
+        }
+    }
+    let mut files = Vec::new();
+    // A vision tower lies two folders down: openai/clip-vit-large-patch14-336.
+    walk(model, 3, &mut files);
+    let read = ["json", "safetensors", "bin", "model", "gguf"];
+    files
+        .retain(|file| file == model || file.extension().is_some_and(|extension| read.iter().any(|e| extension == *e)));
     files.sort();
     let shown = files.iter().map(|path| {
-        let metadata = std::fs::metadata(path);
-        let found = metadata.map(|found| (found.len(), found.modified().ok()));
-        format!("{} {found:?}", path.canonicalize().unwrap_or_else(|_| path.clone()).display())
+        let name = path.canonicalize().unwrap_or_else(|_| path.clone());
+        format!("{} {}", name.display(), size_and_time(path))
     });
     shown.collect::<Vec<_>>().join("\n")
+}
+
+fn size_and_time(path: &Path) -> String {
+    let found = std::fs::metadata(path);
+    format!("{:?}", found.map(|found| (found.len(), found.modified().ok())).ok())
 }
 
 /// FNV-1a.

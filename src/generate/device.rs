@@ -88,12 +88,14 @@ impl Device {
                 Self::operators().join(", ")
             )));
         }
-        match self.choose()? {
-            DeviceChoice::Cpu => Err(Error::device(
+        let DeviceChoice::Adapter(index) = self.choose()? else {
+            return Err(Error::device(
                 "the CPU path is what devices are compared with; name an adapter of `dunlin info` with --device",
-            )),
-            DeviceChoice::Adapter(index) => backend::check::check(index, operators, &progress),
-        }
+            ));
+        };
+        let chosen = |name: &str| operators.is_empty() || operators.contains(&name);
+        let cases: Vec<_> = ops::cases().into_iter().filter(|(name, _)| chosen(name)).collect();
+        backend::check::check(index, &cases, &progress)
     }
 
     /// What the backend is asked for. Looks for adapters only if one may be wanted.

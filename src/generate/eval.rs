@@ -1,5 +1,7 @@
 //! Items with known answers: answered word for word, or chosen among given ones.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::conversation::Encoded;
@@ -16,7 +18,7 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct Item {
     /// A picture; a relative path counts from the file that the item is in.
-    pub image: Option<String>,
+    pub image: Option<PathBuf>,
     pub prompt: String,
     /// The whole answer. Case and space around it do not count.
     pub answer: Option<String>,
@@ -83,19 +85,19 @@ impl Item {
     fn question(&self) -> Prompt {
         let prompt = Prompt::user(self.prompt.as_str());
         match &self.image {
-            Some(path) => prompt.image(path.as_str()),
+            Some(path) => prompt.image(path.as_path()),
             None => prompt,
         }
     }
 }
 
-/// Puts items to a model, one after the other. What an item's prompt begins with is not computed again where the one before
-/// began so too: a picture is read once for the questions about it that stand together.
+/// Puts items to a model, one after the other. What a question begins with is not computed again where the one before it
+/// began so too: a picture is read once for the questions about it that stand together. (Items with choices share nothing.)
 pub struct Evaluator<'a> {
     model: &'a Model,
     /// The longest answer.
     max_tokens: usize,
-    /// Asked after each token and choice.
+    /// Asked before each item, and after each token and choice.
     stop: &'a dyn Fn() -> bool,
     last: Option<Generation>,
 }
@@ -107,6 +109,9 @@ impl<'a> Evaluator<'a> {
 
     /// None if `stop` said so.
     pub fn evaluate(&mut self, item: &Item) -> Result<Option<Outcome>> {
+        if (self.stop)() {
+            return Ok(None);
+        }
         match (&item.choices, item.label, &item.answer) {
             (Some(choices), Some(label), _) => self.choose(item, choices, label),
             (_, _, answer) => self.answer_whole(item, answer.as_deref().unwrap_or_default()),
@@ -174,16 +179,17 @@ fn continued(model: &Model, prompt: &str, choice: &str) -> Result<(Vec<u32>, usi
         ("", before) => before,
         (behind, _) => behind,
     };
-    let mut before = unended(tokenizer, context)?;
     let mut whole = unended(tokenizer, &format!("{context}{space}{words}"))?;
-    if before.is_empty() {
+    let before = match context {
+        "" => whole.len() - tokenizer.encode_without_special(words)?.len(),
+        _ => unended(tokenizer, context)?.len(),
+    };
+    if before == 0 {
         // Something has to foretell the first token.
         let first = tokenizer.bos().or(tokenizer.eos());
-        let first = first.ok_or_else(|| Error::prompt("the prompt is empty, and no token begins a text"))?;
-        before.push(first);
-        whole.insert(0, first);
+        whole.insert(0, first.ok_or_else(|| Error::prompt("the prompt is empty, and no token begins a text"))?);
     }
-    let count = whole.len().saturating_sub(before.len());
+    let count = whole.len().saturating_sub(before.max(1));
     if count == 0 {
         return Err(Error::prompt(format!("the choice `{choice}` adds no token to its prompt")));
     }
@@ -198,10 +204,10 @@ fn words(choice: &str) -> Result<&str> {
     }
 }
 
-/// The ids of a text that goes on: without the token that some tokenizers end every text with.
+/// The ids of a text, not empty, that goes on: without the token that some tokenizers end every text with.
 fn unended(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let (mut ids, plain) = (tokenizer.encode(text)?, tokenizer.encode_without_special(text)?);
-    if ids.len() > plain.len() && tokenizer.eos().is_some_and(|eos| ids.ends_with(&[eos]) && !plain.ends_with(&[eos])) {
+    if !ids.ends_with(&plain) {
         ids.pop();
     }
     Ok(ids)

@@ -217,6 +217,11 @@ impl Model {
         &self.0.engine.device().name
     }
 
+    /// `vulkan`, `metal`, `dx12`, `gl` or `cpu`.
+    pub fn backend(&self) -> &str {
+        &self.0.engine.device().backend
+    }
+
     /// The most tokens of a prompt and its continuation together.
     pub fn context(&self) -> usize {
         self.0.context

@@ -7,7 +7,7 @@ use crate::ops::{Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
 /// One operator with inputs of given shapes and contents.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Case {
     pub op: Arc<dyn Operator>,
     pub reads: Vec<Given>,

@@ -146,8 +146,8 @@ pub mod gpu {
     /// f16 storage of tiles and KV cache: about 2⁻¹¹ a value, squared, over values of like size.
     const HALF_NMSE: f64 = 1e-6;
 
-    /// How far a device is from the reference in a case, as a share of its tolerance: right up to 1, infinite where
-    /// something is not a number.
+    /// How far a device is from the reference in a case, as a share of its tolerance: right up to 1, infinite where a result
+    /// is not a number or another id.
     pub fn deviation(case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
         let prepared = Prepared::new(case);
         let wanted = prepared.reference(case);

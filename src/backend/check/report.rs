@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::backend::Progress;
 use crate::error::Result;
+use crate::ops::Case;
 
 /// What a device computes beside what the CPU reference computes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -12,6 +13,8 @@ pub struct Check {
     pub device: String,
     /// In the order of [`Device::operators`](crate::Device::operators).
     pub operators: Vec<OperatorCheck>,
+    /// Why the rest of the cases did not run, if they did not.
+    pub stopped: Option<String>,
 }
 
 /// The cases of one operator: shapes of real models, and those at which kernels go wrong.
@@ -34,7 +37,8 @@ pub struct WrongCase {
     pub case: String,
     /// `f32` or `f16`.
     pub precision: &'static str,
-    /// How many times its tolerance the error is; infinite where something is not a number (`null` in JSON).
+    /// How many times its tolerance the error is; infinite where a result is not a number or another id, or where there is
+    /// none (`null` in JSON).
     pub error: f64,
     /// What the device said instead of an answer.
     pub failure: Option<String>,
@@ -50,50 +54,59 @@ impl Check {
     }
 }
 
-/// Runs every case of some operators, or of all where none is named, on the adapter at `index`, in full precision and in
-/// half where it has that.
+/// Runs cases of operators, as [`ops::cases`](crate::ops::cases) has them, on the adapter at `index`: in full precision, and
+/// in half where it has that.
 #[cfg(not(feature = "gpu"))]
-pub fn check(_: usize, _: &[&str], _: Progress) -> Result<Check> {
+pub fn check(_: usize, _: &[(&str, Vec<Case>)], _: Progress) -> Result<Check> {
     Err(crate::backend::no_gpu())
 }
 
-/// Runs every case of some operators, or of all where none is named, on the adapter at `index`, in full precision and in
-/// half where it has that.
+/// Runs cases of operators, as [`ops::cases`](crate::ops::cases) has them, on the adapter at `index`: in full precision, and
+/// in half where it has that.
 #[cfg(feature = "gpu")]
-pub fn check(index: usize, operators: &[&str], progress: Progress) -> Result<Check> {
+pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) -> Result<Check> {
     use super::gpu::deviation;
     use crate::backend::wgpu::device::Gpu;
     use crate::kernel::DeviceProfile;
-    use crate::ops;
 
-    let gpu = Gpu::open(index)?;
+    let mut gpu = Gpu::open(index)?;
     let full = DeviceProfile { reduced_precision: false, ..gpu.profile.clone() };
     let half = gpu.profile.kv_f16().then(|| gpu.profile.clone());
     let profiles: Vec<DeviceProfile> = [full].into_iter().chain(half).collect();
-    let chosen = |name: &str| operators.is_empty() || operators.contains(&name);
-    let cases: Vec<_> = ops::cases().into_iter().filter(|(name, _)| chosen(name)).collect();
-    let all = profiles.len() * cases.iter().map(|(_, cases)| cases.len()).sum::<usize>();
-    let mut check = Check { device: format!("{}:{}", gpu.profile.backend, gpu.profile.name), operators: Vec::new() };
-    for (name, cases) in cases {
-        let mut operator = OperatorCheck { operator: name.into(), ..OperatorCheck::default() };
-        for case in &cases {
-            for profile in &profiles {
-                progress(check.cases() + operator.cases, all);
-                let (error, failure) = match deviation(case, &gpu, profile) {
-                    Ok(error) => (error, None),
-                    Err(error) => (f64::INFINITY, Some(error.to_string())),
-                };
-                operator.cases += 1;
-                let worst =
-                    if profile.kv_f16() { operator.worst_f16.get_or_insert_default() } else { &mut operator.worst_f32 };
-                *worst = worst.max(error);
-                if error > 1.0 {
-                    let precision = if profile.kv_f16() { "f16" } else { "f32" };
-                    operator.wrong.push(WrongCase { case: case.label(), precision, error, failure });
+    let all = profiles.len() * operators.iter().map(|(_, cases)| cases.len()).sum::<usize>();
+    let device = format!("{}:{}", gpu.profile.backend, gpu.profile.name);
+    let mut check = Check { device, operators: Vec::new(), stopped: None };
+    for (name, cases) in operators {
+        let mut operator = OperatorCheck { operator: name.to_string(), ..OperatorCheck::default() };
+        for (case, profile) in cases.iter().flat_map(|case| profiles.iter().map(move |profile| (case, profile))) {
+            progress(check.cases() + operator.cases, all);
+            let (error, failure) = match deviation(case, &gpu, profile) {
+                Ok(error) => (error, None),
+                Err(error) => (f64::INFINITY, Some(error.to_string())),
+            };
+            if failure.is_some() {
+                // A device that refused something refuses everything: the next case gets a new one.
+                match Gpu::open(index) {
+                    Ok(new) => gpu = new,
+                    Err(error) => check.stopped = Some(error.to_string()),
                 }
+            }
+            operator.cases += 1;
+            let half = profile.kv_f16();
+            let worst = if half { operator.worst_f16.get_or_insert_default() } else { &mut operator.worst_f32 };
+            *worst = worst.max(error);
+            if error > 1.0 {
+                let precision = if half { "f16" } else { "f32" };
+                operator.wrong.push(WrongCase { case: case.label(), precision, error, failure });
+            }
+            if check.stopped.is_some() {
+                break;
             }
         }
         check.operators.push(operator);
+        if check.stopped.is_some() {
+            break;
+        }
     }
     progress(all, all);
     Ok(check)

@@ -18,7 +18,7 @@ pub struct Gpu {
     faults: Arc<Mutex<Option<Fault>>>,
 }
 
-/// What the driver reported since it was last asked.
+/// What the driver reported first. It stays: a device with a fault is opened anew.
 enum Fault {
     OutOfMemory(String),
     Lost(String),
