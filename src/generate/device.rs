@@ -46,7 +46,8 @@ impl Device {
         Self(Wanted::Cpu)
     }
 
-    /// `auto`, `cpu`, `gpu`, an index of [`Device::list`], or `[BACKEND:]NAME-PART` such as `vulkan:llvmpipe`.
+    /// `auto`, `cpu`, `gpu`, an index of [`Device::list`], `vulkan`, `metal`, `dx12` or `gl`, or `[BACKEND:]NAME-PART` such as
+    /// `vulkan:llvmpipe`.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim().to_lowercase();
         Ok(Self(match text.as_str() {
@@ -56,6 +57,9 @@ impl Device {
             "auto" => Wanted::Auto,
             "cpu" => Wanted::Cpu,
             "gpu" => Wanted::Gpu,
+            backend if BACKENDS.contains(&backend) => {
+                Wanted::Name { backend: Some(backend.to_owned()), part: String::new() }
+            }
             _ => match (text.parse(), text.split_once(':')) {
                 (Ok(index), _) => Wanted::Index(index),
                 (_, Some((backend, part))) if BACKENDS.contains(&backend) => {
@@ -280,6 +284,8 @@ mod tests {
         check("gl:llvmpipe", &mixed, at(1));
         check("Vulkan:nvidia", &mixed, at(2));
         check("gl:", &mixed, at(1));
+        check("GL", &mixed, at(1));
+        check("dx12", &mixed, Err("`dx12:`"));
         check("metal:m1", &mixed, Err("`metal:m1`"));
         check(" ", &mixed, Err("empty"));
     }
