@@ -225,6 +225,12 @@ fn what_was_done_is_not_done_again() {
     assert_eq!(std::fs::read_to_string(&data).expect("the items").lines().count(), 1);
     scratch.write("d.jsonl", as_it_was);
 
+    // Without --out results lie beside the items.
+    let alone = ["eval", &model, "--device", "cpu", "--max-tokens", "2", "--data", text(&data), "--resume"];
+    assert!(stdout(&[&alone[..], &["--limit", "3"]].concat()).contains("\n3 items"));
+    assert!(stdout(&alone).contains("\n1 items"));
+    assert_eq!(std::fs::read_to_string(scratch.path("d.jsonl.results")).expect("results").lines().count(), 4);
+
     // Nobody else may write there meanwhile, and what else lies beside a model does not matter.
     let held = std::fs::File::open(&out).expect("results");
     held.lock().expect("a lock");

@@ -11,7 +11,7 @@ use crate::generate::{Check as Found, Device, OperatorCheck};
 
 #[derive(Args)]
 pub struct Check {
-    /// gpu, an index of `dunlin info`, or [BACKEND:]NAME-PART or BACKEND [default: each adapter in turn]
+    /// gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART [default: each adapter in turn]
     #[arg(long, value_name = "D")]
     device: Option<String>,
     /// Only this operator; may be repeated

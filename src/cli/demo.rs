@@ -11,7 +11,7 @@ use crate::generate::{Device, Image, Model, Prompt, Sampler};
 
 #[derive(Args)]
 pub struct Demo {
-    /// auto, cpu, gpu, an index of `dunlin info`, or [BACKEND:]NAME-PART or BACKEND
+    /// auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
     #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
 }

@@ -33,8 +33,8 @@ pub struct Eval {
     /// Where a JSON object for each item goes
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Go on where --out ends
-    #[arg(long, requires = "out")]
+    /// Go on where --out ends [without --out: the data file's name with .results behind it]
+    #[arg(long)]
     resume: bool,
     /// The JSON object of each item to standard output, then one with the table
     #[arg(long)]
@@ -54,7 +54,13 @@ struct Tally {
 impl Eval {
     pub fn run(self) -> Result<(), Failure> {
         let (file, mut items) = items(&self.data)?;
-        let mut results = self.out.as_deref().map(|path| Results::open(path, self.resume)).transpose()?;
+        let beside = || {
+            let mut name = file.clone().into_os_string();
+            name.push(".results");
+            PathBuf::from(name)
+        };
+        let out = self.out.clone().or_else(|| self.resume.then(beside));
+        let mut results = out.map(|path| Results::open(&path, self.resume)).transpose()?;
         let model = self.load.load()?;
         let settings = self.settings(&model);
         if let Some(results) = &results {

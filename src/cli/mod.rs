@@ -59,7 +59,7 @@ enum Command {
 struct Load {
     /// A Hugging Face folder, a .gguf file, or demo
     model: PathBuf,
-    /// auto, cpu, gpu, an index of `dunlin info`, or [BACKEND:]NAME-PART or BACKEND
+    /// auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
     #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
     /// Convert weights of a float checkpoint while loading
