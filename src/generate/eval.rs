@@ -13,14 +13,13 @@ use super::score;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// A question with what is right.
+/// A question with what is right. Other keys, as data sets have them, mean nothing here.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Item {
     /// A picture; a relative path counts from the file that the item is in.
     pub image: Option<PathBuf>,
     pub prompt: String,
-    /// The whole answer. Case and space around it do not count.
+    /// The whole answer. Case and space around it do not count. Nor does it where there are choices.
     pub answer: Option<String>,
     /// Continuations of the prompt, and which of them is right.
     pub choices: Option<Vec<String>>,
@@ -72,11 +71,10 @@ impl Item {
         let item: Item = serde_json::from_str(line)
             .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))?;
         match (&item.answer, &item.choices, item.label) {
-            (Some(_), None, None) => Ok(item),
-            (None, Some(choices), Some(label)) if label < choices.len() => Ok(item),
-            (None, Some(choices), Some(label)) => {
+            (_, Some(choices), Some(label)) if label >= choices.len() => {
                 Err(format!("label is {label}, and there are {} choices, counted from 0", choices.len()))
             }
+            (_, Some(_), Some(_)) | (Some(_), None, None) => Ok(item),
             _ => Err("expected either answer, or choices and label".into()),
         }
     }
@@ -229,8 +227,9 @@ mod tests {
         assert!(Item::parse(r#"{"prompt":"q","choices":["a","b"],"label":1,"group":"x"}"#).is_ok());
         assert!(refused(r#"{"prompt":"q","choices":["a","b"],"label":2}"#).contains("label is 2"));
         assert!(refused(r#"{"prompt":"q"}"#).contains("either answer"));
-        assert!(refused(r#"{"prompt":"q","answer":"a","choices":[],"label":0}"#).contains("either answer"));
-        assert!(refused(r#"{"prompt":"q","answers":"a"}"#).contains("answers"));
+        assert!(refused(r#"{"prompt":"q","answer":"a","choices":[],"label":0}"#).contains("there are 0 choices"));
+        assert!(refused(r#"{"prompt":"q","answers":"a"}"#).contains("either answer"));
+        assert!(Item::parse(r#"{"id":7,"prompt":"q","choices":["a"],"label":0,"answer":"a"}"#).is_ok());
         assert!(refused("{").contains("EOF"));
     }
 
