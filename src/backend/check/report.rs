@@ -69,7 +69,7 @@ pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) 
     use crate::backend::wgpu::device::Gpu;
     use crate::kernel::DeviceProfile;
 
-    let mut gpu = Gpu::open(index)?;
+    let mut gpu = Gpu::open_alone(index)?;
     let full = DeviceProfile { reduced_precision: false, ..gpu.profile.clone() };
     let half = gpu.profile.kv_f16().then(|| gpu.profile.clone());
     let profiles: Vec<DeviceProfile> = [full].into_iter().chain(half).collect();
@@ -86,7 +86,7 @@ pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) 
             };
             if failure.is_some() {
                 // A device that refused something refuses everything: the next case gets a new one.
-                match Gpu::open(index) {
+                match Gpu::open_alone(index) {
                     Ok(new) => gpu = new,
                     Err(error) => check.stopped = Some(error.to_string()),
                 }

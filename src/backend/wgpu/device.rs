@@ -190,6 +190,11 @@ impl Gpu {
         Ok(gpu)
     }
 
+    /// Opens the adapter at `index` for the caller alone, whose faults are nobody else's.
+    pub fn open_alone(index: usize) -> Result<Gpu> {
+        pollster::block_on(Self::request(index))
+    }
+
     async fn request(index: usize) -> Result<Gpu> {
         let adapter = ADAPTERS.get(index).ok_or_else(|| {
             Error::device(format!(

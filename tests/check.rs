@@ -1,0 +1,92 @@
+//! `Device::check` finds what is wrong, and nothing else.
+
+#[path = "support/adapters.rs"]
+mod adapters;
+
+use dunlin::backend::check::check;
+use dunlin::kernel::{Access, DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use dunlin::ops::add::Add;
+use dunlin::ops::{Case, Given, Operand, Operator, Read, TensorType};
+
+#[test]
+fn what_is_wrong_is_found_and_nothing_else() {
+    let ones = || Given::floats([3], &[1.0; 3]);
+    let wrong = |values: [f32; 3]| Case::new(Wrong, vec![ones(), Given::floats([3], &values)]);
+    let right = || Case::new(Add, vec![ones(), ones()]);
+    let cases = vec![
+        wrong([0.0, 0.0, 0.0]),
+        wrong([0.0, 0.1, 0.0]),
+        right(),
+        wrong([0.0, f32::NAN, 0.0]),
+        Case::new(Broken, vec![ones(), ones()]),
+        right(),
+    ];
+    for adapter in adapters::all() {
+        let found =
+            check(adapter.index, &[("add", cases.clone()), ("more", vec![right()])], &|_, _| ()).expect("a check");
+        let [add, more] = &found.operators[..] else { panic!("{found:?}") };
+        let precisions = if adapter.f16 { 2 } else { 1 };
+        assert_eq!((add.cases, add.wrong.len()), (6 * precisions, 3 * precisions), "{found:?}");
+        let [slightly, no_number, broken] = [0, 1, 2].map(|i| &add.wrong[i * precisions]);
+        assert!(slightly.error > 1.0 && slightly.error.is_finite() && slightly.precision == "f32", "{found:?}");
+        assert_eq!((no_number.error, &no_number.failure), (f64::INFINITY, &None), "{found:?}");
+        assert!(broken.error.is_infinite() && broken.failure.is_some(), "{found:?}");
+        assert_eq!((more.wrong.len(), more.worst_f32, &found.stopped), (0, 0.0, &None), "{found:?}");
+    }
+}
+
+/// Adds, where its reference copies: what finds this finds other faults.
+#[derive(Debug)]
+struct Wrong;
+
+/// Its shader is no WGSL.
+#[derive(Debug)]
+struct Broken;
+
+static BROKEN: Kernel = Kernel {
+    file: "broken.wgsl",
+    source: "fn broken( {",
+    entry: "broken",
+    modules: &[],
+    bindings: &[Access::ReadWrite; 3],
+    params: 0,
+    constants: &[],
+    requires: Requires::NOTHING,
+};
+
+impl Operator for Wrong {
+    fn name(&self) -> &'static str {
+        Add.name()
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        Add.infer(reads)
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+        writes[0].copy_from_slice(reads[0].f32());
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+        Add.dispatch(reads, writes, profile)
+    }
+}
+
+impl Operator for Broken {
+    fn name(&self) -> &'static str {
+        Add.name()
+    }
+
+    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
+        Add.infer(reads)
+    }
+
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+        Add.reference(reads, writes, run);
+    }
+
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+        let dispatches = Add.dispatch(reads, writes, profile).into_iter();
+        dispatches.map(|dispatch| Dispatch { kernel: KernelRef(&BROKEN), params: Vec::new(), ..dispatch }).collect()
+    }
+}
