@@ -32,6 +32,26 @@ fn blocks_decode_as_gguf_does() {
 }
 
 #[test]
+fn every_f16_is_decoded_exactly() {
+    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for dequantize in [quant::dequantize_row, quant::dequantize::<false>] {
+        let mut values = vec![0.0; 1 << 16];
+        dequantize(DType::F16, &bytes, &mut values);
+        for (bits, value) in (0..=u16::MAX).zip(values) {
+            let expected = half::f16::from_bits(bits).to_f32();
+            let same = value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
+            assert!(same, "{bits:#06x} is {value:e}, expected {expected:e}");
+            // As a block's scale too: (9 − 8) · d.
+            let mut block = [0x99; 18];
+            block[..2].copy_from_slice(&bits.to_le_bytes());
+            let mut scaled = [0.0; 32];
+            dequantize(DType::Q4_0, &block, &mut scaled);
+            assert!(scaled.iter().all(|y| y.to_bits() == expected.to_bits() || y.is_nan() && expected.is_nan()));
+        }
+    }
+}
+
+#[test]
 fn rows_quantize_as_gguf_does() {
     for dtype in [DType::F16, DType::Q8_0, DType::Q4_0] {
         let (count, bytes) = block_fixture(&format!("quantize_{dtype}"));
@@ -63,7 +83,8 @@ fn dots_multiply_what_is_decoded() {
                 (0..4).map(|r| (0..cols).map(|i| ((i * 37 + r * 11) % 64) as f32 / 32.0 - 1.0).collect()).collect();
             let x_rows = std::array::from_fn::<_, 4, _>(|r| &x[r][..]);
             let sums = quant::dot_rows(dtype, &row, x_rows);
-            for (r, sum) in sums.into_iter().chain(quant::dot::<false, 4>(dtype, &row, x_rows)).enumerate() {
+            let narrower = [quant::dot::<256, 4>(dtype, &row, x_rows), quant::dot::<0, 4>(dtype, &row, x_rows)];
+            for (r, sum) in sums.into_iter().chain(narrower.into_iter().flatten()).enumerate() {
                 let products = || weights.iter().zip(&x[r % 4]).map(|(&w, &x)| w as f64 * x as f64);
                 let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
                 assert!((sum as f64 - expected).abs() <= 1e-6 * size, "{dtype} × {cols}: {sum}, expected {expected}");
