@@ -38,7 +38,7 @@ pub struct Uploads {
 }
 
 /// Staging memory that may pile up before the queue is drained.
-const MOST_PENDING: u64 = 8 << 20;
+const MOST_PENDING: u64 = 4 << 20;
 
 impl Uploads {
     /// Uploads a stored weight unless it is there. `take` gives its tensors.
