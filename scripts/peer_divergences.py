@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How far image tokens move when a runtime does what llama.cpp does for MobileVLM instead of what the papers' code does.
 
-    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install numpy 'pillow<13'
-    /tmp/venv/bin/python scripts/peer_divergences.py
+    python3 -m venv .venv && .venv/bin/pip install numpy 'pillow<13'
+    .venv/bin/python scripts/peer_divergences.py
 
 Computes tower and projector of the golden cases with float32 weights in numpy, exactly and with one change at a time,
 and prints the relative error of the image tokens against PyTorch's (tests/golden). README.md quotes the output.

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
-//!   [`Device::check`] compares every kernel on an adapter with the CPU path.
+//!   [`Device::check`] compares the kernels that run on an adapter with the CPU path.
 //! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device. It is cheap to clone and shared between threads.
 //!   [`LoadOptions`] converts weights while loading, bounds the context, and reports progress.
 //! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:

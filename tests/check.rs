@@ -11,14 +11,14 @@ use dunlin::ops::{Case, Given, Operand, Operator, Read, TensorType};
 #[test]
 fn what_is_wrong_is_found_and_nothing_else() {
     let ones = || Given::floats([3], &[1.0; 3]);
-    let wrong = |values: [f32; 3]| Case::new(Wrong, vec![ones(), Given::floats([3], &values)]);
+    let wrong = |values: [f32; 3]| Case::new(Faulty::Reference, vec![ones(), Given::floats([3], &values)]);
     let right = || Case::new(Add, vec![ones(), ones()]);
     let cases = vec![
         wrong([0.0, 0.0, 0.0]),
         wrong([0.0, 0.1, 0.0]),
         right(),
         wrong([0.0, f32::NAN, 0.0]),
-        Case::new(Broken, vec![ones(), ones()]),
+        Case::new(Faulty::Shader, vec![ones(), ones()]),
         right(),
     ];
     for adapter in adapters::all() {
@@ -35,13 +35,14 @@ fn what_is_wrong_is_found_and_nothing_else() {
     }
 }
 
-/// Adds, where its reference copies: what finds this finds other faults.
+/// `add` with a fault.
 #[derive(Debug)]
-struct Wrong;
-
-/// Its shader is no WGSL.
-#[derive(Debug)]
-struct Broken;
+enum Faulty {
+    /// Its reference copies x.
+    Reference,
+    /// Its shader is no WGSL.
+    Shader,
+}
 
 static BROKEN: Kernel = Kernel {
     file: "broken.wgsl",
@@ -54,25 +55,7 @@ static BROKEN: Kernel = Kernel {
     requires: Requires::NOTHING,
 };
 
-impl Operator for Wrong {
-    fn name(&self) -> &'static str {
-        Add.name()
-    }
-
-    fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
-        Add.infer(reads)
-    }
-
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
-        writes[0].copy_from_slice(reads[0].f32());
-    }
-
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
-        Add.dispatch(reads, writes, profile)
-    }
-}
-
-impl Operator for Broken {
+impl Operator for Faulty {
     fn name(&self) -> &'static str {
         Add.name()
     }
@@ -82,11 +65,18 @@ impl Operator for Broken {
     }
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
-        Add.reference(reads, writes, run);
+        match self {
+            Faulty::Reference => writes[0].copy_from_slice(reads[0].f32()),
+            Faulty::Shader => Add.reference(reads, writes, run),
+        }
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
-        let dispatches = Add.dispatch(reads, writes, profile).into_iter();
-        dispatches.map(|dispatch| Dispatch { kernel: KernelRef(&BROKEN), params: Vec::new(), ..dispatch }).collect()
+        let dispatches = Add.dispatch(reads, writes, profile);
+        let broken = |dispatch| Dispatch { kernel: KernelRef(&BROKEN), params: Vec::new(), ..dispatch };
+        match self {
+            Faulty::Reference => dispatches,
+            Faulty::Shader => dispatches.into_iter().map(broken).collect(),
+        }
     }
 }

@@ -369,6 +369,18 @@ fn a_closed_pipe_ends_it_quietly() {
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
 }
 
+/// What a command prints behind its first line, where Ctrl-C comes.
+#[cfg(unix)]
+fn interrupted(arguments: &[&str]) -> Vec<String> {
+    let mut child = dunlin(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    reader.read_line(&mut String::new()).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest = reader.lines().map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{arguments:?}");
+    rest
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_cleanly() {
@@ -377,12 +389,7 @@ fn ctrl_c_stops_cleanly() {
     folder.config(|config| config["eos_token_id"] = json!(511));
     let arguments =
         ["run", folder.0.to_str().unwrap(), "--tokens", "1,5", "--device", "cpu", "--json", "--max-tokens", "2000"];
-    let mut child = dunlin(&arguments).stdout(Stdio::piped()).spawn().unwrap();
-    let mut reader = BufReader::new(child.stdout.take().unwrap());
-    reader.read_line(&mut String::new()).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let rest: Vec<String> = reader.lines().map(Result::unwrap).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let rest = interrupted(&arguments);
     let stats: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert!(stats["stats"]["stop"].is_null() && rest.len() < 2000);
 
@@ -391,12 +398,7 @@ fn ctrl_c_stops_cleanly() {
     std::fs::write(&items, "{\"prompt\":\"a\",\"answer\":\"b\"}\n".repeat(2000)).unwrap();
     let arguments =
         ["eval", folder.0.to_str().unwrap(), "--data", items.to_str().unwrap(), "--device", "cpu", "--json"];
-    let mut child = dunlin(&arguments).stdout(Stdio::piped()).spawn().unwrap();
-    let mut reader = BufReader::new(child.stdout.take().unwrap());
-    reader.read_line(&mut String::new()).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let rest: Vec<String> = reader.lines().map(Result::unwrap).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let rest = interrupted(&arguments);
     let summary: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert_eq!(summary["summary"]["items"], rest.len(), "one line was read before");
     assert!(rest.len() < 2000);

@@ -48,7 +48,7 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// List the adapters of this machine
     Info(info::Info),
-    /// Compare every kernel on an adapter with the CPU path
+    /// Compare the kernels that run on an adapter with the CPU path
     Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),

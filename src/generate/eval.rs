@@ -179,7 +179,7 @@ fn continued(model: &Model, prompt: &str, choice: &str) -> Result<(Vec<u32>, usi
     };
     let mut whole = unended(tokenizer, &format!("{context}{space}{words}"))?;
     let before = match context {
-        "" => whole.len() - tokenizer.encode_without_special(words)?.len(),
+        "" => whole.len().saturating_sub(tokenizer.encode_without_special(words)?.len()),
         _ => unended(tokenizer, context)?.len(),
     };
     if before == 0 {
