@@ -12,8 +12,10 @@ mod scratch;
 
 use std::path::{Path, PathBuf};
 
-use dunlin::checkpoint::Checkpoint;
-use dunlin::checkpoint::text::TextFiles;
+#[cfg(feature = "demo")]
+use dunlin::checkpoint::files::EMBEDDED_DEMO;
+#[cfg(feature = "demo")]
+use dunlin::checkpoint::{Checkpoint, text::TextFiles};
 use dunlin::{Generation, LoadOptions, Prompt, Sampler};
 use serde_json::Value;
 
@@ -72,6 +74,15 @@ fn fifty_pictures_are_answered_as_pytorch_answers() {
     }
 }
 
+/// The answers and the account of the training are of the same weights.
+#[test]
+fn the_sha256_written_down_is_that_of_the_reference() {
+    let account = std::fs::read_to_string(root("examples/train_demo/README.md")).expect("the account");
+    let reference = reference();
+    let sha256 = reference["sha256"].as_str().expect("a sum");
+    assert!(sha256.len() == 64 && account.contains(sha256), "examples/train_demo/README.md does not name {sha256}");
+}
+
 #[test]
 fn without_a_picture_it_says_what_it_is_for() {
     let reference = reference();
@@ -89,7 +100,7 @@ fn without_a_picture_it_says_what_it_is_for() {
 #[cfg(feature = "demo")]
 #[test]
 fn the_copy_in_the_program_is_the_folder() {
-    let (copy, folder) = (Path::new("demo"), root("examples/demo-model"));
+    let (copy, folder) = (Path::new(EMBEDDED_DEMO), root("examples/demo-model"));
     let open = |path: &Path| Checkpoint::open(path).expect("a checkpoint");
     let (embedded, stored) = (open(copy), open(&folder));
     assert_eq!(embedded.config, stored.config);
