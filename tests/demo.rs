@@ -19,6 +19,7 @@ use dunlin::checkpoint::{Checkpoint, text::TextFiles};
 use dunlin::{Generation, LoadOptions, Prompt, Sampler};
 use serde_json::Value;
 
+#[cfg(feature = "demo")]
 use program::{json_lines, stdout};
 #[cfg(feature = "demo")]
 use scratch::Scratch;
