@@ -1,4 +1,4 @@
-// cache[position + r, head, d] = x[r, head · D + d]
+// cache[slot + position, head, d] = x[r, head · D + d], slot and position of row r
 //
 // One thread an element.
 
@@ -12,7 +12,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
 @group(0) @binding(1) var<storage, read_write> cache: array<Kv>;     // (capacity, heads, head_stride)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
 fn cache_write(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -20,6 +20,7 @@ fn cache_write(@builtin(global_invocation_id) id: vec3<u32>) {
     if head >= params.rows * params.heads {
         return;
     }
-    let at = (run.position * params.heads + head) * params.head_stride + id.x % params.head_dim;
+    let row = batch[head / params.heads];
+    let at = ((row.slot + row.position) * params.heads + head % params.heads) * params.head_stride + id.x % params.head_dim;
     cache[at] = Kv(x[id.x]);
 }

@@ -1,4 +1,4 @@
-// y[r, :] = W[tokens[position + r], :]
+// y[r, :] = W[tokens[slot + position], :], slot and position of row r
 //
 // One thread writes 32 columns of one row. Rows whose token is in another chunk of W are left alone.
 
@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (rows, cols)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
 fn embedding(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -24,7 +24,7 @@ fn embedding(@builtin(global_invocation_id) id: vec3<u32>) {
     if row >= params.rows {
         return;
     }
-    let token = tokens[run.position + row];
+    let token = tokens[batch[row].slot + batch[row].position];
     if token < params.start || token - params.start >= params.count {
         return;
     }

@@ -27,7 +27,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> values: array<Kv>;        // (capacity, kv_heads, head_stride)
 @group(0) @binding(7) var<storage, read_write> q: array<f32>;            // (q_rows)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(LANES * SPLIT)
 fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
@@ -45,7 +45,7 @@ fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgrou
     if thread >= LANES || pair >= pairs {
         return;
     }
-    let angle = angles[run.position * half_dim + i];
+    let angle = angles[batch[0].position * half_dim + i];
     let rotated = vec2<f32>(v.x * angle.x - v.y * angle.y, v.y * angle.x + v.x * angle.y);
     if row.x < params.q_rows {
         q[row.x] = rotated.x;
@@ -55,12 +55,12 @@ fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgrou
     let within = row % params.head_dim;
     if row.x < params.q_rows + params.k_rows {
         let kv_head = head - params.q_rows / params.head_dim;
-        let at = (run.position * params.kv_heads + kv_head) * params.head_stride;
+        let at = ((batch[0].slot + batch[0].position) * params.kv_heads + kv_head) * params.head_stride;
         keys[at + within.x] = Kv(rotated.x);
         keys[at + within.y] = Kv(rotated.y);
     } else {
         let kv_head = head - (params.q_rows + params.k_rows) / params.head_dim;
-        let at = (run.position * params.kv_heads + kv_head) * params.head_stride;
+        let at = ((batch[0].slot + batch[0].position) * params.kv_heads + kv_head) * params.head_stride;
         values[at + within.x] = Kv(v.x);
         values[at + within.y] = Kv(v.y);
     }

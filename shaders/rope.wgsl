@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> angles: array<vec2<f32>>;   // (context, D/2): cos, sin
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;        // (rows, heads · D)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
 fn rope(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -32,7 +32,7 @@ fn rope(@builtin(global_invocation_id) id: vec3<u32>) {
         a = head * params.head_dim + 2u * i;
         b = a + 1u;
     }
-    let angle = angles[(run.position + row) * half_dim + i];
+    let angle = angles[batch[row].position * half_dim + i];
     y[a] = x[a] * angle.x - x[b] * angle.y;
     y[b] = x[b] * angle.x + x[a] * angle.y;
 }

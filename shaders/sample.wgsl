@@ -1,4 +1,4 @@
-// Chooses the next token from a row of logits and writes it where the next step reads it.
+// Chooses the next token from each row of logits and writes it where the next step reads it.
 //
 //     l'     = logits, those of the last 64 tokens divided by the repeat penalty (multiplied where negative)
 //     greedy : argmax l', the lowest id among equals
@@ -7,64 +7,71 @@
 //
 // The Gumbel maximum draws from softmax(l' / T) without a running sum. Filters are thresholds on l', found by
 // bisection over the ordered bits of a float, so nothing is sorted; equals of the last one kept are kept too.
-// One workgroup.
+// One workgroup a row of logits. It moves its row of the table on to the token that it wrote, so that a decoding step
+// needs nothing from the host. (The table is bound for writing here, and so not as the uniform `batch`.)
 
 struct Params {
     vocab: u32,
-    rows: u32,    // rows of this step: the token goes to tokens[position + rows]
+    first: u32,   // the row of the table that the first row of logits belongs to
 }
 
-@group(0) @binding(0) var<storage, read_write> logits: array<f32>;   // (1, vocab); penalties are undone on the way out
-@group(0) @binding(1) var<storage, read_write> tokens: array<u32>;   // (capacity + 1)
-@group(0) @binding(2) var<storage, read_write> sampled: array<u32>;  // (2): id, bits of its logprob
+@group(0) @binding(0) var<storage, read_write> logits: array<f32>;   // (m, vocab); penalties are undone on the way out
+@group(0) @binding(1) var<storage, read_write> tokens: array<u32>;   // (capacity)
+@group(0) @binding(2) var<storage, read_write> table: array<Row>;    // (512)
+@group(0) @binding(3) var<storage, read_write> sampled: array<u32>;  // (m, 2): id, bits of its logprob
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
 
 const WG: u32 = 256u;
 const WINDOW: u32 = 64u;
 
 var<workgroup> values: array<f32, WG>;
 var<workgroup> ids: array<u32, WG>;
+var<workgroup> mine: Row;
 
 @compute @workgroup_size(WG)
-fn sample(@builtin(local_invocation_index) thread: u32) {
-    let position = run.position + params.rows;
-    let raw_largest = largest(thread);
-    let mass = total(thread, raw_largest, 0u, 1.0);
+fn sample(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    if thread == 0u {
+        mine = table[params.first + group.x];
+    }
+    let row = workgroupUniformLoad(&mine);
+    let base = group.x * params.vocab;
+    let position = row.position + 1u;
+    let raw_largest = largest(thread, base);
+    let mass = total(thread, base, raw_largest, 0u, 1.0);
 
-    let penalise = run.repeat_penalty != 1.0;
+    let penalise = row.repeat_penalty != 1.0;
     var penalised = false;
     var before = 0.0;
     var token = 0u;
     if penalise {
         let window = min(WINDOW, position);
         if thread < window {
-            token = tokens[position - window + thread];
+            token = tokens[row.slot + position - window + thread];
             penalised = token < params.vocab;
             for (var i = 0u; i < thread; i++) {
-                penalised = penalised && tokens[position - window + i] != token;
+                penalised = penalised && tokens[row.slot + position - window + i] != token;
             }
         }
         if penalised {
-            before = logits[token];
-            logits[token] = select(before * run.repeat_penalty, before / run.repeat_penalty, before > 0.0);
+            before = logits[base + token];
+            logits[base + token] = select(before * row.repeat_penalty, before / row.repeat_penalty, before > 0.0);
         }
         storageBarrier();
         workgroupBarrier();
     }
 
     var threshold = 0u;
-    if run.temperature > 0.0 {
-        threshold = kept(thread);
+    if row.temperature > 0.0 {
+        threshold = kept(thread, base, row);
     }
     var best = -3.4e38;
     var choice = 0xffffffffu;
     for (var i = thread; i < params.vocab; i += WG) {
-        let v = logits[i];
+        let v = logits[base + i];
         if ordered(v) >= threshold {
             var score = v;
-            if run.temperature > 0.0 {
-                score = v / run.temperature + gumbel(i, position);
+            if row.temperature > 0.0 {
+                score = v / row.temperature + gumbel(i, position, row.seed);
             }
             if choice == 0xffffffffu || score > best {
                 best = score;
@@ -89,40 +96,42 @@ fn sample(@builtin(local_invocation_index) thread: u32) {
         workgroupBarrier();
     }
     if penalised {
-        logits[token] = before;
+        logits[base + token] = before;
     }
     storageBarrier();
     workgroupBarrier();
     if thread == 0u {
         let id = ids[0];
-        tokens[position] = id;
-        sampled[0] = id;
-        sampled[1] = bitcast<u32>(logits[min(id, params.vocab - 1u)] - raw_largest - log(mass));
+        tokens[row.slot + position] = id;
+        table[params.first + group.x].position = position;
+        sampled[2u * group.x] = id;
+        sampled[2u * group.x + 1u] =
+            bitcast<u32>(logits[base + min(id, params.vocab - 1u)] - raw_largest - log(mass));
     }
 }
 
 // The smallest ordered key that top-k, top-p and min-p keep.
-fn kept(thread: u32) -> u32 {
-    let most = largest(thread);
+fn kept(thread: u32, base: u32, row: Row) -> u32 {
+    let most = largest(thread, base);
     var threshold = 0u;
-    if run.min_p > 0.0 {
-        threshold = max(threshold, ordered(most + run.temperature * log(run.min_p)));
+    if row.min_p > 0.0 {
+        threshold = max(threshold, ordered(most + row.temperature * log(row.min_p)));
     }
-    if run.top_k > 0u && run.top_k < params.vocab {
+    if row.top_k > 0u && row.top_k < params.vocab {
         // The largest key that at least k logits reach.
         var key = 0u;
         for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            if count(thread, key | bit) >= run.top_k {
+            if count(thread, base, key | bit) >= row.top_k {
                 key |= bit;
             }
         }
         threshold = max(threshold, key);
     }
-    if run.top_p < 1.0 {
-        let need = run.top_p * total(thread, most, threshold, run.temperature);
+    if row.top_p < 1.0 {
+        let need = row.top_p * total(thread, base, most, threshold, row.temperature);
         var key = 0u;
         for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            if total(thread, most, max(key | bit, threshold), run.temperature) >= need {
+            if total(thread, base, most, max(key | bit, threshold), row.temperature) >= need {
                 key |= bit;
             }
         }
@@ -137,10 +146,10 @@ fn ordered(v: f32) -> u32 {
     return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
 }
 
-fn largest(thread: u32) -> f32 {
+fn largest(thread: u32, base: u32) -> f32 {
     var v = -3.4e38;
     for (var i = thread; i < params.vocab; i += WG) {
-        v = max(v, logits[i]);
+        v = max(v, logits[base + i]);
     }
     workgroupBarrier();
     values[thread] = v;
@@ -155,21 +164,21 @@ fn largest(thread: u32) -> f32 {
 }
 
 // Σ exp((logit − most) / temperature) over logits whose key reaches the threshold.
-fn total(thread: u32, most: f32, threshold: u32, temperature: f32) -> f32 {
+fn total(thread: u32, base: u32, most: f32, threshold: u32, temperature: f32) -> f32 {
     var v = 0.0;
     for (var i = thread; i < params.vocab; i += WG) {
-        if ordered(logits[i]) >= threshold {
-            v += exp((logits[i] - most) / temperature);
+        if ordered(logits[base + i]) >= threshold {
+            v += exp((logits[base + i] - most) / temperature);
         }
     }
     return sum(thread, v);
 }
 
 // How many logits' keys reach the threshold.
-fn count(thread: u32, threshold: u32) -> u32 {
+fn count(thread: u32, base: u32, threshold: u32) -> u32 {
     var v = 0.0;
     for (var i = thread; i < params.vocab; i += WG) {
-        v += select(0.0, 1.0, ordered(logits[i]) >= threshold);
+        v += select(0.0, 1.0, ordered(logits[base + i]) >= threshold);
     }
     return u32(sum(thread, v));
 }
@@ -189,8 +198,8 @@ fn sum(thread: u32, value: f32) -> f32 {
 }
 
 // −ln(−ln u), u in (0, 1) from a hash of seed, position and id.
-fn gumbel(id: u32, position: u32) -> f32 {
-    let bits = hash(id ^ hash(position ^ hash(run.seed)));
+fn gumbel(id: u32, position: u32, seed: u32) -> f32 {
+    let bits = hash(id ^ hash(position ^ hash(seed)));
     let u = (f32(bits >> 9u) + 0.5) / 8388608.0;
     return -log(-log(u));
 }

@@ -1,4 +1,4 @@
-// y[r, :] = rows[t − vocab, :] where t = tokens[position + r] is past the vocabulary, else x[r, :]
+// y[r, :] = rows[t − vocab, :] where t = tokens[slot + position] of row r is past the vocabulary, else x[r, :]
 //
 // One thread an element. An id past the last row takes the last row.
 
@@ -14,17 +14,18 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> rows: array<f32>;   // (rows, cols)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;      // (n, cols)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
 fn splice_rows(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     for (var i = id.x; i < params.count; i += 64u * groups.x) {
-        let token = tokens[run.position + i / params.cols];
+        let row = batch[i / params.cols];
+        let token = tokens[row.slot + row.position];
         if token < params.vocab {
             y[i] = x[i];
         } else {
-            let row = min(token - params.vocab, params.rows - 1u);
-            y[i] = rows[row * params.cols + i % params.cols];
+            let source = min(token - params.vocab, params.rows - 1u);
+            y[i] = rows[source * params.cols + i % params.cols];
         }
     }
 }

@@ -1,6 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
+// t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows follow
+// each other), else 0 .. position + rows for every row
 //
 // tile.wgsl for a rasteriser on the CPU, where a load is a loop over lanes and a broadcast one instruction. One workgroup
 // of 64 threads takes 32 rows of one query head; keys go by 64 with a running maximum and sum for each row. Both
@@ -24,7 +25,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> values: array<Kv4>; // (capacity, kv_heads, head_stride / 4)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;      // (rows, heads · D)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 const ROWS: u32 = 32u;
 const KEYS: u32 = 64u;
@@ -51,7 +52,7 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     let head = group.x;
     let row0 = group.y * ROWS + thread / 32u * 16u;
     let rows = row0 + thread % 8u + vec2<u32>(0u, 8u);
-    let kv = head / (params.heads / params.kv_heads) * (params.head_stride / 4u);
+    let kv = (place().x * params.kv_heads + head / (params.heads / params.kv_heads)) * (params.head_stride / 4u);
     let scale = vec2<f32>(query_scale(rows.x, head), query_scale(rows.y, head));
 
     var near = Sums(); // columns up to 64
@@ -59,7 +60,7 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     var largest = LOWEST;
     var total = 0.0;
     let row = thread / 2u;
-    let length = run.position + select(params.rows, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
+    let length = place().y + select(params.rows, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
     for (var start = 0u; start < length; start += KEYS) {
         score(thread, start, length, row0, rows, scale, head, kv);
         workgroupBarrier();
@@ -94,6 +95,11 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     workgroupBarrier();
     store_columns(near, thread, 0u, row0, head);
     store_columns(far, thread, 64u, row0, head);
+}
+
+// Where the keys begin, and the position of the first row.
+fn place() -> vec2<u32> {
+    return vec2<u32>(batch[0].slot, batch[0].position);
 }
 
 // What a row of q is multiplied by.
@@ -163,7 +169,7 @@ fn score(
 fn put(row: u32, t: u32, v: vec4<f32>, start: u32, first: u32, length: u32) {
     var last = vec4<u32>(length - 1u);
     if params.causal != 0u {
-        last = run.position + first + vec4<u32>(0u, 1u, 2u, 3u);
+        last = place().y + first + vec4<u32>(0u, 1u, 2u, 3u);
     }
     let seen = select(vec4<f32>(LOWEST), v, vec4<u32>(start + t) <= last);
     scores[row * KEYS + t] = seen.x;

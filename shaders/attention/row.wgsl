@@ -1,6 +1,6 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
+// t counts from the slot of row r: 0 .. its position + 1 where attention is causal, else 0 .. position of row 0 + rows
 //
 // One workgroup a row and query head: right for decoding, where rows are few. Keys go by in chunks of CHUNK whose
 // scores fit workgroup memory; a running maximum and sum (online softmax) join the chunks, so memory does not grow
@@ -22,7 +22,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> values: array<Kv4>; // (capacity, kv_heads, head_stride / 4)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;      // (rows, heads · D)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 override WG: u32 = 64u; // a power of two
 const CHUNK: u32 = 1024u;
@@ -40,7 +40,11 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     let kv_head = head / (params.heads / params.kv_heads);
     let quads = params.head_stride / 4u;
     let stride = params.kv_heads * quads;
-    let length = run.position + select(params.rows, group.y + 1u, params.causal != 0u);
+    let first = batch[group.y].slot;
+    var length = batch[group.y].position + 1u;
+    if params.causal == 0u {
+        length = batch[0].position + params.rows;
+    }
     let base = (group.y * params.heads + head) * params.head_dim;
 
     for (var i = thread; i < quads; i += WG) {
@@ -71,7 +75,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
         let count = min(CHUNK, length - start);
         var most = -3.0e38;
         for (var t = thread; t < count; t += WG) {
-            let at = (start + t) * stride + kv_head * quads;
+            let at = (first + start + t) * stride + kv_head * quads;
             var product = 0.0;
             var squares = 0.0;
             for (var i = 0u; i < quads; i++) {
@@ -103,7 +107,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
         var v = vec4<f32>(0.0);
         if part < groups {
             for (var t = part; t < count; t += groups) {
-                v += scores[t] * vec4<f32>(values[(start + t) * stride + kv_head * quads + column]);
+                v += scores[t] * vec4<f32>(values[(first + start + t) * stride + kv_head * quads + column]);
             }
         }
         sums[thread] = v;

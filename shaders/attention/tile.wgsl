@@ -1,6 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
+// t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows follow
+// each other), else 0 .. position + rows for every row
 //
 // One workgroup of 64 threads takes 16 rows of one query head: right for prompts. Keys go by 32 at a time with a
 // running maximum and sum for each row (online softmax). For the scores, thread t has key t % 32 and eight rows; for
@@ -23,7 +24,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> values: array<Kv4>; // (capacity, kv_heads, head_stride / 4)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;      // (rows, heads · D)
 @group(1) @binding(0) var<uniform> params: Params;
-@group(1) @binding(1) var<uniform> run: Run;
+@group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 const ROWS: u32 = 16u;
 const KEYS: u32 = 32u;
@@ -40,7 +41,7 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     let row0 = group.y * ROWS;
     let quads = params.head_stride / 4u;
     let stride = params.kv_heads * quads;
-    let kv = (head / (params.heads / params.kv_heads)) * quads;
+    let kv = place().x * stride + (head / (params.heads / params.kv_heads)) * quads;
     load_queries(thread, head, row0, quads);
 
     // Two items of this thread: columns 4c .. of rows 4g ...
@@ -62,7 +63,7 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var largest = LOWEST;
     var total = 0.0;
 
-    let length = run.position + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
+    let length = place().y + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
     for (var start = 0u; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);
         workgroupBarrier();
@@ -209,12 +210,17 @@ fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, 
     scores[at + 1u] = select(vec4<f32>(LOWEST), high, seen <= last_keys(row0 + rows + 4u, length));
 }
 
+// Where the keys begin, and the position of the first row.
+fn place() -> vec2<u32> {
+    return vec2<u32>(batch[0].slot, batch[0].position);
+}
+
 // The last keys that four rows see: each its own where attention is causal, else the last of all.
 fn last_keys(row: u32, length: u32) -> vec4<u32> {
     if params.causal == 0u {
         return vec4<u32>(length - 1u);
     }
-    return vec4<u32>(run.position + row) + vec4<u32>(0u, 1u, 2u, 3u);
+    return vec4<u32>(place().y + row) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
 // Σ of the scores of four rows.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want, no_vision};
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, ValueKind};
-use crate::kernel::{Run, ValueId};
-use crate::models::{self, Leaves, Pass};
+use crate::kernel::{MOST_ROWS, Row, ValueId};
+use crate::models::{self, Pass, TABLE, Want};
 use crate::ops::{Elem, Matrix, Read};
 
 /// Temporaries of a graph and what they hold: runs one graph on the CPU.
@@ -30,12 +30,12 @@ pub struct Weights {
 
 impl Runner<'_> {
     /// Executes every node; the outputs, in order.
-    pub fn run(self, run: &Run) -> Vec<(String, Vec<f32>)> {
-        self.run_with(run, &|_, _| {})
+    pub fn run(self, rows: &[Row]) -> Vec<(String, Vec<f32>)> {
+        self.run_with(rows, &|_, _| {})
     }
 
     /// [`Runner::run`], telling `progress` how many nodes are done.
-    pub fn run_with(self, run: &Run, progress: Progress) -> Vec<(String, Vec<f32>)> {
+    pub fn run_with(self, rows: &[Row], progress: Progress) -> Vec<(String, Vec<f32>)> {
         let Runner { graph, weights, state, mut inputs } = self;
         let mut last_use = vec![0; graph.values.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
@@ -72,7 +72,7 @@ impl Runner<'_> {
                 })
                 .collect();
             let mut slices: Vec<&mut [f32]> = writes.iter_mut().map(Vec::as_mut_slice).collect();
-            node.op.reference(&reads, &mut slices, run);
+            node.op.reference(&reads, &mut slices, rows);
             for (id, data) in node.writes.iter().zip(writes) {
                 match &graph.value(*id).kind {
                     ValueKind::State(name) => *state.get_mut(name).expect("state exists") = data,
@@ -135,7 +135,7 @@ impl CpuEngine {
             Ok(graph)
         };
 
-        let graph = build(DECODE)?;
+        let graph = build(Pass::decode(1))?;
         let all = graph.values.len() + vision.as_ref().map_or(0, |graph| graph.values.len());
         let (weights, weight_bytes) = load_weights(&graph, checkpoint, &|done, _| progress(done, all))?;
         let vision = match vision {
@@ -169,9 +169,6 @@ fn load_weights(graph: &Graph, checkpoint: &Checkpoint, progress: Progress) -> R
     }
     Ok((weights, bytes))
 }
-
-/// The pass of a decoding step.
-const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
 
 impl Shared {
     fn vision(&self) -> Option<Arc<Vision>> {
@@ -215,7 +212,7 @@ impl Engine for CpuEngine {
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
-        let graph = self.shared.graph(DECODE)?;
+        let graph = self.shared.graph(Pass::decode(1))?;
         let bytes: usize = (graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
             .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
             .fold(0, usize::saturating_add);
@@ -227,8 +224,11 @@ impl Engine for CpuEngine {
         let mut session = CpuSession {
             shared: self.shared.clone(),
             state: HashMap::new(),
+            capacity: 0,
             sampled: VecDeque::new(),
             outputs: Vec::new(),
+            encoding: None,
+            encoded: Vec::new(),
         };
         session.reserve(capacity)?;
         Ok(Box::new(session))
@@ -238,15 +238,30 @@ impl Engine for CpuEngine {
 struct CpuSession {
     shared: Arc<Shared>,
     state: HashMap<String, Vec<f32>>,
-    sampled: VecDeque<Sampled>,
+    /// Positions that there is room for.
+    capacity: usize,
+    sampled: VecDeque<Vec<Sampled>>,
     outputs: Vec<(String, Output)>,
+    /// A picture that was given, and where its rows go.
+    encoding: Option<(Vec<f32>, usize)>,
+    encoded: Vec<(String, Output)>,
 }
 
 impl Session for CpuSession {
-    fn set_tokens(&mut self, position: usize, ids: &[u32]) -> Result<()> {
-        let tokens = self.state.get_mut("tokens").expect("every model reads tokens");
-        for (token, id) in tokens[position..].iter_mut().zip(ids) {
+    fn set_tokens(&mut self, place: usize, ids: &[u32]) -> Result<()> {
+        let tokens = self.state.get_mut(models::TOKENS).expect("every model reads tokens");
+        for (token, id) in tokens[place..].iter_mut().zip(ids) {
             *token = f32::from_bits(*id);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()> {
+        for (name, data) in &mut self.state {
+            if name != models::IMAGES && name != TABLE {
+                let each = data.len() / self.capacity;
+                data.copy_within(from * each..(from + count) * each, to * each);
+            }
         }
         Ok(())
     }
@@ -255,14 +270,18 @@ impl Session for CpuSession {
         let graph = self.shared.graph(step.pass())?;
         let runner =
             Runner { graph: &graph, weights: &self.shared.weights, state: &mut self.state, inputs: HashMap::new() };
-        let outputs = runner.run(&step.run());
+        let outputs = runner.run(step.rows);
         match step.want {
             Want::Nothing => {}
-            Want::Token | Want::TokenAndLogits => {
-                let find = |name| outputs.iter().find(|(n, _)| n == name).map(|(_, data)| data.clone());
-                let sampled = find("sampled").expect("a token was asked for");
-                let logits = if step.want == Want::TokenAndLogits { find("logits") } else { None };
-                self.sampled.push_back(Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits });
+            Want::Token => {
+                let find = |name| outputs.iter().find(|(n, _)| n == name).map(|(_, data)| data);
+                let (sampled, logits) = (find("sampled").expect("tokens"), find("logits").expect("logits"));
+                let vocab = logits.len() / (sampled.len() / 2);
+                let chosen = sampled.chunks_exact(2).zip(logits.chunks_exact(vocab)).map(|(sampled, logits)| {
+                    let logits = step.logits.then(|| logits.to_vec());
+                    Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits }
+                });
+                self.sampled.push_back(chosen.collect());
             }
             Want::Logits | Want::Trace => {
                 self.outputs = named(&graph, outputs);
@@ -271,16 +290,25 @@ impl Session for CpuSession {
         Ok(())
     }
 
-    fn sampled(&mut self) -> Result<Sampled> {
-        Ok(self.sampled.pop_front().expect("a token was asked for"))
+    fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
+        chosen.clear();
+        chosen.append(&mut self.sampled.pop_front().expect("a token was asked for"));
+        Ok(())
     }
 
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         Ok(std::mem::take(&mut self.outputs))
     }
 
-    fn encode(&mut self, pixels: &[f32], trace: bool, progress: Progress) -> Result<Vec<(String, Output)>> {
+    fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
+        self.shared.vision().ok_or_else(no_vision)?;
+        self.encoding = Some((pixels.to_vec(), first));
+        Ok(())
+    }
+
+    fn encode_slice(&mut self) -> Result<(usize, usize)> {
         let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let (pixels, first) = self.encoding.take().expect("a picture was given");
         let graph = &vision.graph;
         let mut state = HashMap::new();
         for value in &graph.values {
@@ -288,23 +316,32 @@ impl Session for CpuSession {
                 state.insert(name.clone(), vec![0.0; value.ty.count()]);
             }
         }
-        let inputs = HashMap::from([(models::PIXELS.to_string(), pixels.to_vec())]);
+        let inputs = HashMap::from([(models::PIXELS.to_string(), pixels)]);
         let runner = Runner { graph, weights: &vision.weights, state: &mut state, inputs };
-        let outputs = runner.run_with(&Run::at(0), progress);
-        let rows = outputs.iter().find(|(name, _)| name == models::PROJECTED).expect("a vision half has tokens");
-        self.state.entry(models::IMAGES.into()).or_default().extend_from_slice(&rows.1);
-        Ok(if trace { named(graph, outputs) } else { Vec::new() })
+        let outputs = runner.run(&Row::at(0).follow(1));
+        self.encoded = named(graph, outputs);
+        let rows = self.encoded.iter().find(|(name, _)| name == models::PROJECTED).expect("a vision half has tokens");
+        let images = self.state.entry(models::IMAGES.into()).or_default();
+        let at = first * rows.1.cols;
+        images.resize(images.len().max(at + rows.1.data.len()), 0.0);
+        images[at..at + rows.1.data.len()].copy_from_slice(&rows.1.data);
+        Ok((1, 1))
+    }
+
+    fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
+        Ok(std::mem::take(&mut self.encoded))
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
-        for value in &self.shared.graph(DECODE)?.values {
+        for value in &self.shared.graph(Pass::decode(1))?.values {
             if let ValueKind::State(name) = &value.kind {
-                let positions = if value.ty.elem == Elem::U32 { capacity + 1 } else { capacity };
+                let positions = if name == TABLE { MOST_ROWS } else { capacity };
                 let each: usize = value.ty.shape[1..].iter().product();
                 let data = self.state.entry(name.clone()).or_default();
                 data.resize(data.len().max(positions * each), 0.0);
             }
         }
+        self.capacity = self.capacity.max(capacity);
         Ok(())
     }
 

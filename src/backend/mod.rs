@@ -1,4 +1,4 @@
-//! Where a model runs: an [`Engine`] is one model on one device, a [`Session`] one sequence on it.
+//! Where a model runs: an [`Engine`] is one model on one device, a [`Session`] the memory of sequences on it.
 
 pub mod check;
 pub mod cpu;
@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::Run;
-use crate::models::{Leaves, Pass};
+use crate::kernel::{Family, Row};
+use crate::models::Pass;
+pub use crate::models::Want;
 
 /// Loads a model onto a device.
 pub fn load(
@@ -101,7 +102,7 @@ pub trait Engine: Send + Sync {
     fn dispatches_per_token(&self) -> usize;
     /// Tokens of the largest pass that is worth making, and that the device's limits allow.
     fn chunk(&self) -> usize;
-    /// A new sequence of at most `capacity` tokens, prompt and continuation together.
+    /// Memory for sequences of `capacity` tokens together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
     /// Bytes of the vision half's weights in device memory, which [`Engine::weight_bytes`] counts too.
     fn vision_bytes(&self) -> u64;
@@ -118,95 +119,51 @@ pub struct DeviceInfo {
     pub backend: String,
 }
 
-/// One sequence: its tokens, its KV cache, and the work in flight for it.
+/// Memory for sequences on a device, and the work in flight for them. A sequence has a range of positions, its slot.
 pub trait Session: Send {
-    /// Writes ids at `position..`; [`Session::run`] reads them from there.
-    fn set_tokens(&mut self, position: usize, ids: &[u32]) -> Result<()>;
-    /// Enqueues one pass over tokens `position..position + rows`. Returns without waiting for the device.
-    /// With [`Want::Token`] the chosen id is written at `position + rows`, where the next step reads it.
+    /// Writes ids at positions `place..` of the memory; rows that stand there read them.
+    fn set_tokens(&mut self, place: usize, ids: &[u32]) -> Result<()>;
+    /// Copies what is held of `count` positions from one place to another: ids, keys and values.
+    fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()>;
+    /// Enqueues one pass. Returns without waiting for the device.
     fn run(&mut self, step: &Step) -> Result<()>;
-    /// The oldest chosen token not taken yet. Waits for it. Panics if none was asked for.
-    fn sampled(&mut self) -> Result<Sampled>;
+    /// The tokens of the oldest [`Want::Token`] step not taken yet, one for each of its rows that has one, in place of what
+    /// `chosen` holds. Waits for them. Panics if none was asked for.
+    fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()>;
     /// The named outputs of the last [`Want::Logits`] or [`Want::Trace`] step, in model order. Waits for them.
     fn outputs(&mut self) -> Result<Vec<(String, Output)>>;
-    /// Encodes a picture, pixels (3, S, S). Its M rows follow those of earlier pictures of this sequence: ids from
-    /// `vocab` on name them. Hands the work over in slices and waits for them, telling `progress` how many are done: a
-    /// long submission may be taken for a hang. With `trace` it gives `vision.features` (N, width) and
-    /// `vision.projected` (M, hidden), else nothing.
-    fn encode(&mut self, pixels: &[f32], trace: bool, progress: Progress) -> Result<Vec<(String, Output)>>;
-    /// Makes room for `capacity` tokens; what was computed stays.
+    /// Begins to encode a picture, pixels (3, S, S). Its M rows become rows `first..` of the session's pictures: ids from
+    /// `vocab + first` on name them. [`Session::encode_slice`] does the work.
+    fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()>;
+    /// A slice of the work of [`Session::encode`]: short enough that no driver takes it for a hang, and that decoding steps
+    /// of other sequences may go between. (done, of all); the rows are there when both are the same.
+    fn encode_slice(&mut self) -> Result<(usize, usize)>;
+    /// `vision.features` (N, width) and `vision.projected` (M, hidden) of the picture that was encoded last. Waits for them.
+    fn encoded(&mut self) -> Result<Vec<(String, Output)>>;
+    /// Makes room for `capacity` positions; what was computed stays.
     fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
 }
 
-/// One pass over some tokens of a sequence.
-#[derive(Clone, Debug)]
-pub struct Step {
-    pub position: usize,
-    pub rows: usize,
+/// One pass over some rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Of one slot, at consecutive positions, where the family is [`Family::Many`].
+    pub rows: &'a [Row],
+    pub family: Family,
     pub want: Want,
-    pub sampling: Sampling,
-    /// Whether some of the tokens are rows of images.
+    /// With [`Want::Token`]: whether [`Sampled::logits`] is filled.
+    pub logits: bool,
+    /// Whether some of the tokens are rows of pictures.
     pub images: bool,
 }
 
-impl Step {
+impl Step<'_> {
     /// The pass of the model that does it.
     fn pass(&self) -> Pass {
-        let leaves = match self.want {
-            Want::Nothing => Leaves::Nothing,
-            Want::Token | Want::TokenAndLogits => Leaves::Token,
-            Want::Logits => Leaves::Logits,
-            Want::Trace => Leaves::Trace,
-        };
-        Pass { rows: self.rows, leaves, images: self.images }
+        Pass { rows: self.rows.len(), family: self.family, want: self.want, images: self.images }
     }
-
-    /// The uniform of the run. A seed of 64 bits is folded into the 32 that shaders hash.
-    fn run(&self) -> Run {
-        let s = &self.sampling;
-        Run {
-            position: self.position as u32,
-            seed: (s.seed ^ (s.seed >> 32)) as u32,
-            temperature: s.temperature,
-            top_k: s.top_k,
-            top_p: s.top_p,
-            min_p: s.min_p,
-            repeat_penalty: s.repeat_penalty,
-            reserved: 0,
-        }
-    }
-}
-
-/// What a [`Step`] leaves for the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Want {
-    /// Nothing: fill the KV cache.
-    Nothing,
-    /// Choose the next token; read it with [`Session::sampled`].
-    Token,
-    /// As `Token`, and [`Sampled::logits`] is filled.
-    TokenAndLogits,
-    /// Output `logits` (rows, vocab).
-    Logits,
-    /// Outputs `embeddings`, `layers.0`, … (rows, hidden), then `logits` (rows, vocab).
-    Trace,
-}
-
-/// How a token is chosen from logits. `temperature` 0 is greedy.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    pub temperature: f32,
-    /// Keep the k largest logits; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens at least this fraction as probable as the most probable one; 0 keeps all.
-    pub min_p: f32,
-    /// Divide positive (multiply negative) logits of the last 64 tokens by this; 1 is off.
-    pub repeat_penalty: f32,
-    pub seed: u64,
 }
 
 /// A token chosen by the device.
@@ -215,7 +172,7 @@ pub struct Sampled {
     pub id: u32,
     /// Natural logarithm of its probability under the unfiltered distribution at temperature 1.
     pub logprob: f32,
-    /// The whole row of logits, before penalties, if [`Want::TokenAndLogits`] asked for it.
+    /// The whole row of logits, before penalties, if [`Step::logits`] asked for it.
     pub logits: Option<Vec<f32>>,
 }
 

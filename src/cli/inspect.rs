@@ -17,7 +17,7 @@ use crate::generate::Device;
 use crate::graph::GraphBuilder;
 use crate::kernel::DeviceProfile;
 use crate::kernel::source::assemble;
-use crate::models::{self, Leaves, Pass};
+use crate::models::{self, Pass};
 use crate::ops;
 use crate::plan::{Fusion, Plan};
 use crate::tensor::DType;
@@ -77,8 +77,7 @@ impl Inspect {
         let config = &checkpoint.config;
         let angles = models::angles(config, self.context.unwrap_or(config.context).max(1))?;
         let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
-        let pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
-        let graph = models::build(config, GraphBuilder::new(&format), &angles, pass)?;
+        let graph = models::build(config, GraphBuilder::new(&format), &angles, Pass::decode(1))?;
         let vision = models::build_vision(config, GraphBuilder::new(&format));
         Ok([graph].into_iter().chain(vision).map(|graph| Plan::new(graph, &profile, Fusion::On)).collect())
     }

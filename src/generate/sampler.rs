@@ -2,8 +2,8 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use crate::backend::Sampling;
 use crate::error::{Error, Result};
+use crate::kernel::Row;
 
 /// How the next token is chosen from the logits: the repeat penalty first, then a draw among what top-k, min-p and top-p
 /// keep, with probabilities taken at the temperature.
@@ -13,11 +13,34 @@ pub struct Sampler {
     seed: Option<u64>,
 }
 
+/// A [`Sampler`], checked. `temperature` 0 is greedy.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sampling {
+    temperature: f32,
+    top_k: u32,
+    top_p: f32,
+    min_p: f32,
+    repeat_penalty: f32,
+    seed: u64,
+}
+
+impl Sampling {
+    /// Always the most probable token.
+    pub const GREEDY: Sampling =
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
+
+    /// The row at `position` of the sequence at `slot`. A seed of 64 bits is folded into the 32 that shaders hash.
+    pub fn row(&self, slot: usize, position: usize) -> Row {
+        let &Sampling { temperature, top_k, top_p, min_p, repeat_penalty, seed } = self;
+        let seed = (seed ^ (seed >> 32)) as u32;
+        Row { slot: slot as u32, position: position as u32, seed, temperature, top_k, top_p, min_p, repeat_penalty }
+    }
+}
+
 impl Sampler {
     /// Always the most probable token.
     pub fn greedy() -> Self {
-        let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
-        Self { sampling, seed: None }
+        Self { sampling: Sampling::GREEDY, seed: None }
     }
 
     /// Divides logits by `temperature` before drawing. 0 is greedy.

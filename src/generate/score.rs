@@ -6,8 +6,10 @@ use std::path::Path;
 use super::conversation::Encoded;
 use super::generation::log_sum_exp;
 use super::model::Inner;
-use crate::backend::{Output, Sampling, Session, Step, Want};
+use super::sampler::Sampling;
+use crate::backend::{Output, Session, Step, Want};
 use crate::error::{Error, Result};
+use crate::kernel::Family;
 
 /// How well a text is predicted.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -185,8 +187,15 @@ fn open(
 ) -> Result<Box<dyn Session>> {
     let mut session = model.engine.session(tokens)?;
     for (index, pixels) in images.iter().enumerate() {
-        let outputs = session.encode(pixels, pictures.is_some(), &|_, _| ())?;
+        session.encode(pixels, index * model.image_tokens())?;
+        loop {
+            let (done, all) = session.encode_slice()?;
+            if done == all {
+                break;
+            }
+        }
         let Some(pictures) = &mut pictures else { continue };
+        let outputs = session.encoded()?;
         let size = model.config.vision.as_ref().map_or(0, |vision| vision.image_size);
         let name =
             |name: &str| if index == 0 { name.into() } else { name.replace("vision", &format!("vision.{index}")) };
@@ -211,12 +220,12 @@ fn pass(
     }
     // All logits come back to the host: 32 MiB of them at a time.
     let chunk = ((32 << 20) / (4 * model.config.vocab)).clamp(1, model.engine.chunk());
-    let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
     session.set_tokens(rows.start, &ids[rows.clone()])?;
     for position in rows.clone().step_by(chunk) {
         let part = position..rows.end.min(position + chunk);
         let images = ids[part.clone()].iter().any(|&id| id as usize >= model.config.vocab);
-        session.run(&Step { position, rows: part.len(), want, sampling: sampling.clone(), images })?;
+        let rows = Sampling::GREEDY.row(0, position).follow(part.len());
+        session.run(&Step { rows: &rows, family: Family::Many, want, logits: false, images })?;
         each(position, if want == Want::Nothing { Vec::new() } else { session.outputs()? })?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::graph::{Graph, Node, Value, ValueKind};
-use crate::kernel::ValueId;
+use crate::kernel::{Family, ValueId};
 use crate::ops::{self, Operator, TensorType};
 use crate::tensor::DType;
 
@@ -11,18 +11,25 @@ use crate::tensor::DType;
 pub struct GraphBuilder<'a> {
     graph: Graph,
     formats: &'a dyn Fn(&str) -> DType,
+    /// Of the nodes that are written from now on.
+    family: Family,
 }
 
 impl<'a> GraphBuilder<'a> {
     /// `formats` tells the format of a weight by its name: a property of the file, unknown to models.
     pub fn new(formats: &'a dyn Fn(&str) -> DType) -> Self {
-        Self { graph: Graph::default(), formats }
+        Self { graph: Graph::default(), formats, family: Family::default() }
     }
 
     /// The finished graph.
     pub fn finish(self) -> Graph {
         self.graph.verify();
         self.graph
+    }
+
+    /// How the rows of the operators that follow belong together.
+    pub fn family(&mut self, family: Family) {
+        self.family = family;
     }
 
     pub fn input(&mut self, name: impl Into<String>, ty: TensorType) -> ValueId {
@@ -53,7 +60,7 @@ impl<'a> GraphBuilder<'a> {
         self.graph.outputs.push((name.into(), value));
     }
 
-    /// W[tokens]: (rows, cols), the tokens of this step.
+    /// W[tokens]: (rows, cols), the tokens of this pass.
     pub fn embedding(&mut self, tokens: ValueId, w: ValueId, rows: usize) -> ValueId {
         self.apply(ops::embedding::Embedding { rows }, &[tokens, w])
     }
@@ -163,9 +170,10 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::last_row::LastRow, &[x])
     }
 
-    /// Chooses a token and appends it to `tokens`; (id, logprob).
-    pub fn sample(&mut self, logits: ValueId, tokens: ValueId, rows: usize) -> ValueId {
-        self.apply_in_place(ops::sample::Sample { rows }, &[logits], &[tokens])[0]
+    /// Chooses a token for each row of logits, those of the last of `rows` rows; appends it to `tokens` and moves the row
+    /// of the table on: (id, logprob) for each.
+    pub fn sample(&mut self, logits: ValueId, tokens: ValueId, table: ValueId, rows: usize) -> ValueId {
+        self.apply_in_place(ops::sample::Sample { rows }, &[logits], &[tokens, table])[0]
     }
 
     /// The type of a value.
@@ -192,7 +200,7 @@ impl<'a> GraphBuilder<'a> {
         let types: Vec<&TensorType> = reads.iter().map(|&id| self.graph.ty(id)).collect();
         let results: Vec<ValueId> = op.infer(&types).into_iter().map(|ty| self.push(ty, ValueKind::Temp)).collect();
         let writes = state.iter().chain(&results).copied().collect();
-        self.graph.nodes.push(Node { op, reads: reads.to_vec(), writes });
+        self.graph.nodes.push(Node { op, reads: reads.to_vec(), writes, family: self.family });
         results
     }
 

@@ -7,7 +7,7 @@ pub use builder::GraphBuilder;
 
 use std::sync::Arc;
 
-use crate::kernel::ValueId;
+use crate::kernel::{Family, ValueId};
 use crate::ops::{Operator, TensorType};
 
 /// Nodes in an order that may be executed.
@@ -48,6 +48,7 @@ pub struct Node {
     pub reads: Vec<ValueId>,
     /// State written in place, then the results.
     pub writes: Vec<ValueId>,
+    pub family: Family,
 }
 
 impl Graph {

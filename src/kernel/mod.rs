@@ -135,11 +135,14 @@ pub enum Plane {
     Scales,
 }
 
-/// What changes from one run of a plan to the next: the uniform `run` of every kernel, 32 bytes.
+/// A row of a pass: where it stands, and how a token is chosen from its logits. The table of a pass's rows is all that
+/// changes from one run of a plan to the next: the uniform `batch` of every kernel, 32 bytes a row.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Run {
-    /// Position of the first row in its sequence.
+pub struct Row {
+    /// Where its sequence begins in the KV cache and in `tokens`: position p lies at slot + p.
+    pub slot: u32,
+    /// In its sequence.
     pub position: u32,
     pub seed: u32,
     pub temperature: f32,
@@ -147,13 +150,29 @@ pub struct Run {
     pub top_p: f32,
     pub min_p: f32,
     pub repeat_penalty: f32,
-    pub reserved: u32,
 }
 
-impl Run {
-    /// A greedy run at `position`.
+/// Rows of the largest pass: as many as fit the 16 KiB of uniforms that every device has.
+pub const MOST_ROWS: usize = 512;
+
+/// How the rows of a pass belong together, and with it which kernels run them.
+///
+/// A row's sums are added in one order within a family, however many rows there are: what a sequence computes does not
+/// depend on its neighbours, nor on the chunks that its prompt is fed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Decoding: each row is the next token of a sequence of its own. A weight is read once for several rows.
+    Few,
+    /// A prompt or a picture: rows follow each other in one sequence. Products go by tiles.
+    #[default]
+    Many,
+}
+
+impl Row {
+    /// A greedy row at `position` of the first sequence.
     pub fn at(position: usize) -> Self {
-        Run {
+        Row {
+            slot: 0,
             position: position as u32,
             seed: 0,
             temperature: 0.0,
@@ -161,8 +180,17 @@ impl Run {
             top_p: 1.0,
             min_p: 0.0,
             repeat_penalty: 1.0,
-            reserved: 0,
         }
+    }
+
+    /// `count` rows that follow each other from this one on.
+    pub fn follow(self, count: usize) -> Vec<Self> {
+        (0..count as u32).map(|r| Row { position: self.position + r, ..self }).collect()
+    }
+
+    /// Where the row's token, keys and values lie.
+    pub fn place(&self) -> usize {
+        self.slot as usize + self.position as usize
     }
 }
 

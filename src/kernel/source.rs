@@ -39,7 +39,7 @@ modules! {
     GEMM_ROWS "gemm_rows" false
     NORM "norm" false
     PLAIN "plain" false
-    RUN "run" false
+    ROWS "rows" false
     KV_F32 "kv_f32" true
     KV_F16 "kv_f16" true
     TILE_F32 "tile_f32" true

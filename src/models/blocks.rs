@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::checkpoint::Config;
 use crate::graph::GraphBuilder;
 use crate::kernel::ValueId;
-use crate::models::{Leaves, Pass};
+use crate::models::{Pass, TOKENS, Want};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
@@ -45,8 +45,8 @@ struct Layer {
 impl<'a> Decoder<'a> {
     pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &Arc<Vec<f32>>, pass: Pass) -> Self {
         let context = angles.len() / config.head_dim;
-        // One more than the context: the token after the last is written too.
-        let tokens = b.state("tokens", TensorType::u32([context + 1]));
+        b.family(pass.family);
+        let tokens = b.state(TOKENS, TensorType::u32([context]));
         let embedding = b.weight("model.embed_tokens.weight", config.vocab, config.hidden);
         let table = TensorType::f32([context, config.head_dim]);
         let angles = b.table("angles", table, angles.clone());
@@ -62,7 +62,7 @@ impl<'a> Decoder<'a> {
             let rows = self.b.state(IMAGES, TensorType::f32([self.context(), c.hidden]));
             x = self.b.splice_rows(self.tokens, x, rows, c.vocab);
         }
-        if self.pass.leaves == Leaves::Trace {
+        if self.pass.want == Want::Trace {
             self.b.output("embeddings", x);
         }
         x
@@ -100,7 +100,7 @@ impl<'a> Decoder<'a> {
         let down = self.b.matmul(h, w.down);
         let x = self.b.add(x, down);
 
-        if self.pass.leaves == Leaves::Trace {
+        if self.pass.want == Want::Trace {
             self.b.output(format!("layers.{slot}"), x);
         }
         self.executed += 1;
@@ -117,7 +117,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn context(&self) -> usize {
-        self.b.ty(self.tokens).shape[0] - 1
+        self.b.ty(self.tokens).shape[0]
     }
 
     fn layer(&mut self, layer: usize) -> Layer {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder};
-use crate::kernel::ValueId;
+use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
+use crate::ops::TensorType;
 
 /// The models: each word is a module with `fn hidden(&mut Decoder) -> ValueId`, and an architecture's name.
 macro_rules! models {
@@ -40,20 +41,34 @@ models! {
     mobilevlm
 }
 
-/// One pass over `rows` tokens, and what it leaves.
+/// One pass over some rows, and what is wanted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pass {
     pub rows: usize,
-    pub leaves: Leaves,
+    pub family: Family,
+    pub want: Want,
     /// Whether ids from `vocab` on may occur: they name rows of the state [`IMAGES`].
     pub images: bool,
 }
 
-/// What a pass computes beyond filling the KV cache.
+impl Pass {
+    /// The next token of `rows` sequences.
+    pub fn decode(rows: usize) -> Self {
+        Pass { rows, family: Family::Few, want: Want::Token, images: false }
+    }
+
+    /// `rows` rows of one sequence that follow each other.
+    pub fn prompt(rows: usize, want: Want) -> Self {
+        Pass { rows, family: Family::Many, want, images: false }
+    }
+}
+
+/// What is wanted of a pass beyond filling the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Leaves {
+pub enum Want {
     Nothing,
-    /// The next token: output `sampled` (2) = id, bits of its logprob; output `logits` (1, vocab).
+    /// Next tokens, of every row in decoding and of the last one in a prompt: outputs `sampled` (m, 2) = id, bits of its
+    /// logprob, and `logits` (m, vocab).
     Token,
     /// Output `logits` (rows, vocab).
     Logits,
@@ -65,16 +80,19 @@ pub enum Leaves {
 pub fn build(config: &Config, b: GraphBuilder, angles: &Arc<Vec<f32>>, pass: Pass) -> Result<Graph> {
     let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;
-    match pass.leaves {
-        Leaves::Nothing => {}
-        Leaves::Token => {
-            let last = if pass.rows > 1 { decoder.b.last_row(x) } else { x };
-            let logits = decoder.head(last);
-            let sampled = decoder.b.sample(logits, decoder.tokens, pass.rows);
+    match pass.want {
+        Want::Nothing => {}
+        Want::Token => {
+            let x = if pass.family == Family::Many && pass.rows > 1 { decoder.b.last_row(x) } else { x };
+            // One row a sequence, here too.
+            decoder.b.family(Family::Few);
+            let logits = decoder.head(x);
+            let table = decoder.b.state(TABLE, TensorType::u32([MOST_ROWS, size_of::<Row>() / 4]));
+            let sampled = decoder.b.sample(logits, decoder.tokens, table, pass.rows);
             decoder.b.output("sampled", sampled);
             decoder.b.output("logits", logits);
         }
-        Leaves::Logits | Leaves::Trace => {
+        Want::Logits | Want::Trace => {
             let logits = decoder.head(x);
             decoder.b.output("logits", logits);
         }
@@ -88,6 +106,12 @@ pub fn build_vision(config: &Config, mut b: GraphBuilder) -> Option<Graph> {
     mobilevlm::image(&mut b, config.vision.as_ref()?, config.hidden);
     Some(b.finish())
 }
+
+/// The state that holds the rows of the pass.
+pub const TABLE: &str = "table";
+
+/// The state that holds the ids of all sequences, each at its slot: (capacity).
+pub const TOKENS: &str = "tokens";
 
 /// The input of [`build_vision`].
 pub const PIXELS: &str = "pixels";

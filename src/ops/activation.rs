@@ -10,7 +10,7 @@
 //! x, y: (rows, cols)
 
 use crate::kernel::source::ACTIVATION;
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::exp::exp;
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 use crate::threads::{self, PIECE};
@@ -111,7 +111,7 @@ impl Operator for Activation {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let x = reads[0].f32();
         threads::rows(writes[0], PIECE, |piece, y| {
             y.copy_from_slice(&x[piece * PIECE..][..y.len()]);
@@ -119,7 +119,7 @@ impl Operator for Activation {
         });
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let count = reads[0].ty.count();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

@@ -1,18 +1,15 @@
 //! y[r, h, :] = Σ_t softmax_t(q[r, h] · k[t, h / G] / sqrt(D)) · v[t, h / G, :]
 //!
-//! t = 0 .. position + r + 1 where attention is causal, else 0 .. position + rows for every row
+//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, else 0 .. position of row 0 + rows
 //!
 //! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
 //!
 //! With `qk_norm` each q[r, h] and k[t, g] is first divided by sqrt(mean(·²) + eps). Where rope comes before the norm
 //! (Llama 4, MobileLLM-R1) a rotation leaves the mean square as it is, so normalising where q meets k is the same.
 
-use crate::kernel::source::{KV_F16, KV_F32, RUN};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
-use crate::ops::exp::exp;
-use crate::ops::panel::{COLS, add_products};
+use crate::kernel::source::{KV_F16, KV_F32, ROWS};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
-use crate::threads;
 
 #[derive(Clone, Debug)]
 pub struct Attention {
@@ -22,7 +19,7 @@ pub struct Attention {
     pub head_dim: usize,
     /// eps of the weightless QK-norm, where there is one.
     pub qk_norm: Option<f32>,
-    /// Whether a row sees only the rows up to itself (language), or all of the pass (pictures).
+    /// Whether a row sees the rows of its sequence up to itself (language), or all rows of the pass (pictures).
     pub causal: bool,
 }
 
@@ -41,20 +38,20 @@ struct Params {
 
 /// Few rows: a workgroup for each row and head. By what the cache holds.
 static ROW: [Kernel; 2] = [
-    kernel!("attention/row.wgsl", "row", [RUN, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING),
-    kernel!("attention/row.wgsl", "row", [RUN, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
+    kernel!("attention/row.wgsl", "row", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING),
+    kernel!("attention/row.wgsl", "row", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
 ];
 
 /// A prompt: a workgroup for 16 rows of a head. By what the cache holds.
 static TILE: [Kernel; 2] = [
-    kernel!("attention/tile.wgsl", "tile", [RUN, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
-    kernel!("attention/tile.wgsl", "tile", [RUN, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::F16),
+    kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
+    kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::F16),
 ];
 
 /// A prompt by broadcasts: a workgroup for 32 rows of a head. By what the cache holds.
 static BROADCAST: [Kernel; 2] = [
-    kernel!("attention/broadcast.wgsl", "broadcast", [RUN, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::SUBGROUPS),
-    kernel!("attention/broadcast.wgsl", "broadcast", [RUN, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::BOTH),
+    kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::SUBGROUPS),
+    kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::BOTH),
 ];
 
 pub fn kernels() -> Vec<&'static Kernel> {
@@ -64,10 +61,19 @@ pub fn kernels() -> Vec<&'static Kernel> {
 /// The largest D that kernels hold, `MOST_QUADS` quads of attention/row.wgsl. The reference takes any.
 pub const MOST_HEAD: usize = 256;
 
+/// The largest D of the kernels that go by tiles.
+const MOST_TILE_HEAD: usize = 128;
+
 impl Attention {
-    /// Keys that row `row` of `rows` sees.
-    pub fn seen(&self, row: usize, rows: usize, run: &Run) -> usize {
-        run.position as usize + if self.causal { row + 1 } else { rows }
+    /// Keys that row `row` of `count` sees.
+    pub fn seen(&self, row: usize, count: usize, rows: &[Row]) -> usize {
+        if self.causal { rows[row].position as usize + 1 } else { rows[0].position as usize + count }
+    }
+
+    /// What a row of q or k is multiplied by before they meet.
+    pub fn factor(&self, x: impl Iterator<Item = f32>) -> f32 {
+        let d = self.head_dim as f32;
+        self.qk_norm.map_or(1.0, |eps| 1.0 / (x.map(|v| v * v).sum::<f32>() / d + eps).sqrt())
     }
 }
 
@@ -85,20 +91,34 @@ impl Operator for Attention {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
         let (q, keys, values) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
-        let rows = q.len() / (self.heads * self.head_dim);
-        if rows < 8 {
-            self.few_rows(q, keys, values, rows, run, writes[0]);
-        } else {
-            self.many_rows(q, keys, values, rows, run, writes[0]);
+        let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let count = q.len() / (self.heads * d);
+        for (i, (q, y)) in q.chunks_exact(d).zip(writes[0].chunks_exact_mut(d)).enumerate() {
+            let (row, head) = (i / self.heads, i % self.heads);
+            let at = head / (self.heads / self.kv_heads) * d;
+            let first = rows[if self.causal { row } else { 0 }].slot as usize;
+            let of = |cache: &'_ [f32], t: usize, c: usize| cache[(first + t) * width + at + c];
+            let scale = self.factor(q.iter().copied()) / (d as f32).sqrt();
+            let score = |t: usize| {
+                let product: f32 = (0..d).map(|c| q[c] * of(keys, t, c)).sum();
+                product * scale * self.factor((0..d).map(|c| of(keys, t, c)))
+            };
+            let scores: Vec<f32> = (0..self.seen(row, count, rows)).map(score).collect();
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weights: Vec<f32> = scores.iter().map(|score| (score - largest).exp()).collect();
+            let total: f32 = weights.iter().sum();
+            for (c, y) in y.iter_mut().enumerate() {
+                *y = weights.iter().enumerate().map(|(t, p)| p / total * of(values, t, c)).sum();
+            }
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, _) = reads[0].ty.matrix();
         let half = usize::from(profile.kv_f16());
-        let (kernel, constants, row_groups) = if rows < 4 || self.head_dim > 128 {
+        let (kernel, constants, row_groups) = if family == Family::Few || self.head_dim > MOST_TILE_HEAD {
             (&ROW[half], vec![("WG", 64.0)], rows as u32)
         } else if profile.broadcasts() {
             (&BROADCAST[half], vec![], groups(rows, 32))
@@ -122,130 +142,6 @@ impl Operator for Attention {
             groups: [self.heads as u32, row_groups, 1],
         }]
     }
-}
-
-/// The loops of the CPU. Those for few rows are the formula.
-impl Attention {
-    /// What a row of q or k is multiplied by before they meet.
-    fn factor(&self, x: &[f32]) -> f32 {
-        self.qk_norm.map_or(1.0, |eps| 1.0 / (dot(x, x) / self.head_dim as f32 + eps).sqrt())
-    }
-
-    /// Heads of rows side by side: keys and values are read where they are.
-    fn few_rows(&self, q: &[f32], keys: &[f32], values: &[f32], rows: usize, run: &Run, y: &mut [f32]) {
-        let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
-        threads::rows(y, d, |i, y| {
-            let (row, head) = (i / self.heads, i % self.heads);
-            let at = head / (self.heads / self.kv_heads) * d;
-            let q = &q[i * d..(i + 1) * d];
-            let scale = self.factor(q) / (d as f32).sqrt();
-            let mut scores: Vec<f32> = (0..self.seen(row, rows, run))
-                .map(|t| {
-                    let k = &keys[t * width + at..][..d];
-                    dot(q, k) * scale * self.factor(k)
-                })
-                .collect();
-            softmax(&mut scores);
-            y.fill(0.0);
-            for (t, p) in scores.iter().enumerate() {
-                let v = &values[t * width + at..][..d];
-                y.iter_mut().zip(v).for_each(|(y, v)| *y += p * v);
-            }
-        });
-    }
-
-    /// Two products of matrices a head: 32 keys or 32 columns of values are a panel, and 32 rows of a head go together.
-    fn many_rows(&self, q: &[f32], keys: &[f32], values: &[f32], rows: usize, run: &Run, y: &mut [f32]) {
-        const ROWS: usize = 32;
-        let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
-        let length = self.seen(rows - 1, rows, run);
-        // (kv heads, length / 32, D, 32) and (kv heads, D / 32, length, 32)
-        let (key_panels, value_panels) = (length.div_ceil(COLS), d.div_ceil(COLS));
-        let mut k = vec![[0.0; COLS]; self.kv_heads * key_panels * d];
-        threads::rows(&mut k, d, |i, panel| {
-            let (head, first) = (i / key_panels, i % key_panels * COLS);
-            for t in first..length.min(first + COLS) {
-                let key = &keys[t * width + head * d..][..d];
-                let factor = self.factor(key);
-                panel.iter_mut().zip(key).for_each(|(panel, key)| panel[t - first] = key * factor);
-            }
-        });
-        let mut v = vec![[0.0; COLS]; self.kv_heads * value_panels * length];
-        threads::rows(&mut v, length, |i, panel| {
-            let (head, first) = (i / value_panels, i % value_panels * COLS);
-            let columns = COLS.min(d - first);
-            for (t, panel) in panel.iter_mut().enumerate() {
-                panel[..columns].copy_from_slice(&values[t * width + head * d + first..][..columns]);
-            }
-        });
-
-        // (heads, rows / 32, D / 32, 32 rows, 32)
-        let blocks = rows.div_ceil(ROWS);
-        let mut by_head = vec![[0.0; COLS]; self.heads * blocks * value_panels * ROWS];
-        threads::rows(&mut by_head, value_panels * ROWS, |i, y| {
-            let (head, first) = (i / blocks, i % blocks * ROWS);
-            let kv_head = head / (self.heads / self.kv_heads);
-            let count = ROWS.min(rows - first);
-            let length = self.seen(first + count - 1, rows, run);
-            let q = &q[(first * self.heads + head) * d..];
-            let mut scores = vec![0.0; count * length];
-            for (p, panel) in k.chunks_exact(d).skip(kv_head * key_panels).take(length.div_ceil(COLS)).enumerate() {
-                let mut products = [[0.0; COLS]; ROWS];
-                add_products(q, self.heads * d, panel, &mut products[..count]);
-                for (scores, products) in scores.chunks_exact_mut(length).zip(&products) {
-                    let scores = &mut scores[p * COLS..length.min((p + 1) * COLS)];
-                    scores.copy_from_slice(&products[..scores.len()]);
-                }
-            }
-            for (r, scores) in scores.chunks_exact_mut(length).enumerate() {
-                let scale = self.factor(&q[r * self.heads * d..][..d]) / (d as f32).sqrt();
-                let (seen, unseen) = scores.split_at_mut(self.seen(first + r, rows, run));
-                seen.iter_mut().for_each(|score| *score *= scale);
-                softmax(seen);
-                unseen.fill(0.0);
-            }
-            for (p, y) in y.chunks_exact_mut(ROWS).enumerate() {
-                let panel = &v[(kv_head * value_panels + p) * (v.len() / self.kv_heads / value_panels)..][..length];
-                add_products(&scores, length, panel, &mut y[..count]);
-            }
-        });
-        threads::rows(y, d, |i, y| {
-            let (row, head) = (i / self.heads, i % self.heads);
-            let block = &by_head[(head * blocks + row / ROWS) * value_panels * ROWS..];
-            for (p, y) in y.chunks_mut(COLS).enumerate() {
-                y.copy_from_slice(&block[p * ROWS + row % ROWS][..y.len()]);
-            }
-        });
-    }
-}
-
-/// scores → exp(scores) / Σ exp(scores)
-fn softmax(scores: &mut [f32]) {
-    let largest = folded(scores, f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|score| *score = exp(*score - largest));
-    let factor = 1.0 / folded(scores, 0.0, |a, b| a + b);
-    scores.iter_mut().for_each(|score| *score *= factor);
-}
-
-/// All of `x` in one, in 16 lanes that a vector unit can hold.
-fn folded(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; 16];
-    let (x16, rest) = x.as_chunks::<16>();
-    for x in x16 {
-        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane = f(*lane, *x));
-    }
-    rest.iter().chain(&lanes).copied().fold(start, f)
-}
-
-/// Σ a · b, in 16 sums that a vector unit can hold.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; 16];
-    let (a16, a_rest) = a.as_chunks::<16>();
-    let (b16, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a16.iter().zip(b16) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
-    }
-    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 pub fn cases() -> Vec<Case> {

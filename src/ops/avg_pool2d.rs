@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 use crate::threads;
 
@@ -47,7 +47,7 @@ impl Operator for AvgPool2d {
         vec![TensorType::f32([self.out_height * self.out_width, channels])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let x = reads[0].f32();
         let channels = x.len() / (self.height * self.width);
         threads::rows(writes[0], channels, |cell, y| {
@@ -63,7 +63,7 @@ impl Operator for AvgPool2d {
         });
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (pixels, channels) = reads[0].ty.matrix();
         let (cells, _) = writes[0].ty.matrix();
         // A window of two by two is one thread's work; a whole picture is shared.

@@ -1,9 +1,9 @@
-//! cache[position + r, head, d] = x[r, head · D + d]
+//! cache[slot + position, head, d] = x[r, head · D + d], slot and position of row r
 //!
 //! x: (rows, heads · D)   cache: (capacity, heads, D), written in place
 
-use crate::kernel::source::{KV_F16, KV_F32, RUN};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use crate::kernel::source::{KV_F16, KV_F32, ROWS};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -22,9 +22,9 @@ struct Params {
     head_stride: u32,
 }
 
-static KERNEL_F32: Kernel = kernel!("cache_write.wgsl", "cache_write", [RUN, KV_F32], [ReadWrite ReadWrite], Params);
+static KERNEL_F32: Kernel = kernel!("cache_write.wgsl", "cache_write", [ROWS, KV_F32], [ReadWrite ReadWrite], Params);
 static KERNEL_F16: Kernel =
-    kernel!("cache_write.wgsl", "cache_write", [RUN, KV_F16], [ReadWrite ReadWrite], Params, [], Requires::F16);
+    kernel!("cache_write.wgsl", "cache_write", [ROWS, KV_F16], [ReadWrite ReadWrite], Params, [], Requires::F16);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL_F32, &KERNEL_F16]
@@ -40,13 +40,14 @@ impl Operator for CacheWrite {
         vec![]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
-        let x = reads[0].f32();
-        let at = run.position as usize * self.heads * self.head_dim;
-        writes[0][at..at + x.len()].copy_from_slice(x);
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
+        let cols = self.heads * self.head_dim;
+        for (x, row) in reads[0].f32().chunks_exact(cols).zip(rows) {
+            writes[0][row.place() * cols..][..cols].copy_from_slice(x);
+        }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(if profile.kv_f16() { &KERNEL_F16 } else { &KERNEL_F32 }),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernel::{DeviceProfile, Run};
+use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
 use crate::ops::{Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
@@ -13,7 +13,9 @@ pub struct Case {
     pub reads: Vec<Given>,
     /// State that the operator writes in place; it begins with this content.
     pub state: Vec<Given>,
-    pub run: Run,
+    /// The table of the pass. A pass of one case has no more rows than it.
+    pub rows: Vec<Row>,
+    pub family: Family,
     /// Largest normalised mean squared error, Σ(y − ref)² / Σref², against the reference.
     pub nmse: f64,
     /// Pretend that a binding holds no more bytes than this: the rows of weights are split into chunks.
@@ -51,7 +53,8 @@ impl Case {
             op: Arc::new(op),
             reads,
             state: Vec::new(),
-            run: Run::at(0),
+            rows: Row::at(0).follow(MOST_ROWS),
+            family: Family::Many,
             nmse: 1e-10,
             max_binding: None,
             bench: false,
@@ -63,13 +66,23 @@ impl Case {
         self
     }
 
-    pub fn run(mut self, run: Run) -> Self {
-        self.run = run;
+    /// The table, in words of which [`Given::table`] of the state has as many.
+    pub fn rows(mut self, rows: Vec<Row>) -> Self {
+        for given in self.state.iter_mut().filter(|given| given.is_table()) {
+            given.fill = Fill::Ids(table_words(&rows));
+        }
+        self.rows = rows;
+        self
+    }
+
+    /// Runs the kernels of decoding.
+    pub fn few(mut self) -> Self {
+        self.family = Family::Few;
         self
     }
 
     pub fn at(self, position: usize) -> Self {
-        self.run(Run::at(position))
+        self.rows(Row::at(position).follow(MOST_ROWS))
     }
 
     pub fn in_bindings_of(mut self, bytes: u64) -> Self {
@@ -92,7 +105,7 @@ impl Case {
     pub fn label(&self) -> String {
         let shapes: Vec<String> = self.reads.iter().chain(&self.state).map(|given| given.ty.to_string()).collect();
         let split = self.max_binding.map_or(String::new(), |bytes| format!(" in bindings of {bytes}"));
-        format!("{:?} ({}) at {}{split}", self.op, shapes.join(", "), self.run.position)
+        format!("{:?} ({}) at {}{split}", self.op, shapes.join(", "), self.rows[0].position)
     }
 }
 
@@ -125,6 +138,15 @@ impl Given {
 
     pub fn kv(capacity: usize, heads: usize, head_dim: usize) -> Self {
         Given { ty: TensorType::kv(capacity, heads, head_dim), fill: Fill::Random(1.0) }
+    }
+
+    /// The table of a pass: [`Case::rows`] fills it.
+    pub fn table() -> Self {
+        Given { ty: TensorType::u32([MOST_ROWS, TABLE_COLS]), fill: Fill::Ids(table_words(&[])) }
+    }
+
+    fn is_table(&self) -> bool {
+        self.ty == TensorType::u32([MOST_ROWS, TABLE_COLS])
     }
 
     pub fn zero(mut self) -> Self {
@@ -185,6 +207,16 @@ impl Given {
         }
         Tensor { dtype, shape: vec![rows, cols], bytes: Bytes::new(bytes), order: RowOrder::Stored }
     }
+}
+
+/// Words of a row of the table.
+const TABLE_COLS: usize = size_of::<Row>() / 4;
+
+/// The words of a table with these rows; the others are zero.
+fn table_words(rows: &[Row]) -> Vec<u32> {
+    let mut words: Vec<u32> = bytemuck::cast_slice(rows).to_vec();
+    words.resize(MOST_ROWS * TABLE_COLS, 0);
+    words
 }
 
 /// xorshift64*: the same numbers on every machine.

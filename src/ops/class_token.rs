@@ -4,7 +4,7 @@
 //! ```
 //! patches: (n, width)   class: (width)   positions: ((n + 1) · width)   y: (n + 1, width)
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -35,14 +35,14 @@ impl Operator for ClassToken {
         vec![TensorType::f32([n + 1, width])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (patches, class, positions) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
         for ((y, x), position) in writes[0].iter_mut().zip(class.iter().chain(patches)).zip(positions) {
             *y = x + position;
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, width) = writes[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

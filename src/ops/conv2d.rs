@@ -5,7 +5,7 @@
 //! A convolution whose stride is its kernel's size: squares that do not overlap, so a matrix product. Patch p lies at
 //! (p / grid, p % grid); k counts its channels, then its rows, then its columns.
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
 use crate::ops::product::{self, GemmKernels, gemm_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
@@ -52,7 +52,7 @@ impl Operator for Conv2d {
         vec![TensorType::f32([self.grid() * self.grid(), n])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, w) = (reads[0].f32(), reads[1].weight());
         let (s, p, grid) = (self.size, self.patch, self.grid());
         let mut patches = Vec::with_capacity(grid * grid * w.cols);
@@ -65,7 +65,7 @@ impl Operator for Conv2d {
         product::product(&patches, w, writes[0]);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (x, w) = (&reads[0], &reads[1]);
         let more = [self.size, self.patch].map(|v| v as u32);
         KERNELS.dispatch(self.grid() * self.grid(), w, profile, &more, |part| {

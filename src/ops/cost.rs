@@ -12,7 +12,7 @@ use crate::ops::{Elem, Operator, TensorType};
 impl Case {
     /// Bytes that are read and written, each once: of tables, embeddings and caches only the rows that are used.
     pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
-        let (rows, results) = (self.rows(), self.results());
+        let (rows, results) = (self.row_count(), self.results());
         // Each row of a splice is one of x or one of an image: x stands for both.
         let once = if self.op::<SpliceRows>().is_some() { 2 } else { self.reads.len() };
         let lookup = self.reads[0].ty.elem == Elem::U32;
@@ -21,7 +21,7 @@ impl Case {
                 let (all, cols) = given.ty.matrix();
                 (if lookup { rows } else { all } * dtype.row_bytes(cols)) as u64
             }
-            Elem::Kv => first(&given.ty, self.run.position as usize + rows, profile),
+            Elem::Kv => first(&given.ty, self.rows[0].position as usize + rows, profile),
             Elem::U32 => first(&given.ty, rows, profile),
             Elem::F32 if given.fill == Fill::Angles => first(&given.ty, rows, profile),
             Elem::F32 => given.ty.bytes(profile),
@@ -42,9 +42,9 @@ impl Case {
             return Some((2 * TAPS * self.results()[0].count()) as u64);
         }
         // A convolution has a row for each patch of its picture.
-        let (m, width) = (self.rows(), x.count() / x.shape[0]);
+        let (m, width) = (self.row_count(), x.count() / x.shape[0]);
         let attention = self.op::<Attention>();
-        let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.run));
+        let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.rows));
         let flops = |given: &Given| match given.ty.elem {
             Elem::Weight(_) => 2 * m * given.ty.count(),
             // q · k and the sum over v: each position that a row sees, of the keys and of the values.
@@ -64,7 +64,7 @@ impl Case {
     }
 
     /// Tokens that the case works on.
-    fn rows(&self) -> usize {
+    fn row_count(&self) -> usize {
         self.results().first().map_or(self.reads[0].ty.shape[0], |result| result.shape[0])
     }
 }

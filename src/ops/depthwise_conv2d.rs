@@ -7,7 +7,7 @@
 //! x: (height · width, C), pixels row by row   kernel: (C · 9)   bias: (C), where there is one
 //! y: (⌈height / stride⌉ · ⌈width / stride⌉, C)
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 use crate::threads;
 
@@ -66,7 +66,7 @@ impl Operator for DepthwiseConv2d {
         vec![TensorType::f32([height * width, channels])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, kernel) = (reads[0].f32(), reads[1].f32());
         let channels = kernel.len() / TAPS;
         let (_, out_width) = self.out();
@@ -89,7 +89,7 @@ impl Operator for DepthwiseConv2d {
         });
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (_, channels) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
         // Something has to be bound where there is no bias; it is not read.

@@ -1,12 +1,12 @@
-//! y[r, :] = W[tokens[position + r], :]
+//! y[r, :] = W[tokens[slot + position], :], slot and position of row r
 //!
 //! tokens: (capacity) u32   W: (vocab, cols)   y: (rows, cols)
 //!
 //! Rows of ids that W does not have are left as they are (`splice_rows` writes them).
 
 use crate::checkpoint::quant::dequantize_row;
-use crate::kernel::source::RUN;
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run, layout};
+use crate::kernel::source::ROWS;
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::weight::{WeightKernels, parts};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
 use crate::tensor::DType;
@@ -28,7 +28,7 @@ struct Params {
 }
 
 static KERNELS: WeightKernels =
-    weight_kernels!("embedding.wgsl", "embedding", [RUN], [ReadWrite Read Read ReadWrite], Params);
+    weight_kernels!("embedding.wgsl", "embedding", [ROWS], [ReadWrite Read Read ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     KERNELS.iter().collect()
@@ -43,17 +43,17 @@ impl Operator for Embedding {
         vec![TensorType::f32([self.rows, reads[1].matrix().1])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
         let (tokens, w) = (reads[0].u32(), reads[1].weight());
         for (r, y) in writes[0].chunks_exact_mut(w.cols).enumerate() {
-            let token = tokens[run.position as usize + r];
+            let token = tokens[rows[r].place()];
             if (token as usize) < w.rows() {
                 dequantize_row(w.dtype, w.row(token as usize), y);
             }
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (_, cols) = reads[1].ty.matrix();
         let blocks = layout::blocks(cols);
         let dispatch = |part: crate::ops::weight::Part| Dispatch {

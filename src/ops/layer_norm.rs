@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   gain, bias: (cols)   the variance is the biased one: Σ (x − mean)² / cols
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
 use crate::threads;
 
@@ -36,7 +36,7 @@ impl Operator for LayerNorm {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, gain, bias) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
         let cols = gain.len();
         threads::rows(writes[0], cols, |row, y| {
@@ -50,7 +50,7 @@ impl Operator for LayerNorm {
         });
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

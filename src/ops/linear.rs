@@ -3,7 +3,7 @@
 //! x: (m, k)   W: (n, k) in any weight format   bias: (n)   y: (m, n)   f: an activation, or nothing
 
 use crate::kernel::source::{ACTIVATION, GEMM_ROWS, PLAIN};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
 use crate::ops::activation::Kind;
 use crate::ops::product::{self, ProductKernels, gemm_kernels, gemv_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
@@ -51,7 +51,7 @@ impl Operator for Linear {
         vec![TensorType::f32([m, n])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         product::product(reads[0].f32(), reads[1].weight(), writes[0]);
         let bias = reads[2].f32();
         threads::rows(writes[0], bias.len(), |_, y| {
@@ -62,10 +62,10 @@ impl Operator for Linear {
         });
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (x, w, bias) = (&reads[0], &reads[1], &reads[2]);
         let activation = self.activation.map_or(0, Kind::code);
-        KERNELS.dispatch(x, w, profile, &[activation], |part| {
+        KERNELS.dispatch(x, w, family, profile, &[activation], |part| {
             vec![x.slot(), part.codes, part.scales, bias.slot(), writes[0].slot()]
         })
     }

@@ -3,7 +3,7 @@
 //! x: (m, k)   W: (n, k) in any weight format   residual, y: (m, n)
 
 use crate::kernel::source::{GEMM_ROWS, PLAIN};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
 use crate::ops::product::{self, GemmParams, GemvParams, ProductKernels, gemm_kernels, gemv_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
@@ -32,16 +32,16 @@ impl Operator for MatmulAdd {
         vec![TensorType::f32([m, n])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         product::product(reads[0].f32(), reads[1].weight(), writes[0]);
         for (y, residual) in writes[0].iter_mut().zip(reads[2].f32()) {
             *y += residual;
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (x, w, residual) = (&reads[0], &reads[1], &reads[2]);
-        KERNELS.dispatch(x, w, profile, &[], |part| {
+        KERNELS.dispatch(x, w, family, profile, &[], |part| {
             vec![x.slot(), part.codes, part.scales, residual.slot(), writes[0].slot()]
         })
     }

@@ -16,7 +16,7 @@ pub use weight::{Matrix, weight_kernel};
 use std::any::Any;
 use std::fmt;
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, Run, Slot, ValueId};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row, Slot, ValueId};
 use crate::tensor::DType;
 
 /// The operators: each word is a module with `KERNELS` and `cases()`.
@@ -77,13 +77,15 @@ pub trait Operator: Any + fmt::Debug + Send + Sync {
     /// tokens) is not listed: it exists already. Panics where the shapes do not fit.
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType>;
 
-    /// The meaning, in the plainest loops that are right. `writes` holds state first, then what [`infer`] lists.
+    /// The meaning, in the plainest loops that are right. `writes` holds state first, then what [`infer`] lists; `rows` has
+    /// at least as many rows as the pass.
     ///
     /// [`infer`]: Operator::infer
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run);
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]);
 
     /// The GPU work: which kernels, with what, how many workgroups.
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch>;
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile)
+    -> Vec<Dispatch>;
 }
 
 /// What a value is: its shape, and how its elements are held.

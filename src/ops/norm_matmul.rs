@@ -3,7 +3,7 @@
 //! x: (1, k)   gain: (k)   W: (n, k) in any weight format   y: (1, n)
 
 use crate::kernel::source::{GEMV, NORM, QUADS_SHARED, QUADS_SUBGROUP};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
 use crate::ops::product::{gemv_split, product, shapes, split_shapes};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::weight::{Part, WeightKernels, parts};
@@ -46,14 +46,14 @@ impl Operator for NormMatmul {
         vec![TensorType::f32([1, n])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, gain, w) = (reads[0].f32(), reads[1].f32(), reads[2].weight());
         let mut normed = vec![0.0; x.len()];
         RmsNorm { eps: self.eps }.row(x, gain, &mut normed);
         product(&normed, w, writes[0]);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
         let (_, cols) = w.ty.matrix();
         let dispatch = |part: Part| Dispatch {

@@ -6,8 +6,8 @@
 //!
 //! Any of the three row counts may be 0: where q, k and v differ in format, each format is a part of its own.
 
-use crate::kernel::source::{GEMV, KV_F16, KV_F32, NORM, QUADS_SHARED, QUADS_SUBGROUP, RUN};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run, layout};
+use crate::kernel::source::{GEMV, KV_F16, KV_F32, NORM, QUADS_SHARED, QUADS_SUBGROUP, ROWS};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
 use crate::ops::product::{gemv_split, product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
@@ -46,12 +46,12 @@ struct Params {
 /// By how the vector is read, then by what the cache holds.
 static KERNELS: [[WeightKernels; 2]; 2] = [
     [
-        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SHARED, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING),
-        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SHARED, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::F16),
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [ROWS, GEMV, NORM, QUADS_SHARED, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING),
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [ROWS, GEMV, NORM, QUADS_SHARED, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::F16),
     ],
     [
-        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SUBGROUP, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::SUBGROUPS),
-        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [RUN, GEMV, NORM, QUADS_SUBGROUP, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::BOTH),
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [ROWS, GEMV, NORM, QUADS_SUBGROUP, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::SUBGROUPS),
+        weight_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [ROWS, GEMV, NORM, QUADS_SUBGROUP, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["SPLIT" = 4.0], Requires::BOTH),
     ],
 ];
 
@@ -77,7 +77,7 @@ impl Operator for NormQkvRope {
         vec![TensorType::f32([1, self.q_rows.max(1)])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
         let (x, gain, w, table) = (reads[0].f32(), reads[1].f32(), reads[2].weight(), reads[3].f32());
         let [keys, values, q] = writes else { panic!("norm_qkv_rope writes keys, values and q") };
         let mut normed = vec![0.0; x.len()];
@@ -87,20 +87,20 @@ impl Operator for NormQkvRope {
 
         let d = self.head_dim;
         let rope = Rope { heads: 1, head_dim: d, interleaved: self.interleaved };
-        let angles = &table[run.position as usize * d..][..d];
+        let angles = &table[rows[0].position as usize * d..][..d];
         let (q_part, kv) = qkv.split_at(self.q_rows);
         let (k_part, v_part) = kv.split_at(self.k_rows);
         for (x, y) in q_part.chunks_exact(d).zip(q.chunks_exact_mut(d)) {
             rope.rotate(x, angles, y);
         }
-        let at = run.position as usize * self.kv_heads * d;
+        let at = rows[0].place() * self.kv_heads * d;
         for (x, y) in k_part.chunks_exact(d).zip(keys[at..].chunks_exact_mut(d)) {
             rope.rotate(x, angles, y);
         }
         values[at..at + v_part.len()].copy_from_slice(v_part);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let [x, gain, w, angles] = reads else { panic!("norm_qkv_rope reads x, gain, W and angles") };
         let [keys, values, q] = writes else { panic!("norm_qkv_rope writes keys, values and q") };
         let (rows, cols) = w.ty.matrix();

@@ -1,7 +1,7 @@
 //! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
 
 use crate::checkpoint::quant::{dequantize_row, dot_rows};
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Slot, layout};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 use crate::ops::panel::{COLS, add_products};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, weight_kernel};
@@ -55,9 +55,6 @@ struct Tiles {
     n: usize,
 }
 
-/// Rows of x from which cooperative matrices are worth a tile of 64 that is filled in part.
-const LEAST_COOPERATIVE: usize = 16;
-
 /// Declares the kernels of one `gemv.wgsl`: `gemv_kernels!("file.wgsl", [modules], [accesses], Params)`.
 macro_rules! gemv_kernels {
     ($file:literal, [$($module:expr),*], $accesses:tt, $params:ty) => {
@@ -95,12 +92,13 @@ impl ProductKernels {
         &'static self,
         x: &Operand,
         w: &Operand,
+        family: Family,
         profile: &DeviceProfile,
         more: &[u32],
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Dispatch> {
         let (m, cols) = x.ty.matrix();
-        if m > 1 {
+        if m > 1 || family == Family::Many {
             return self.gemm.dispatch(m, w, profile, more, slots);
         }
         let dispatch = |part: Part| {
@@ -125,13 +123,13 @@ impl GemmKernels {
         tiles.into_iter().chain(&self.cooperative).flatten().collect()
     }
 
-    /// What suits a product with `m` rows on a device.
-    fn tiles(&'static self, m: usize, profile: &DeviceProfile) -> Tiles {
+    /// What suits a device.
+    fn tiles(&'static self, profile: &DeviceProfile) -> Tiles {
         let half = profile.f16 && profile.reduced_precision;
         let plain = |kernels, m, n| Tiles { kernels, constants: vec![], m, n };
         match cooperative(profile) {
             _ if profile.broadcasts() => plain(&self.broadcasts, 16, 128),
-            Some((size, strips)) if half && m >= LEAST_COOPERATIVE => {
+            Some((size, strips)) if half => {
                 let kernels = &self.cooperative[usize::from(size == 16)];
                 Tiles { kernels, constants: vec![("STRIPS", f64::from(strips))], m: 64, n: 64 }
             }
@@ -150,7 +148,7 @@ impl GemmKernels {
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Dispatch> {
         let (n, cols) = w.ty.matrix();
-        let tiles = self.tiles(m, profile);
+        let tiles = self.tiles(profile);
         let dispatch = |part: Part| {
             let [weight_blocks, cols, first, rows, out, m, stride] =
                 [layout::blocks(cols), cols, part.first, part.rows, part.out, m, n].map(|v| v as u32);

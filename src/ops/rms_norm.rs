@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   gain: (cols)
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -45,14 +45,14 @@ impl Operator for RmsNorm {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, gain) = (reads[0].f32(), reads[1].f32());
         for (x, y) in x.chunks_exact(gain.len()).zip(writes[0].chunks_exact_mut(gain.len())) {
             self.row(x, gain, y);
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

@@ -6,7 +6,7 @@
 //!
 //! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ struct Params {
     interleaved: u32,
 }
 
-static KERNEL: Kernel = kernel!("rope.wgsl", "rope", [crate::kernel::source::RUN], [ReadWrite Read ReadWrite], Params);
+static KERNEL: Kernel = kernel!("rope.wgsl", "rope", [crate::kernel::source::ROWS], [ReadWrite Read ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]
@@ -59,18 +59,18 @@ impl Operator for Rope {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
         let (x, table) = (reads[0].f32(), reads[1].f32());
         let (d, cols) = (self.head_dim, self.heads * self.head_dim);
         for (r, (x, y)) in x.chunks_exact(cols).zip(writes[0].chunks_exact_mut(cols)).enumerate() {
-            let angles = &table[(run.position as usize + r) * d..][..d];
+            let angles = &table[rows[r].position as usize * d..][..d];
             for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
                 self.rotate(x, angles, y);
             }
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

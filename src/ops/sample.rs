@@ -1,38 +1,43 @@
-//! Chooses the next token from a row of logits and writes it where the next step reads it.
+//! Chooses the next token from each row of logits and writes it where the next step reads it: the token to
+//! tokens[slot + position + 1], and position + 1 to the row of the table.
 //!
 //! ```text
 //! l'      = logits, those of the last 64 tokens divided by the repeat penalty (multiplied where negative)
 //! greedy  : argmax l', the lowest id among equals
-//! else    : among tokens kept by top-k, top-p and min-p: argmax l' / T − ln(−ln u(seed, position, id))
+//! else    : among tokens kept by top-k, top-p and min-p: argmax l' / T − ln(−ln u(seed, position + 1, id))
 //! logprob = logits[id] − ln Σ exp logits
 //! ```
 //!
-//! logits: (1, vocab)   tokens: (capacity + 1) u32, written in place   sampled: (2) = id, bits of logprob
+//! logits: (m, vocab), those of the last m rows of the pass   sampled: (m, 2) = id, bits of logprob
+//! tokens: (capacity) u32, table: (512, 8) u32, the rows of the pass; both written in place
 //!
 //! The Gumbel maximum draws from softmax(l' / T). Filters keep equals of the last logit kept. min-p and top-p are
 //! taken at temperature T, top-p among what top-k and min-p kept.
 
-use crate::kernel::source::RUN;
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::source::ROWS;
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Tokens of the step: the chosen one goes to `tokens[position + rows]`.
+    /// Rows of the pass.
     pub rows: usize,
 }
 
 /// Tokens that the repeat penalty looks back on.
 const WINDOW: usize = 64;
 
+/// Words of a row of the table.
+const TABLE_COLS: usize = size_of::<Row>() / 4;
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
     vocab: u32,
-    rows: u32,
+    first: u32,
 }
 
-static KERNEL: Kernel = kernel!("sample.wgsl", "sample", [RUN], [ReadWrite ReadWrite ReadWrite], Params);
+static KERNEL: Kernel = kernel!("sample.wgsl", "sample", [ROWS], [ReadWrite ReadWrite ReadWrite ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]
@@ -44,70 +49,78 @@ impl Operator for Sample {
     }
 
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
-        assert_eq!(reads[0].matrix().0, 1, "sample takes one row of logits");
-        vec![TensorType::u32([2])]
+        let (m, _) = reads[0].matrix();
+        assert!(m <= self.rows, "sample of {m} rows of logits in a pass of {} rows", self.rows);
+        vec![TensorType::u32([m, 2])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
-        let logits = reads[0].f32();
-        let [tokens, sampled] = writes else { panic!("sample writes tokens and the choice") };
-        let position = run.position as usize + self.rows;
-
-        let mut penalised = logits.to_vec();
-        if run.repeat_penalty != 1.0 {
-            let mut seen: Vec<usize> =
-                tokens[position.saturating_sub(WINDOW)..position].iter().map(|id| id.to_bits() as usize).collect();
-            seen.sort_unstable();
-            seen.dedup();
-            // Ids past the vocabulary are rows of an image.
-            for id in seen.into_iter().filter(|&id| id < logits.len()) {
-                let l = &mut penalised[id];
-                *l = if *l > 0.0 { *l / run.repeat_penalty } else { *l * run.repeat_penalty };
-            }
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
+        let [tokens, table, sampled] = writes else { panic!("sample writes tokens, the table and the choices") };
+        let first = self.rows - sampled.len() / 2;
+        let vocab = reads[0].f32().len() / (sampled.len() / 2);
+        for (i, (logits, sampled)) in reads[0].f32().chunks_exact(vocab).zip(sampled.chunks_exact_mut(2)).enumerate() {
+            let row = &rows[first + i];
+            let end = row.place() + 1;
+            let (id, logprob) = choose(logits, row, &tokens[end.saturating_sub(WINDOW).max(row.slot as usize)..end]);
+            tokens[end] = f32::from_bits(id);
+            table[(first + i) * TABLE_COLS + 1] = f32::from_bits(row.position + 1);
+            sampled.copy_from_slice(&[f32::from_bits(id), logprob]);
         }
-        let id = if run.temperature > 0.0 {
-            let threshold = kept(&penalised, run);
-            argmax(&penalised, |id, l| (l >= threshold).then(|| l / run.temperature + gumbel(id as u32, position as u32, run.seed)))
-        } else {
-            argmax(&penalised, |_, l| Some(l))
-        };
-
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mass: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
-        let logprob = f64::from(logits[id] - largest) - mass.ln();
-        tokens[position] = f32::from_bits(id as u32);
-        sampled[0] = f32::from_bits(id as u32);
-        sampled[1] = logprob as f32;
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
-        let (_, vocab) = reads[0].ty.matrix();
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+        let (m, vocab) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
-            slots: vec![reads[0].slot(), writes[0].slot(), writes[1].slot()],
-            params: params(&Params { vocab: vocab as u32, rows: self.rows as u32 }),
-            groups: [1, 1, 1],
+            slots: vec![reads[0].slot(), writes[0].slot(), writes[1].slot(), writes[2].slot()],
+            params: params(&Params { vocab: vocab as u32, first: (self.rows - m) as u32 }),
+            groups: [m as u32, 1, 1],
         }]
     }
 }
 
+/// The chosen id and its logarithm; `seen` are the ids that the repeat penalty looks back on, as bits.
+fn choose(logits: &[f32], row: &Row, seen: &[f32]) -> (u32, f32) {
+    let mut penalised = logits.to_vec();
+    if row.repeat_penalty != 1.0 {
+        let mut seen: Vec<usize> = seen.iter().map(|id| id.to_bits() as usize).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        // Ids past the vocabulary are rows of an image.
+        for id in seen.into_iter().filter(|&id| id < logits.len()) {
+            let l = &mut penalised[id];
+            *l = if *l > 0.0 { *l / row.repeat_penalty } else { *l * row.repeat_penalty };
+        }
+    }
+    let id = if row.temperature > 0.0 {
+        let threshold = kept(&penalised, row);
+        let noise = |id: usize| gumbel(id as u32, row.position + 1, row.seed);
+        argmax(&penalised, |id, l| (l >= threshold).then(|| l / row.temperature + noise(id)))
+    } else {
+        argmax(&penalised, |_, l| Some(l))
+    };
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mass: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+    (id as u32, (f64::from(logits[id] - largest) - mass.ln()) as f32)
+}
+
 /// The smallest logit that the filters keep.
-fn kept(logits: &[f32], run: &Run) -> f32 {
+fn kept(logits: &[f32], row: &Row) -> f32 {
     let mut sorted = logits.to_vec();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
     let largest = sorted[0];
     let mut threshold = f32::NEG_INFINITY;
-    if run.min_p > 0.0 {
-        threshold = threshold.max(largest + run.temperature * run.min_p.ln());
+    if row.min_p > 0.0 {
+        threshold = threshold.max(largest + row.temperature * row.min_p.ln());
     }
-    if run.top_k > 0 && (run.top_k as usize) < sorted.len() {
-        threshold = threshold.max(sorted[run.top_k as usize - 1]);
+    if row.top_k > 0 && (row.top_k as usize) < sorted.len() {
+        threshold = threshold.max(sorted[row.top_k as usize - 1]);
     }
-    if run.top_p < 1.0 {
+    if row.top_p < 1.0 {
         sorted.retain(|&l| l >= threshold);
-        let weight = |l: f32| f64::from((l - largest) / run.temperature).exp();
-        let need = f64::from(run.top_p) * sorted.iter().map(|&l| weight(l)).sum::<f64>();
+        let weight = |l: f32| f64::from((l - largest) / row.temperature).exp();
+        let need = f64::from(row.top_p) * sorted.iter().map(|&l| weight(l)).sum::<f64>();
         let mut mass = 0.0;
         for &l in &sorted {
             mass += weight(l);
@@ -150,44 +163,43 @@ fn hash(mut x: u32) -> u32 {
 }
 
 pub fn cases() -> Vec<Case> {
-    let case = |vocab: usize, run: Run| {
+    let case = |vocab: usize, row: Row| {
         let mut logits = Given::f32([1, vocab]);
         logits.fill = Fill::Random(8.0);
-        let position = run.position as usize;
-        Case::new(Sample { rows: 1 }, vec![logits]).state(vec![Given::tokens(position + 3, vocab as u32)]).run(run)
+        let tokens = Given::tokens(row.position as usize + 3, vocab as u32);
+        Case::new(Sample { rows: 1 }, vec![logits]).state(vec![tokens, Given::table()]).rows(vec![row])
     };
     // Given logits, and the tokens before: (position, token), all others 0.
-    let given = |logits: &[f32], seen: &[(usize, u32)], rows: usize, run: Run| {
-        let position = run.position as usize;
-        let mut ids = vec![0; position + rows + 2];
+    let given = |logits: &[f32], seen: &[(usize, u32)], rows: usize, row: Row| {
+        let mut ids = vec![0; row.place() + rows + 2];
         seen.iter().for_each(|&(at, token)| ids[at] = token);
         let reads = Given::floats([1, logits.len()], logits);
         let mut tokens = Given::tokens(ids.len(), 1);
         tokens.fill = Fill::Ids(ids);
-        Case::new(Sample { rows }, vec![reads]).state(vec![tokens]).run(run)
+        Case::new(Sample { rows }, vec![reads]).state(vec![tokens, Given::table()]).rows(row.follow(rows))
     };
-    let penalty = Run { repeat_penalty: 1.3, ..Run::at(70) };
+    let penalty = Row { repeat_penalty: 1.3, ..Row::at(70) };
     let mut equals = [0.0; 300];
     [5, 130, 261].into_iter().for_each(|id| equals[id] = 2.0);
-    let warm = Run { temperature: 0.8, seed: 7, ..Run::at(5) };
+    let warm = Row { temperature: 0.8, seed: 7, ..Row::at(5) };
     vec![
-        given(&equals, &[], 1, Run::at(0)),                           // the lowest of equals
+        given(&equals, &[], 1, Row::at(0)),                           // the lowest of equals
         given(&[1.0, 2.0, 1.9], &[(7, 1)], 1, penalty),               // the oldest token of the window: 2 / 1.3 < 1.9
         given(&[1.0, 2.0, 1.9], &[(6, 1)], 1, penalty),               // one before it: no penalty
         given(&[1.0, 2.0, 1.5], &[(9, 1), (70, 1)], 1, penalty),      // seen twice, divided once
         given(&[-2.0, -1.0, -1.1], &[(70, 1)], 1, penalty),           // negative: multiplied
         given(&[1.0, 2.0, 1.9], &[(8, 1), (9, 2)], 3, penalty),       // three rows: the window ends behind them
         given(&[1.0, 1.9, 2.0], &[(9, 3), (70, u32::MAX)], 1, penalty), // rows of an image: no logits of theirs
-        case(1, Run::at(0)),
-        case(31, Run::at(3)),
-        case(257, Run { repeat_penalty: 1.3, ..Run::at(70) }),
+        case(1, Row::at(0)),
+        case(31, Row::at(3)),
+        case(257, Row { repeat_penalty: 1.3, ..Row::at(70) }),
         case(257, warm),
-        case(512, Run { top_k: 1, ..warm }),
-        case(512, Run { top_k: 5, ..warm }),
-        case(512, Run { top_p: 0.7, ..warm }),
-        case(512, Run { min_p: 0.1, ..warm }),
-        case(1757, Run { top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 11, ..warm }),
-        case(49152, Run::at(9)).bench(),
-        case(49152, Run { top_k: 40, top_p: 0.95, ..warm }).bench(),
+        case(512, Row { top_k: 1, ..warm }),
+        case(512, Row { top_k: 5, ..warm }),
+        case(512, Row { top_p: 0.7, ..warm }),
+        case(512, Row { min_p: 0.1, ..warm }),
+        case(1757, Row { top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 11, ..warm }),
+        case(49152, Row::at(9)).bench(),
+        case(49152, Row { top_k: 40, top_p: 0.95, ..warm }).bench(),
     ]
 }

@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   s: (1, cols), a temporary: what squeeze-and-excitation makes of each channel
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl Operator for Scale {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, s) = (reads[0].f32(), reads[1].f32());
         for (x, y) in x.chunks_exact(s.len()).zip(writes[0].chunks_exact_mut(s.len())) {
             for ((y, x), s) in y.iter_mut().zip(x).zip(s) {
@@ -41,7 +41,7 @@ impl Operator for Scale {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

@@ -2,7 +2,7 @@
 //!
 //! x: (first + rows, cols)   y: (rows, cols)
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -34,13 +34,13 @@ impl Operator for SkipRows {
         vec![TensorType::f32([rows - self.first, cols])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let x = reads[0].f32();
         let start = x.len() - writes[0].len();
         writes[0].copy_from_slice(&x[start..]);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (_, cols) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
         vec![Dispatch {

@@ -1,12 +1,12 @@
-//! y[r, :] = rows[t − vocab, :] where t = tokens[position + r] is past the vocabulary, else x[r, :]
+//! y[r, :] = rows[t − vocab, :] where t = tokens[slot + position] of row r is past the vocabulary, else x[r, :]
 //!
 //! tokens: (capacity) u32   x, y: (n, cols)   rows: (m, cols), state: the rows of an image
 //!
 //! Row i of an image has the id vocab + i. What `embedding` makes of such an id is never read. An id past the last row
 //! takes the last row.
 
-use crate::kernel::source::RUN;
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::source::ROWS;
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ struct Params {
 }
 
 static KERNEL: Kernel =
-    kernel!("splice_rows.wgsl", "splice_rows", [RUN], [ReadWrite ReadWrite ReadWrite ReadWrite], Params);
+    kernel!("splice_rows.wgsl", "splice_rows", [ROWS], [ReadWrite ReadWrite ReadWrite ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]
@@ -44,19 +44,19 @@ impl Operator for SpliceRows {
         vec![reads[1].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
-        let (tokens, x, rows) = (reads[0].u32(), reads[1].f32(), reads[2].f32());
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
+        let (tokens, x, images) = (reads[0].u32(), reads[1].f32(), reads[2].f32());
         for (r, y) in writes[0].chunks_exact_mut(self.cols).enumerate() {
-            let token = tokens[run.position as usize + r] as usize;
+            let token = tokens[rows[r].place()] as usize;
             let source = match token.checked_sub(self.vocab) {
                 None => &x[r * self.cols..],
-                Some(row) => &rows[row.min(rows.len() / self.cols - 1) * self.cols..],
+                Some(row) => &images[row.min(images.len() / self.cols - 1) * self.cols..],
             };
             y.copy_from_slice(&source[..self.cols]);
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (n, cols) = reads[1].ty.matrix();
         let (rows, _) = reads[2].ty.matrix();
         vec![Dispatch {

@@ -2,7 +2,7 @@
 //!
 //! gate, up, y: (rows, cols)
 
-use crate::kernel::{DeviceProfile, Dispatch, Kernel, KernelRef, Run};
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::exp::exp;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 use crate::threads::{self, PIECE};
@@ -37,7 +37,7 @@ impl Operator for Swiglu {
         vec![reads[0].clone()]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (gate, up) = (reads[0].f32(), reads[1].f32());
         threads::rows(writes[0], PIECE, |piece, y| {
             let given = gate[piece * PIECE..].iter().zip(&up[piece * PIECE..]);
@@ -45,7 +45,7 @@ impl Operator for Swiglu {
         });
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let count = reads[0].ty.count();
         vec![Dispatch {
             kernel: KernelRef(&KERNEL),

@@ -16,7 +16,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::graph::{Graph, Node, Value, ValueKind};
-use crate::kernel::ValueId;
+use crate::kernel::{Family, ValueId};
 use crate::ops::activation::Activation;
 use crate::ops::linear::Linear;
 use crate::ops::linear_add::LinearAdd;
@@ -84,6 +84,7 @@ impl<'a> Fuser<'a> {
     /// add(x, matmul(a, W))  →  matmul_add(a, W, x)
     fn matmul_add(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
+        let family = node.family;
         if node.op.name() != "add" {
             return;
         }
@@ -96,22 +97,24 @@ impl<'a> Fuser<'a> {
         let matmul = self.used_once::<Matmul>(product).expect("found above");
         let reads = vec![self.graph.nodes[matmul].reads[0], self.graph.nodes[matmul].reads[1], residual];
         let writes = node.writes.clone();
-        self.replace(i, &[matmul], vec![Node { op: Arc::new(MatmulAdd), reads, writes }]);
+        self.replace(i, &[matmul], vec![Node { op: Arc::new(MatmulAdd), reads, writes, family }]);
     }
 
     /// f(linear(x, W, b))  →  linear(x, W, b) with f
     fn linear_activation(&mut self, i: usize) {
         let Some(&Activation { kind }) = self.op::<Activation>(i) else { return };
         let node = &self.graph.nodes[i];
+        let family = node.family;
         let Some(linear) = self.plain_linear(node.reads[0]) else { return };
         let op = Arc::new(Linear { activation: Some(kind) });
         let (reads, writes) = (self.graph.nodes[linear].reads.clone(), node.writes.clone());
-        self.replace(i, &[linear], vec![Node { op, reads, writes }]);
+        self.replace(i, &[linear], vec![Node { op, reads, writes, family }]);
     }
 
     /// add(x, linear(a, W, b))  →  linear_add(a, W, b, x)
     fn linear_add(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
+        let family = node.family;
         if node.op.name() != "add" {
             return;
         }
@@ -121,7 +124,7 @@ impl<'a> Fuser<'a> {
         let mut reads = self.graph.nodes[linear].reads.clone();
         reads.push(residual);
         let writes = node.writes.clone();
-        self.replace(i, &[linear], vec![Node { op: Arc::new(LinearAdd), reads, writes }]);
+        self.replace(i, &[linear], vec![Node { op: Arc::new(LinearAdd), reads, writes, family }]);
     }
 
     /// The linear node that writes `value`, if nothing is applied to its sums and nobody else reads them.
@@ -137,14 +140,16 @@ impl<'a> Fuser<'a> {
         }
         let Some((x, gain, eps)) = self.norm_of(self.graph.nodes[i].reads[0]) else { return };
         let node = &self.graph.nodes[i];
+        let family = node.family;
         let reads = vec![x, gain, node.reads[1]];
         let writes = node.writes.clone();
-        self.replace(i, &[], vec![Node { op: Arc::new(NormMatmul { eps }), reads, writes }]);
+        self.replace(i, &[], vec![Node { op: Arc::new(NormMatmul { eps }), reads, writes, family }]);
     }
 
     /// swiglu(matmul(n, Wgate), matmul(n, Wup)), n = rms_norm(x, g)  →  norm_swiglu(x, g, W), for one row
     fn norm_swiglu(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
+        let family = node.family;
         if node.op.name() != "swiglu" {
             return;
         }
@@ -158,13 +163,18 @@ impl<'a> Fuser<'a> {
         let Some((x, gain, eps)) = self.norm_of(gate_reads[0]) else { return };
         let writes = node.writes.clone();
         let w = self.joined(&members);
-        self.replace(i, &[gate, up], vec![Node { op: Arc::new(NormSwiglu { eps }), reads: vec![x, gain, w], writes }]);
+        self.replace(
+            i,
+            &[gate, up],
+            vec![Node { op: Arc::new(NormSwiglu { eps }), reads: vec![x, gain, w], writes, family }],
+        );
     }
 
     /// What feeds attention: n = rms_norm(x, g); q, k, v = matmul(n, ·); rope of q and k; cache writes of k and v
     ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, for one row
     fn norm_qkv_rope(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
+        let family = node.family;
         if node.op.name() != "attention" {
             return;
         }
@@ -213,18 +223,23 @@ impl<'a> Fuser<'a> {
             };
             let w = if members.len() == 1 { members[0] } else { self.joined(&members) };
             let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([1, 1])) };
-            nodes.push(Node { op: Arc::new(op), reads: vec![x, gain, w, angles], writes: vec![keys, values, out] });
+            nodes.push(Node {
+                op: Arc::new(op),
+                reads: vec![x, gain, w, angles],
+                writes: vec![keys, values, out],
+                family,
+            });
         }
         nodes.push(self.graph.nodes[i].clone());
         self.replace(i, &[q_matmul, k_matmul, v_matmul, q_rope, k_rope, k_write, v_write], nodes);
     }
 
-    /// (x, gain, eps) where `value` is the norm of a single row.
+    /// (x, gain, eps) where `value` is the norm of a single row that is decoded.
     fn norm_of(&self, value: ValueId) -> Option<(ValueId, ValueId, f32)> {
         let node = self.producer[value.0 as usize]?;
         let norm = self.op::<RmsNorm>(node)?;
-        let reads = &self.graph.nodes[node].reads;
-        (self.graph.ty(value).matrix().0 == 1).then_some((reads[0], reads[1], norm.eps))
+        let Node { reads, family, .. } = &self.graph.nodes[node];
+        (*family == Family::Few && self.graph.ty(value).matrix().0 == 1).then_some((reads[0], reads[1], norm.eps))
     }
 
     /// (rope, matmul) where `value` is a rotated product that nobody else reads.

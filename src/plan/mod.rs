@@ -71,7 +71,7 @@ fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Vec<Pl
         let reads: Vec<Operand> = node.reads.iter().map(operand).collect();
         let writes: Vec<Operand> = node.writes.iter().map(operand).collect();
         let op = node.op.name();
-        let dispatches = node.op.dispatch(&reads, &writes, profile);
+        let dispatches = node.op.dispatch(&reads, &writes, node.family, profile);
         steps.extend(dispatches.into_iter().map(|dispatch| PlannedDispatch { op, dispatch }));
     }
     steps

@@ -31,6 +31,7 @@ impl Prepared {
             case.reads[i].ty.dtype()
         };
         let mut b = GraphBuilder::new(&formats);
+        b.family(case.family);
         let (mut filled, mut weights, mut results) = (Vec::new(), HashMap::new(), Vec::new());
         let mut reads = Vec::new();
         for (i, (given, name)) in case.reads.iter().zip(&names).enumerate() {
@@ -72,7 +73,7 @@ impl Prepared {
     /// The results by the operators' references, as bits.
     pub fn reference(&self, case: &Case) -> Vec<Vec<u32>> {
         let mut host = self.on_host();
-        let outputs: HashMap<String, Vec<f32>> = host.runner().run(&case.run).into_iter().collect();
+        let outputs: HashMap<String, Vec<f32>> = host.runner().run(&case.rows).into_iter().collect();
         let results = self.results.iter().map(|(name, _)| outputs.get(name).or(host.state.get(name)));
         results.map(|data| data.expect("a result").iter().map(|v| v.to_bits()).collect()).collect()
     }
@@ -205,7 +206,7 @@ pub mod gpu {
         pub fn on_device(&self, case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<Vec<Vec<u32>>> {
             let profile = &case.profile(profile);
             let runner = self.runner(gpu, profile)?;
-            runner.run(&case.run);
+            runner.run(&case.rows);
             for (id, (_, bytes)) in self.guarded(&runner) {
                 let words: Vec<u32> = bytemuck::pod_collect_to_vec(&runner.read_bytes(id, bytes)?);
                 let count = self.graph.ty(id).count();

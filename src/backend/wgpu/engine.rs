@@ -1,18 +1,18 @@
 //! A model on a GPU: weights uploaded once, plans made once and kept, sessions that run them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::wgpu::device::Gpu;
-use crate::backend::wgpu::session::{Bound, Buffers, InFlight, Readback, Readbacks, Source};
+use crate::backend::wgpu::session::{Bound, Buffers, Readback, Readbacks, Source};
 use crate::backend::wgpu::upload::{Uploads, storage};
-use crate::backend::wgpu::vision::Vision;
-use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, Want, no_vision};
+use crate::backend::wgpu::vision::{Encoder, Vision};
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::{GraphBuilder, ValueKind};
-use crate::kernel::{DeviceProfile, ValueId};
-use crate::models::{self, Leaves, Pass};
+use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
+use crate::models::{self, Pass, Want};
 use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
 use crate::tensor::DType;
@@ -31,6 +31,8 @@ struct Shared {
     /// The device's, as far as this model may use it.
     profile: DeviceProfile,
     uploads: Uploads,
+    /// Columns of the rows that pictures become.
+    hidden: usize,
     build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
     plans: Mutex<HashMap<Pass, Arc<Plan>>>,
     vision: Mutex<Option<Arc<Vision>>>,
@@ -38,12 +40,6 @@ struct Shared {
 
 /// Passes whose plans are kept; prompts of many lengths would pile them up.
 const MOST_PLANS: usize = 16;
-
-/// The pass of a decoding step.
-const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
-
-/// A pass over a prompt: any number of rows runs the same kernels.
-const PROMPT: Pass = Pass { rows: 64, leaves: Leaves::Token, images: false };
 
 /// Threads that compile at once: phones have few fast cores, and memory is wanted for weights.
 const MOST_THREADS: usize = 4;
@@ -61,8 +57,9 @@ impl GpuEngine {
         }
         let build = plans(checkpoint, options, profile.clone())?;
 
-        let plan = build(DECODE)?;
-        let prompt = build(PROMPT)?;
+        let plan = build(Pass::decode(1))?;
+        // Any number of rows runs the same kernels.
+        let prompt = build(Pass::prompt(64, Want::Token))?;
         let vision = vision_plan(checkpoint, &profile);
         let plans: Vec<&Plan> = [&plan, &prompt].into_iter().chain(&vision).collect();
         let compile = |threads| gpu.pipelines.prepare(&gpu.device, &plans, threads);
@@ -96,9 +93,17 @@ impl GpuEngine {
 
         let info = DeviceInfo { name: profile.name.clone(), backend: profile.backend.into() };
         let dispatches_per_token = plan.steps.len();
-        let plans = Mutex::new(HashMap::from([(DECODE, Arc::new(plan))]));
+        let plans = Mutex::new(HashMap::from([(Pass::decode(1), Arc::new(plan))]));
         let vision = Mutex::new(vision);
-        let shared = Arc::new(Shared { gpu, profile, uploads, build: Box::new(build), plans, vision });
+        let shared = Arc::new(Shared {
+            gpu,
+            profile,
+            uploads,
+            hidden: checkpoint.config.hidden,
+            build: Box::new(build),
+            plans,
+            vision,
+        });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
     }
 }
@@ -195,7 +200,7 @@ impl Shared {
             return Ok(plan.clone());
         }
         if plans.len() >= MOST_PLANS {
-            plans.retain(|pass, _| *pass == DECODE);
+            plans.retain(|pass, _| pass.family == Family::Few);
         }
         let plan = Arc::new((self.build)(pass)?);
         plans.insert(pass, plan.clone());
@@ -226,42 +231,54 @@ impl Engine for GpuEngine {
 
     fn chunk(&self) -> usize {
         let logits = (self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64)) as usize;
-        256.min(logits).max(1)
+        256.min(MOST_ROWS).min(logits).max(1)
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         let shared = self.shared.clone();
-        let plan = shared.plan(DECODE)?;
+        let plan = shared.plan(Pass::decode(1))?;
         let buffers = Buffers::new(&shared.gpu, &shared.profile, &plan, Some(capacity), plan.arena)?;
         Ok(Box::new(GpuSession {
             shared,
             arena: plan.arena,
             capacity,
-            image_bytes: 0,
             buffers,
+            on_device: Vec::new(),
             bound: HashMap::new(),
             readbacks: Readbacks::default(),
-            in_flight: InFlight::new(),
+            in_flight: VecDeque::new(),
             outputs: None,
+            encoder: None,
+            first_row: 0,
+            since_picture: 0,
         }))
     }
 }
 
-/// One sequence on a GPU.
+/// Sequences on a GPU.
 struct GpuSession {
     shared: Arc<Shared>,
     buffers: Buffers,
     /// Bytes of the arena.
     arena: u64,
-    /// Tokens that there is room for.
+    /// Positions that there is room for.
     capacity: usize,
-    /// Bytes of the rows of images.
-    image_bytes: u64,
+    /// The table as the device has it: a steady step finds it as it wants it.
+    on_device: Vec<Row>,
     bound: HashMap<Pass, Bound>,
     readbacks: Readbacks,
-    in_flight: InFlight,
+    /// Tokens on their way, each with how many they are.
+    in_flight: VecDeque<(usize, Readback)>,
     outputs: Option<(Pass, Readback)>,
+    encoder: Option<Encoder>,
+    /// Where the rows of the present picture go.
+    first_row: usize,
+    /// Passes since the last picture.
+    since_picture: usize,
 }
+
+/// Passes after which the memory of the vision half goes: more pictures may be on their way between the first ones.
+const KEEP_ENCODER: usize = 16;
 
 impl GpuSession {
     /// Makes sure that the plan of a pass is bound to this session's buffers.
@@ -277,7 +294,7 @@ impl GpuSession {
             self.arena = plan.arena;
         }
         if self.bound.len() >= MOST_PLANS {
-            self.bound.retain(|pass, _| *pass == DECODE);
+            self.bound.retain(|pass, _| pass.family == Family::Few);
         }
         let bound = Bound::new(gpu, plan, &self.shared.uploads, &self.buffers)?;
         self.bound.insert(pass, bound);
@@ -285,37 +302,92 @@ impl GpuSession {
     }
 }
 
+impl GpuSession {
+    /// Bytes of a row of a picture.
+    fn row_bytes(&self) -> u64 {
+        4 * self.shared.hidden as u64
+    }
+
+    /// Makes room for the rows of pictures; those that are there stay.
+    fn reserve_images(&mut self, bytes: u64) -> Result<()> {
+        let (gpu, limit) = (&self.shared.gpu, self.shared.profile.max_binding);
+        let before = self.buffers.state.get(models::IMAGES);
+        let held = before.map_or(0, wgpu::Buffer::size);
+        if bytes <= held {
+            return Ok(());
+        }
+        if bytes > limit {
+            return Err(Error::out_of_memory(format!(
+                "the images of one prompt need {bytes} bytes in one binding, {} allows {limit}; take fewer images",
+                gpu.profile.name
+            )));
+        }
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let images = storage(gpu, models::IMAGES, bytes, usage)?;
+        if let Some(before) = before {
+            let mut commands = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            commands.copy_buffer_to_buffer(before, 0, &images, 0, held);
+            gpu.submit(commands.finish());
+        }
+        self.buffers.state.insert(models::IMAGES.into(), images);
+        // Whatever is bound holds the old one.
+        self.bound.retain(|pass, _| !pass.images);
+        gpu.check()
+    }
+}
+
 impl Session for GpuSession {
-    fn set_tokens(&mut self, position: usize, ids: &[u32]) -> Result<()> {
+    fn set_tokens(&mut self, place: usize, ids: &[u32]) -> Result<()> {
         let bytes = bytemuck::cast_slice(ids);
-        self.shared.gpu.queue.write_buffer(&self.buffers.state["tokens"], position as u64 * 4, bytes);
+        self.shared.gpu.queue.write_buffer(&self.buffers.state[models::TOKENS], place as u64 * 4, bytes);
         self.shared.gpu.check()
+    }
+
+    fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()> {
+        let gpu = &self.shared.gpu;
+        let states = || self.buffers.state.iter().filter(|(name, _)| *name != models::IMAGES);
+        let each = |buffer: &wgpu::Buffer| buffer.size() / self.capacity as u64;
+        let largest = states().map(|(_, buffer)| each(buffer) * count as u64).max().unwrap_or(0);
+        // A buffer is not copied into itself.
+        let between = storage(gpu, "copy", largest, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (_, buffer) in states() {
+            let (each, bytes) = (each(buffer), each(buffer) * count as u64);
+            encoder.copy_buffer_to_buffer(buffer, from as u64 * each, &between, 0, bytes);
+            encoder.copy_buffer_to_buffer(&between, 0, buffer, to as u64 * each, bytes);
+        }
+        gpu.submit(encoder.finish());
+        gpu.check()
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
         let pass = step.pass();
+        self.since_picture += 1;
+        if self.since_picture > KEEP_ENCODER {
+            self.encoder = None;
+        }
         self.bind(pass)?;
         let gpu = &self.shared.gpu;
         let bound = &self.bound[&pass];
-        gpu.queue.write_buffer(&self.buffers.run, 0, bytemuck::bytes_of(&step.run()));
+        if self.on_device != step.rows {
+            gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(step.rows));
+            self.on_device.clear();
+            self.on_device.extend_from_slice(step.rows);
+        }
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         bound.record(&mut encoder);
 
-        let source = |id: &ValueId| {
-            let (offset, _) = bound.plan.places[id];
-            Source { buffer: &self.buffers.arena, offset, bytes: 4 * bound.plan.graph.ty(*id).count() as u64 }
-        };
-        let wanted: Vec<Source> = bound
-            .plan
-            .graph
-            .outputs
-            .iter()
+        let graph = &bound.plan.graph;
+        let wanted: Vec<Source> = (graph.outputs.iter())
             .filter(|(name, _)| match step.want {
                 Want::Nothing => false,
-                Want::Token => name == "sampled",
-                Want::TokenAndLogits | Want::Logits | Want::Trace => true,
+                Want::Token => name == "sampled" || step.logits,
+                Want::Logits | Want::Trace => true,
             })
-            .map(|(_, id)| source(id))
+            .map(|(_, id)| {
+                let (offset, _) = bound.plan.places[id];
+                Source { buffer: &self.buffers.arena, offset, bytes: 4 * graph.ty(*id).count() as u64 }
+            })
             .collect();
         if wanted.is_empty() {
             gpu.submit(encoder.finish());
@@ -324,20 +396,31 @@ impl Session for GpuSession {
         let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
         let submission = gpu.submit(encoder.finish());
         let readback = Readbacks::request(copy, submission);
-        match step.want {
-            Want::Token | Want::TokenAndLogits => self.in_flight.push_back(readback),
-            _ => self.outputs = Some((pass, readback)),
+        if step.want == Want::Token {
+            // The operator `sample` moves on the rows that it chooses tokens for.
+            let count = if step.family == Family::Few { step.rows.len() } else { 1 };
+            let first = self.on_device.len() - count;
+            self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
+            self.in_flight.push_back((count, readback));
+        } else {
+            self.outputs = Some((pass, readback));
         }
         gpu.check()
     }
 
-    fn sampled(&mut self) -> Result<Sampled> {
-        let readback = self.in_flight.pop_front().expect("a token was asked for");
+    fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
+        let (count, readback) = self.in_flight.pop_front().expect("a token was asked for");
         let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-        let logits = words[2..].iter().map(|&word| f32::from_bits(word)).collect::<Vec<_>>();
-        let logits = (!logits.is_empty()).then_some(logits);
-        Ok(Sampled { id: words[0], logprob: f32::from_bits(words[1]), logits })
+        let (sampled, logits) = words.split_at(2 * count);
+        let vocab = logits.len() / count;
+        chosen.clear();
+        chosen.extend(sampled.chunks_exact(2).enumerate().map(|(i, sampled)| {
+            let row = &logits[i * vocab..(i + 1) * vocab];
+            let logits = (vocab > 0).then(|| row.iter().map(|&word| f32::from_bits(word)).collect());
+            Sampled { id: sampled[0], logprob: f32::from_bits(sampled[1]), logits }
+        }));
+        Ok(())
     }
 
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
@@ -346,39 +429,45 @@ impl Session for GpuSession {
         Ok(named(&*self.shared.plan(pass)?, &bytes))
     }
 
-    fn encode(&mut self, pixels: &[f32], trace: bool, progress: Progress) -> Result<Vec<(String, Output)>> {
+    fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
         let vision = self.shared.vision().ok_or_else(no_vision)?;
-        let gpu = &self.shared.gpu;
-        let encoded = vision.encode(gpu, &self.shared.profile, pixels, progress)?;
-        let tokens = encoded.tokens();
+        let (gpu, profile) = (&self.shared.gpu, &self.shared.profile);
+        let mut encoder = match self.encoder.take().filter(|encoder| encoder.is_of(&vision)) {
+            Some(encoder) => encoder,
+            None => Encoder::new(gpu, profile, vision)?,
+        };
+        self.reserve_images(first as u64 * self.row_bytes() + encoder.tokens().bytes)?;
+        encoder.begin(&self.shared.gpu, pixels);
+        self.encoder = Some(encoder);
+        self.first_row = first;
+        self.since_picture = 0;
+        Ok(())
+    }
 
-        // The rows follow those of earlier pictures, in a buffer that is as long as all of them.
-        let (bytes, limit) = (self.image_bytes + tokens.bytes, self.shared.profile.max_binding);
-        if bytes > limit {
-            return Err(Error::out_of_memory(format!(
-                "the images of one prompt need {bytes} bytes in one binding, {} allows {limit}; take fewer images",
-                gpu.profile.name
-            )));
-        }
-        let images = storage(gpu, models::IMAGES, bytes, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        if let Some(before) = self.buffers.state.get(models::IMAGES) {
-            encoder.copy_buffer_to_buffer(before, 0, &images, 0, self.image_bytes);
-        }
-        encoder.copy_buffer_to_buffer(tokens.buffer, tokens.offset, &images, self.image_bytes, tokens.bytes);
-        self.image_bytes = bytes;
-        self.buffers.state.insert(models::IMAGES.into(), images);
-        // Whatever is bound holds the old one.
-        self.bound.retain(|pass, _| !pass.images);
-        if !trace {
-            gpu.submit(encoder.finish());
+    fn encode_slice(&mut self) -> Result<(usize, usize)> {
+        let (gpu, at) = (&self.shared.gpu, self.first_row as u64 * self.row_bytes());
+        let encoder = self.encoder.as_mut().expect("a picture was given");
+        let (done, all) = encoder.slice(gpu)?;
+        self.since_picture = 0;
+        if done == all {
+            let tokens = encoder.tokens();
+            let images = &self.buffers.state[models::IMAGES];
+            let mut commands = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            commands.copy_buffer_to_buffer(tokens.buffer, tokens.offset, images, at, tokens.bytes);
+            gpu.submit(commands.finish());
             gpu.check()?;
-            return Ok(Vec::new());
         }
-        let copy = self.readbacks.record(gpu, &mut encoder, &encoded.outputs());
-        let submission = gpu.submit(encoder.finish());
+        Ok((done, all))
+    }
+
+    fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
+        let gpu = &self.shared.gpu;
+        let Some(encoder) = &self.encoder else { return Ok(Vec::new()) };
+        let mut commands = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let copy = self.readbacks.record(gpu, &mut commands, &encoder.outputs());
+        let submission = gpu.submit(commands.finish());
         let bytes = self.readbacks.finish(gpu, Readbacks::request(copy, submission))?;
-        Ok(named(&vision.plan, &bytes))
+        Ok(named(encoder.plan(), &bytes))
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
@@ -386,7 +475,7 @@ impl Session for GpuSession {
             return Ok(());
         }
         let gpu = &self.shared.gpu;
-        let plan = self.shared.plan(DECODE)?;
+        let plan = self.shared.plan(Pass::decode(1))?;
         let larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
         let before = std::mem::replace(&mut self.buffers, larger);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -398,6 +487,7 @@ impl Session for GpuSession {
         }
         gpu.submit(encoder.finish());
         self.bound.clear();
+        self.on_device.clear();
         self.capacity = capacity;
         gpu.check()
     }

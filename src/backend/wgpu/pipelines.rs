@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backend::wgpu::device::count_created;
-use crate::kernel::{Access, Dispatch, KernelRef, Run, source};
+use crate::kernel::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
 use crate::plan::Plan;
 
 /// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to ask for.
@@ -15,11 +15,14 @@ pub const PARAMS_STRIDE: u64 = 256;
 /// Bytes of the largest params struct.
 pub const PARAMS_BYTES: u64 = 64;
 
+/// Bytes of the table of a pass's rows.
+pub const TABLE_BYTES: u64 = (MOST_ROWS * size_of::<Row>()) as u64;
+
 /// Compiled kernels and their layouts.
 pub struct Pipelines {
     compiled: Mutex<HashMap<Key, Arc<OnceLock<wgpu::ComputePipeline>>>>,
     layouts: Mutex<HashMap<&'static [Access], wgpu::BindGroupLayout>>,
-    /// Group 1: `params` at a dynamic offset, `run`.
+    /// Group 1: `params` at a dynamic offset, `batch`.
     pub common: wgpu::BindGroupLayout,
 }
 
@@ -39,8 +42,8 @@ impl Pipelines {
             count: None,
         };
         let common = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some("params and run"),
-            entries: &[uniform(0, true, PARAMS_BYTES), uniform(1, false, size_of::<Run>() as u64)],
+            label: Some("params and batch"),
+            entries: &[uniform(0, true, PARAMS_BYTES), uniform(1, false, TABLE_BYTES)],
         });
         Pipelines { compiled: Mutex::default(), layouts: Mutex::default(), common }
     }

@@ -1,24 +1,27 @@
 //! A plan bound to buffers, and running it: one compute pass and one submission a step, nothing waits on the host.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use crate::backend::wgpu::device::Gpu;
-use crate::backend::wgpu::pipelines::{PARAMS_BYTES, PARAMS_STRIDE};
+use crate::backend::wgpu::pipelines::{PARAMS_BYTES, PARAMS_STRIDE, TABLE_BYTES};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Plane, Run, Slot, ValueId};
-use crate::ops::{Elem, TensorType};
+use crate::kernel::{DeviceProfile, Plane, Row, Slot, ValueId};
+use crate::models::TABLE;
+use crate::ops::TensorType;
 use crate::plan::Plan;
 
-/// The memory of one sequence: arena, state, and the uniform that changes from step to step.
+/// The memory of a session: arena, state, and the table of rows, which is all that changes from pass to pass.
 pub struct Buffers {
     pub arena: wgpu::Buffer,
     pub state: HashMap<String, wgpu::Buffer>,
-    pub run: wgpu::Buffer,
+    pub table: wgpu::Buffer,
+    /// Stands in for the table where a dispatch writes it: a buffer may not be bound both ways at once.
+    no_table: wgpu::Buffer,
 }
 
 impl Buffers {
@@ -26,7 +29,9 @@ impl Buffers {
     pub fn new(gpu: &Gpu, profile: &DeviceProfile, plan: &Plan, capacity: Option<usize>, arena: u64) -> Result<Self> {
         let mut state = HashMap::new();
         for value in &plan.graph.values {
-            if let ValueKind::State(name) = &value.kind {
+            if let ValueKind::State(name) = &value.kind
+                && name != TABLE
+            {
                 let ty = state_type(&value.ty, capacity);
                 let size = ty.bytes(profile).next_multiple_of(16);
                 if size > profile.max_binding {
@@ -39,13 +44,18 @@ impl Buffers {
                 state.insert(name.clone(), storage(gpu, name, size, usage)?);
             }
         }
-        let run = gpu.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("run"),
-            size: size_of::<Run>() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        Ok(Buffers { arena: Self::arena(gpu, arena)?, state, run })
+        let table = |label, usage| {
+            gpu.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: TABLE_BYTES,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | usage,
+                mapped_at_creation: false,
+            })
+        };
+        let arena = Self::arena(gpu, arena)?;
+        let written = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let (table, no_table) = (table("table", written), table("no table", wgpu::BufferUsages::empty()));
+        Ok(Buffers { arena, state, table, no_table })
     }
 
     pub fn arena(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
@@ -54,12 +64,10 @@ impl Buffers {
     }
 }
 
-/// A plan's state has room for the whole context; a sequence has `capacity` positions.
+/// A plan's state has room for the whole context; a session has `capacity` positions.
 fn state_type(ty: &TensorType, capacity: Option<usize>) -> TensorType {
     let mut ty = ty.clone();
-    if let Some(capacity) = capacity {
-        ty.shape[0] = if ty.elem == Elem::U32 { capacity + 1 } else { capacity };
-    }
+    ty.shape[0] = capacity.unwrap_or(ty.shape[0]);
     ty
 }
 
@@ -67,12 +75,14 @@ fn state_type(ty: &TensorType, capacity: Option<usize>) -> TensorType {
 pub struct Bound {
     pub plan: Arc<Plan>,
     steps: Vec<BoundStep>,
-    common: wgpu::BindGroup,
+    /// Params, with the table and without it.
+    common: [wgpu::BindGroup; 2],
 }
 
 struct BoundStep {
     pipeline: wgpu::ComputePipeline,
     tensors: wgpu::BindGroup,
+    writes_table: bool,
     groups: [u32; 3],
 }
 
@@ -91,13 +101,15 @@ impl Bound {
             bytes[at..at + step.dispatch.params.len()].copy_from_slice(&step.dispatch.params);
         }
         gpu.queue.write_buffer(&params, 0, &bytes);
-        let common = gpu.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("params and run"),
-            layout: &gpu.pipelines.common,
-            entries: &[
-                wgpu::BindGroupEntry { binding: 0, resource: part(&params, 0, PARAMS_BYTES) },
-                wgpu::BindGroupEntry { binding: 1, resource: buffers.run.as_entire_binding() },
-            ],
+        let common = [&buffers.table, &buffers.no_table].map(|table| {
+            gpu.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("params and batch"),
+                layout: &gpu.pipelines.common,
+                entries: &[
+                    wgpu::BindGroupEntry { binding: 0, resource: part(&params, 0, PARAMS_BYTES) },
+                    wgpu::BindGroupEntry { binding: 1, resource: table.as_entire_binding() },
+                ],
+            })
         });
 
         let mut steps = Vec::with_capacity(plan.steps.len());
@@ -119,6 +131,7 @@ impl Bound {
                     layout: &gpu.pipelines.layout(&gpu.device, dispatch.kernel.0.bindings),
                     entries: &entries,
                 }),
+                writes_table: dispatch.slots.iter().any(|slot| is_table(&plan, slot)),
                 groups: dispatch.groups,
             });
         }
@@ -141,7 +154,7 @@ impl Bound {
         for (i, step) in self.steps.iter().enumerate().take(part.end).skip(part.start) {
             pass.set_pipeline(&step.pipeline);
             pass.set_bind_group(0, &step.tensors, &[]);
-            pass.set_bind_group(1, &self.common, &[i as u32 * PARAMS_STRIDE as u32]);
+            pass.set_bind_group(1, &self.common[usize::from(step.writes_table)], &[i as u32 * PARAMS_STRIDE as u32]);
             let [x, y, z] = step.groups;
             pass.dispatch_workgroups(x, y, z);
         }
@@ -159,11 +172,16 @@ fn resource<'a>(plan: &Plan, slot: &Slot, uploads: &'a Uploads, buffers: &'a Buf
                 let (offset, bytes) = plan.places[&id];
                 part(&buffers.arena, offset, bytes)
             }
+            ValueKind::State(name) if name == TABLE => buffers.table.as_entire_binding(),
             ValueKind::State(name) => buffers.state[name].as_entire_binding(),
             ValueKind::Table(name, _) => uploads.tables[name].as_entire_binding(),
             ValueKind::Weight(_) => uploads.weights[&plan.stored(id).names].plane(0, Plane::Codes).as_entire_binding(),
         },
     }
+}
+
+fn is_table(plan: &Plan, slot: &Slot) -> bool {
+    matches!(slot, Slot::Value(id) if matches!(&plan.graph.value(*id).kind, ValueKind::State(name) if name == TABLE))
 }
 
 fn part(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
@@ -263,8 +281,8 @@ impl<'a> Runner<'a> {
         self.gpu.queue.write_buffer(buffer, offset, bytes);
     }
 
-    pub fn run(&self, run: &Run) {
-        self.gpu.queue.write_buffer(&self.buffers.run, 0, bytemuck::bytes_of(run));
+    pub fn run(&self, rows: &[Row]) {
+        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(rows));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.bound.record(&mut encoder);
         self.gpu.submit(encoder.finish());
@@ -288,11 +306,9 @@ impl<'a> Runner<'a> {
     fn place(&self, id: ValueId) -> (&wgpu::Buffer, u64) {
         let plan = &self.bound.plan;
         match &plan.graph.value(id).kind {
+            ValueKind::State(name) if name == TABLE => (&self.buffers.table, 0),
             ValueKind::State(name) => (&self.buffers.state[name], 0),
             _ => (&self.buffers.arena, plan.places[&id].0),
         }
     }
 }
-
-/// Steps whose results the host has not taken.
-pub type InFlight = VecDeque<Readback>;

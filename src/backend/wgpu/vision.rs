@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::backend::Progress;
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Buffers, Source};
 use crate::backend::wgpu::upload::Uploads;
 use crate::error::Result;
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Run, ValueId};
+use crate::kernel::{DeviceProfile, Row, ValueId};
 use crate::models::{PIXELS, PROJECTED};
 use crate::plan::Plan;
 
@@ -23,59 +22,79 @@ pub struct Vision {
 /// is busy for seconds.
 const SLICE: usize = 8;
 
-/// A picture that was encoded: the memory that holds the results.
-pub struct Encoded {
-    plan: Arc<Plan>,
+/// The memory that pictures are encoded in, one after the other, and how far the present one is.
+pub struct Encoder {
+    vision: Arc<Vision>,
     buffers: Buffers,
+    bound: Bound,
+    /// Dispatches that were handed over, of all.
+    next: usize,
+    running: VecDeque<wgpu::SubmissionIndex>,
 }
 
-impl Vision {
-    /// Encodes pixels (3, S, S), and waits.
-    pub fn encode(&self, gpu: &Gpu, profile: &DeviceProfile, pixels: &[f32], progress: Progress) -> Result<Encoded> {
-        let plan = self.plan.clone();
-        let buffers = Buffers::new(gpu, profile, &plan, None, plan.arena)?;
-        let bound = Bound::new(gpu, plan.clone(), &self.uploads, &buffers)?;
-        let (offset, _) = plan.places[&input(&plan)];
-        gpu.queue.write_buffer(&buffers.arena, offset, bytemuck::cast_slice(pixels));
-        gpu.queue.write_buffer(&buffers.run, 0, bytemuck::bytes_of(&Run::at(0)));
-
-        let steps = plan.steps.len();
-        let mut running = VecDeque::new();
-        for start in (0..steps).step_by(SLICE) {
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                bound.replay_part(&mut pass, start..steps.min(start + SLICE));
-            }
-            running.push_back(gpu.submit(encoder.finish()));
-            // One slice runs while the next is recorded.
-            if running.len() > 2 {
-                gpu.wait(running.pop_front())?;
-                progress(start - SLICE, steps);
-            }
-        }
-        gpu.wait(running.pop_back())?;
-        progress(steps, steps);
-        Ok(Encoded { plan, buffers })
+impl Encoder {
+    pub fn new(gpu: &Gpu, profile: &DeviceProfile, vision: Arc<Vision>) -> Result<Self> {
+        let buffers = Buffers::new(gpu, profile, &vision.plan, None, vision.plan.arena)?;
+        let bound = Bound::new(gpu, vision.plan.clone(), &vision.uploads, &buffers)?;
+        Ok(Encoder { vision, buffers, bound, next: 0, running: VecDeque::new() })
     }
-}
 
-impl Encoded {
+    /// Takes pixels (3, S, S).
+    pub fn begin(&mut self, gpu: &Gpu, pixels: &[f32]) {
+        let plan = &self.vision.plan;
+        let (offset, _) = plan.places[&input(plan)];
+        gpu.queue.write_buffer(&self.buffers.arena, offset, bytemuck::cast_slice(pixels));
+        gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::bytes_of(&Row::at(0)));
+        self.next = 0;
+    }
+
+    /// Hands a slice over, and waits for the one before the last: (done, of all).
+    pub fn slice(&mut self, gpu: &Gpu) -> Result<(usize, usize)> {
+        let steps = self.vision.plan.steps.len();
+        let part = self.next..steps.min(self.next + SLICE);
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            self.bound.replay_part(&mut pass, part.clone());
+        }
+        self.running.push_back(gpu.submit(encoder.finish()));
+        self.next = part.end;
+        // One slice runs while the next is recorded.
+        if self.running.len() > 2 {
+            gpu.wait(self.running.pop_front())?;
+        }
+        if self.next == steps {
+            gpu.wait(self.running.pop_back())?;
+            self.running.clear();
+        }
+        Ok((self.next, steps))
+    }
+
+    /// Whether it encodes with this vision half.
+    pub fn is_of(&self, vision: &Arc<Vision>) -> bool {
+        Arc::ptr_eq(&self.vision, vision)
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.vision.plan
+    }
+
     /// The bytes of the tokens that the language model reads: (M, hidden).
     pub fn tokens(&self) -> Source<'_> {
-        let (_, id) =
-            self.plan.graph.outputs.iter().find(|(name, _)| name == PROJECTED).expect("a vision half has tokens");
+        let outputs = &self.vision.plan.graph.outputs;
+        let (_, id) = outputs.iter().find(|(name, _)| name == PROJECTED).expect("a vision half has tokens");
         self.source(*id)
     }
 
     /// The bytes of every output, one after the other as in the graph.
     pub fn outputs(&self) -> Vec<Source<'_>> {
-        self.plan.graph.outputs.iter().map(|(_, id)| self.source(*id)).collect()
+        self.vision.plan.graph.outputs.iter().map(|(_, id)| self.source(*id)).collect()
     }
 
     fn source(&self, id: ValueId) -> Source<'_> {
-        let (offset, _) = self.plan.places[&id];
-        Source { buffer: &self.buffers.arena, offset, bytes: 4 * self.plan.graph.ty(id).count() as u64 }
+        let plan = &self.vision.plan;
+        let (offset, _) = plan.places[&id];
+        Source { buffer: &self.buffers.arena, offset, bytes: 4 * plan.graph.ty(id).count() as u64 }
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::conversation::Encoded;
 use super::model::Model;
 use super::prompt::{Kind, Message, Prompt};
-use super::sampler::Sampler;
+use super::sampler::{Sampler, Sampling};
 use super::tokenizer::Decoder;
-use crate::backend::{Sampled, Sampling, Session, Step, Want};
+use crate::backend::{Sampled, Session, Step, Want};
 use crate::error::{Error, Result};
+use crate::kernel::Family;
 
 /// A continuation in the making: an iterator of [`Piece`]s with its own KV cache. Dropping it cancels it.
 ///
@@ -38,6 +39,7 @@ pub struct Generation {
     /// Steps that choose a token: asked for, and read.
     enqueued: usize,
     taken: usize,
+    chosen: Vec<Sampled>,
     /// Pieces whose text waits for the rest of a character, and pieces to hand out.
     waiting: Vec<Piece>,
     ready: VecDeque<Piece>,
@@ -134,6 +136,7 @@ impl Generation {
             limit: 0,
             enqueued: 0,
             taken: 0,
+            chosen: Vec::new(),
             waiting: Vec::new(),
             ready: VecDeque::new(),
             end: None,
@@ -186,8 +189,14 @@ impl Generation {
         let count = self.images.len() - first;
         while self.encoded < self.images.len() {
             let before = self.encoded - first;
-            let report = |done, all| progress(before * all + done, count * all);
-            session.encode(&self.images[self.encoded], false, &report)?;
+            session.encode(&self.images[self.encoded], self.encoded * self.model.0.image_tokens())?;
+            loop {
+                let (done, all) = session.encode_slice()?;
+                progress(before * all + done, count * all);
+                if done == all {
+                    break;
+                }
+            }
             self.encoded += 1;
             self.vision_s = start.elapsed().as_secs_f64();
         }
@@ -213,7 +222,7 @@ impl Generation {
         }
         self.encode_images(|_, _| ())?;
         self.started = Some(Instant::now());
-        let want_last = self.want();
+        let logits = self.logprobs > 0;
         let session = self.session.as_mut().expect("reading the pictures opens a session");
         let (rows, vocab) = (self.prompt.len(), self.model.0.config.vocab);
         session.set_tokens(self.cached, &self.prompt[self.cached..])?;
@@ -221,10 +230,10 @@ impl Generation {
         for start in (self.cached..rows).step_by(chunk) {
             progress(start, rows);
             let end = (start + chunk).min(rows);
-            let want = if end == rows { want_last } else { Want::Nothing };
+            let want = if end == rows { Want::Token } else { Want::Nothing };
             let images = self.prompt[start..end].iter().any(|&id| id as usize >= vocab);
-            let sampling = self.sampling.clone();
-            session.run(&Step { position: start, rows: end - start, want, sampling, images })?;
+            let rows = self.sampling.row(0, start).follow(end - start);
+            session.run(&Step { rows: &rows, family: Family::Many, want, logits, images })?;
         }
         progress(rows, rows);
         self.enqueued = 1;
@@ -261,7 +270,7 @@ impl Generation {
         }
         // Steps that ran ahead of the end are waited for; the last token of them that was taken may not be in the cache.
         for _ in self.taken..self.enqueued {
-            session.sampled()?;
+            session.sampled(&mut self.chosen)?;
         }
         // A prompt that never ran left the cache as it was.
         let held = if self.enqueued == 0 { self.cached } else { self.prompt.len() + self.enqueued - 1 };
@@ -301,25 +310,21 @@ impl Generation {
         }
     }
 
-    fn want(&self) -> Want {
-        if self.logprobs > 0 { Want::TokenAndLogits } else { Want::Token }
-    }
-
     /// Keeps the device busy, then reads one token.
     fn advance(&mut self) -> Result<()> {
         self.prefill(|_, _| ())?;
-        let want = self.want();
         // Where no token may be generated, the prompt ended it; pictures may have opened a session before.
         let Some(session) = self.session.as_mut().filter(|_| self.end.is_none()) else { return Ok(()) };
         // The first token is read alone: what it took is the prompt's time, not that of steps behind it.
         let depth = if self.taken == 0 { 1 } else { session.depth().max(1) };
         while self.enqueued < self.limit && self.enqueued - self.taken < depth {
             let position = self.prompt.len() + self.enqueued - 1;
-            let sampling = self.sampling.clone();
-            session.run(&Step { position, rows: 1, want, sampling, images: false })?;
+            let (rows, logits) = ([self.sampling.row(0, position)], self.logprobs > 0);
+            session.run(&Step { rows: &rows, family: Family::Few, want: Want::Token, logits, images: false })?;
             self.enqueued += 1;
         }
-        let sampled = session.sampled()?;
+        session.sampled(&mut self.chosen)?;
+        let sampled = self.chosen.pop().expect("a token for the one row");
         self.clock();
         self.taken += 1;
         let config = &self.model.0.config;
