@@ -2,7 +2,7 @@
 # Puts the lavapipe of Debian sid (Mesa 26 or newer: cooperative matrices, 8×8×8 f16 → f32) with all it needs into DIR
 # (default target/mesa26), and writes DIR/run, which starts a program on it:
 #     target/mesa26/run target/release/dunlin info
-#     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/target/mesa26/run cargo test --test ops
+#     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/target/mesa26/run cargo test --test device ops::
 # A relative DIR counts from the repository. Nothing is installed and root is not needed: the packages are unpacked beside
 # the system, and programs run through the newer C library's own loader.
 set -euo pipefail

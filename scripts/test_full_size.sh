@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MobileVLM V2-1.7B at its full size, with random weights, on lavapipe and on every Vulkan GPU (tests/full_size.rs).
+# MobileVLM V2-1.7B at its full size, with random weights, on lavapipe and on every Vulkan GPU (tests/full_size/main.rs).
 # Takes 1 GB of disk in target/tmp, 2 GB of memory, and about 10 minutes on two cores. Without a GPU it needs lavapipe
 # (Debian: mesa-vulkan-drivers).
 set -euo pipefail

@@ -1,7 +1,5 @@
 //! The adapters that tests run on: every one of this machine. Says which, and what is missing.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::io::Write;
 use std::sync::Once;
 

@@ -1,7 +1,5 @@
 //! Models without files: configurations of the real ones, and random ones that stress plans.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::collections::BTreeMap;
 
 use dunlin::checkpoint::{Config, RopeConfig};

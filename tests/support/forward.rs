@@ -1,7 +1,5 @@
 //! Passes over given ids, below the public interface: any step, any chunking.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use dunlin::backend::{Engine, Output, Sampling, Step, Want};
 
 pub const GREEDY: Sampling =

@@ -3,8 +3,6 @@
 //! magic · version · tensor count · value count · values · tensor infos · padding · data, all little endian. Strings and
 //! arrays begin with a u64 length. Shapes are written with the contiguous dimension first.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};

@@ -1,7 +1,5 @@
 //! The golden cases: folders of `tests/golden` with what the authors' PyTorch code makes of them.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};

@@ -1,14 +1,12 @@
 //! Golden MobileVLM folders as llama.cpp's pairs of files, the tokenizer among them.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::path::{Path, PathBuf};
 
 use dunlin::checkpoint::Checkpoint;
 
-use crate::gguf::{self, Naming, Writer};
-use crate::scratch::Scratch;
-use crate::vocabulary::with_sentencepiece;
+use super::gguf::{self, Naming, Writer};
+use super::scratch::Scratch;
+use super::vocabulary::with_sentencepiece;
 
 /// The language model and the vision half of a folder; matrices are of the type `matrices` (F32 or F16).
 pub fn files(scratch: &Scratch, folder: &Path, naming: Naming, matrices: u32) -> (PathBuf, PathBuf) {

@@ -1,10 +1,8 @@
 //! Prompts with pictures, and what models make of them.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use dunlin::{Model, Prompt, Sampler, Trace};
 
-use crate::golden::Golden;
+use super::golden::Golden;
 
 /// The question of a golden prompt with its pictures.
 pub fn prompt(golden: &Golden, name: &str) -> Prompt {

@@ -1,7 +1,5 @@
 //! The program, run with arguments: what it prints, and how it fails.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 

@@ -1,14 +1,12 @@
 //! Where models run in tests: the CPU, and every adapter of this machine in each precision that it has.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::sync::Arc;
 
 use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions};
 use dunlin::checkpoint::Checkpoint;
 use dunlin::{Device, LoadOptions, Model, Precision};
 
-use crate::adapters;
+use super::adapters;
 
 /// A device, in full precision unless `auto` is set.
 pub struct Runtime {

@@ -1,7 +1,5 @@
 //! A folder for the files that one test makes, removed at its end.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,7 +1,5 @@
 //! The tolerances of `tests/golden/README.md`, and comparing with them.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 /// The tolerances of `tests/golden/README.md` for one arithmetic.
 #[derive(Clone, Copy)]
 pub struct Tolerance {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dunlin::checkpoint::sentencepiece::{self, PieceKind};
 
-use crate::gguf::Writer;
+use super::gguf::Writer;
 
 /// The tokenizer of a folder's `tokenizer.model`, filled up to `vocab` tokens with one Chinese or Korean character each.
 pub fn with_sentencepiece(writer: Writer, folder: &Path, vocab: usize) -> Writer {

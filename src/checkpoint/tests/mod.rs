@@ -3,6 +3,7 @@
 mod blocks;
 mod broken;
 mod configs;
+#[allow(dead_code, reason = "the types of blocks are for the tests of whole models")]
 #[path = "../../../tests/support/gguf.rs"]
 pub(crate) mod gguf_writer;
 mod mmprojs;

@@ -3,30 +3,19 @@
 //!
 //! Left out of the default run for its length: `scripts/test_full_size.sh` runs it.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/bindings.rs"]
-mod bindings;
-#[path = "support/configs.rs"]
-mod configs;
-#[path = "support/gguf.rs"]
-mod gguf;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/random_gguf.rs"]
 mod random_gguf;
-#[path = "support/scratch.rs"]
-mod scratch;
-#[path = "support/tolerance.rs"]
-mod tolerance;
-#[path = "support/vocabulary.rs"]
-mod vocabulary;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use adapters::{Adapter, say};
+use crate::random_gguf::{HIDDEN, LAYERS, VOCAB};
+use crate::support::adapters::{self, Adapter, say};
+use crate::support::scratch::Scratch;
+use crate::support::tolerance::{self, F16, Greedy, close, same_ids};
+use crate::support::{bindings, golden};
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::engine::plans;
 use dunlin::backend::{self, EngineOptions};
@@ -36,9 +25,6 @@ use dunlin::models::{self, Leaves, Pass};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::tensor::DType;
 use dunlin::{Device, Generation, LoadOptions, Model, Prompt, Sampler, Trace};
-use random_gguf::{HIDDEN, LAYERS, VOCAB};
-use scratch::Scratch;
-use tolerance::{F16, Greedy, close, same_ids};
 
 /// Of both questions with their answers; the model was made for 2048.
 const CONTEXT: usize = 512;

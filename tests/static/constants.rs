@@ -1,5 +1,5 @@
-//! The values of `override` constants that dispatches use: tests/translation.rs validates every kernel with each of
-//! them, and tests/plan.rs holds plans to them.
+//! The values of `override` constants that dispatches use: tests/static/translation.rs validates every kernel with each of
+//! them, and tests/static/plan.rs holds plans to them.
 
 /// Name of the constant, its values.
 pub const USED: &[(&str, &[f64])] = &[
@@ -18,7 +18,7 @@ pub fn values(name: &str) -> &'static [f64] {
     let known = USED.iter().find(|(known, _)| *known == name);
     known
         .unwrap_or_else(|| {
-            panic!("override `{name}`: list the values that dispatches use in tests/support/constants.rs")
+            panic!("override `{name}`: list the values that dispatches use in tests/static/constants.rs")
         })
         .1
 }

@@ -1,24 +1,13 @@
 //! Golden MobileVLM checkpoints on the CPU and on every adapter: pixels, features, image tokens, embeddings, logits,
 //! greedy ids; conversations that go on; weights that go.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/pictures.rs"]
-mod pictures;
-#[path = "support/runtimes.rs"]
-mod runtimes;
-#[path = "support/tolerance.rs"]
-mod tolerance;
-
+use crate::support::golden::{self, Golden};
+use crate::support::pictures::{greedy, log_softmax, prompt, tensor};
+use crate::support::runtimes::{self, Runtime};
+use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::{Checkpoint, Config};
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
-use golden::Golden;
-use pictures::{greedy, log_softmax, prompt, tensor};
-use runtimes::Runtime;
-use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 
 /// Of values after normalisation: one step of a colour is 0.015.
 const PIXELS: f32 = 1e-5;

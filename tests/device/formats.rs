@@ -5,11 +5,9 @@
 //! f32, and what is left is one addition, which devices round correctly. Two things may differ, and are said below:
 //! numbers too small for a normal one may be zero, and products with tiles of f16 round the weight to f16.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-
 use std::path::Path;
 
+use crate::support::adapters;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::{DeviceProfile, Run, ValueId};

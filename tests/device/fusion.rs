@@ -2,17 +2,11 @@
 //!
 //! Golden models, and random ones of any widths, formats and bindings, where fusion goes only part of the way.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/configs.rs"]
-mod configs;
-#[path = "support/golden.rs"]
-mod golden;
-
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use configs::Random;
+use crate::support::configs::{self, Random};
+use crate::support::{adapters, golden};
 use dunlin::backend::cpu::{self, Weights};
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::session::Runner;

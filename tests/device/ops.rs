@@ -1,8 +1,6 @@
 //! Every case of every operator × every adapter of this machine × every kernel variant: device against reference.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-
+use crate::support::adapters;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::check::gpu::deviation;
 use dunlin::backend::wgpu::device::Gpu;

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use crate::configs::Random;
-use crate::gguf::{ALIGNMENT, Info, Writer, ggml};
-use crate::vocabulary::with_sentencepiece;
+use crate::support::configs::Random;
+use crate::support::gguf::{ALIGNMENT, Info, Writer, ggml};
+use crate::support::vocabulary::with_sentencepiece;
 
 /// MobileLLaMA-1.4B: hidden size, layers, heads, feed-forward width, vocabulary.
 pub const HIDDEN: usize = 2048;

@@ -1,16 +1,11 @@
 //! Every kernel × its constants, without a device: valid WGSL with only the capabilities it declares, and written as
 //! SPIR-V, MSL, HLSL and GLSL.
 
-#[path = "support/constants.rs"]
-mod constants;
-#[path = "support/kernels.rs"]
-mod kernels;
-
 use std::collections::BTreeSet;
 
+use crate::kernels::{Complaints, KERNELS, Translated, all, copy, edited, kernel, kernels, leak, none, translate};
 use dunlin::kernel::{Kernel, Module as SharedModule, Requires};
 use dunlin::ops;
-use kernels::{Complaints, KERNELS, Translated, all, copy, edited, kernel, kernels, leak, none, translate};
 use naga::valid::Capabilities;
 use naga::{ShaderStage, back};
 
@@ -54,7 +49,7 @@ fn translations(t: &Translated) -> Complaints {
     // HLSL has no cooperative matrices, and naga's writer panics at them: wgpu lists the feature on no DX12 device.
     if t.kernel.requires.cooperative.is_some() {
         if back::hlsl::supported_capabilities().contains(Capabilities::COOPERATIVE_MATRIX) {
-            let exemption = "take away their exemption in tests/translation.rs";
+            let exemption = "take away their exemption in tests/static/translation.rs";
             complaints.push(format!("{}: HLSL with cooperative matrices is written now: {exemption}", t.label));
         }
         return complaints;
@@ -89,7 +84,10 @@ fn glsl(t: &Translated) -> Complaints {
         (Ok(_), false) => Vec::new(),
         (Err(error), false) => vec![format!("{}: GLSL: {error}", t.label)],
         (Ok(_), true) => {
-            vec![format!("{}: GLSL with f16 is written now: take away its exemption in tests/translation.rs", t.label)]
+            vec![format!(
+                "{}: GLSL with f16 is written now: take away its exemption in tests/static/translation.rs",
+                t.label
+            )]
         }
         (Err(_), true) if has_twin(t.kernel) => Vec::new(),
         (Err(_), true) => {

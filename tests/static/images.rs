@@ -1,16 +1,11 @@
 //! Pictures are what Pillow 12 makes of the same files (`scripts/make_resize_fixtures.py`), to the last byte where the format
 //! is lossless, and what the vision tower gets is what the reference gave it. A broken file is a sentence that names it.
 
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/scratch.rs"]
-mod scratch;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::golden::{self, Golden};
+use crate::support::scratch::Scratch;
 use dunlin::{ErrorKind, Image};
-use golden::Golden;
-use scratch::Scratch;
 
 /// The files of a folder of tests/fixtures/images with one of these extensions, in order.
 fn fixtures(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {

@@ -1,27 +1,15 @@
 //! Broken pictures and vision halves, and ones that do not belong to a model: exit code 1 and one sentence that names
 //! what is wrong. Never a panic, however a file is cut or garbled.
 
-#[path = "support/gguf.rs"]
-mod gguf;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/pairs.rs"]
-mod pairs;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/scratch.rs"]
-mod scratch;
-#[path = "support/vocabulary.rs"]
-mod vocabulary;
-
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use gguf::{Naming, Writer, ggml};
-use golden::root;
-use program::{fails, fails_as, run, stdout};
+use crate::support::gguf::{Naming, Writer, ggml};
+use crate::support::golden::{self, root};
+use crate::support::pairs;
+use crate::support::program::{fails, fails_as, run, stdout};
+use crate::support::scratch::Scratch;
 use safetensors::SafeTensors;
-use scratch::Scratch;
 use serde_json::{Value, json};
 
 const V1: &str = "mobilevlm_v1_grid4";

@@ -1,43 +1,21 @@
 //! Golden checkpoints as GGUF files, by the tests' own writer: the same ids, the same logits, the same tokens as the
 //! folders, on the CPU and on every adapter. Quantised ones: adapters agree with the CPU.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/forward.rs"]
-mod forward;
-#[path = "support/gguf.rs"]
-mod gguf;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/pairs.rs"]
-mod pairs;
-#[path = "support/pictures.rs"]
-mod pictures;
-#[path = "support/real_model.rs"]
-mod real_model;
-#[path = "support/runtimes.rs"]
-mod runtimes;
-#[path = "support/scratch.rs"]
-mod scratch;
-#[path = "support/tolerance.rs"]
-mod tolerance;
-#[path = "support/vocabulary.rs"]
-mod vocabulary;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::gguf::{self, Naming, Writer, ggml};
+use crate::support::golden::{self, Golden};
+use crate::support::pictures::{greedy, prompt, tensor};
+use crate::support::runtimes::{self, worst};
+use crate::support::scratch::Scratch;
+use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
+use crate::support::vocabulary::with_sentencepiece;
+use crate::support::{forward, pairs, real_model};
 use dunlin::checkpoint::quantize::quantize_row;
 use dunlin::checkpoint::{Checkpoint, Source, VisionFiles};
 use dunlin::ops::Given;
 use dunlin::tensor::DType;
 use dunlin::{LoadOptions, Model, Tokenizer};
-use gguf::{Naming, Writer, ggml};
-use golden::Golden;
-use pictures::{greedy, prompt, tensor};
-use runtimes::worst;
-use scratch::Scratch;
-use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
-use vocabulary::with_sentencepiece;
 
 /// Largest difference of logits from those of PyTorch, and from the CPU: `tests/golden/README.md`, float32.
 const LOGITS: f32 = 2e-3;

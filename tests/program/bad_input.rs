@@ -1,22 +1,14 @@
 //! Broken files and arguments: exit code 1 and one sentence that names the file or the tensor. Never a panic, however a
 //! file is cut or garbled.
 
-#[path = "support/gguf.rs"]
-mod gguf;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/scratch.rs"]
-mod scratch;
-
 use std::path::Path;
 
-use golden::root;
-use program::{fails, run, stdout};
+use crate::support::gguf;
+use crate::support::golden::root;
+use crate::support::program::{fails, run, stdout};
+use crate::support::scratch::Scratch;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use scratch::Scratch;
 use serde_json::{Value, json};
 
 /// The sentence of a model that cannot be run.

@@ -1,8 +1,6 @@
 //! `Device::check` finds what is wrong, and nothing else.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-
+use crate::support::adapters;
 use dunlin::backend::check::check;
 use dunlin::kernel::{Access, DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
 use dunlin::ops::add::Add;

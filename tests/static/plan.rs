@@ -1,19 +1,13 @@
 //! Plans, without a device: what must hold for every model, format and device profile, checked from the plan alone by
 //! other means than it was made with; how many dispatches a token takes; and the text of one plan.
 
-#[path = "support/bindings.rs"]
-mod bindings;
-#[path = "support/configs.rs"]
-mod configs;
-#[path = "support/constants.rs"]
-mod constants;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use bindings::binding;
-use configs::Random;
+use crate::constants;
+use crate::support::bindings::binding;
+use crate::support::configs::{self, Random};
 use dunlin::checkpoint::Config;
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::WeightLayout;
@@ -217,7 +211,7 @@ fn dispatch_is_well_formed(at: &str, plan: &Plan, step: &PlannedDispatch, profil
     assert_eq!(named, known, "{at}: constants");
     for (name, value) in &dispatch.constants {
         let validated = constants::values(name).contains(value);
-        assert!(validated, "{at}: {name}={value} is not validated; list it in tests/support/constants.rs");
+        assert!(validated, "{at}: {name}={value} is not validated; list it in tests/static/constants.rs");
         if *name == "SPLIT" {
             assert!(32.0 * value <= f64::from(profile.max_invocations), "{at}: {name}={value} is too wide");
         }
@@ -343,7 +337,7 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
 
 // ---- the text of a plan ----
 
-/// To take the new text after a change that is meant: `DUNLIN_UPDATE=1 cargo test --test plan`, and read the diff.
+/// To take the new text after a change that is meant: `DUNLIN_UPDATE=1 cargo test --test static plan::`, and read the diff.
 #[test]
 fn the_text_of_a_plan_is_as_it_was() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/plan_decode.txt");
@@ -365,7 +359,7 @@ fn the_text_of_a_plan_is_as_it_was() {
     assert!(
         found == wanted,
         "the plan differs from tests/snapshots/plan_decode.txt in line {}:\n  was {}\n  is  {}\n\
-         If that is meant: DUNLIN_UPDATE=1 cargo test --test plan, and commit the file.",
+         If that is meant: DUNLIN_UPDATE=1 cargo test --test static plan::, and commit the file.",
         line + 1,
         wanted.lines().nth(line).unwrap_or("(no such line)"),
         found.lines().nth(line).unwrap_or("(no such line)"),

@@ -1,8 +1,6 @@
 //! Tokenizers and chat templates of a real model file. The small ones are held to theirs beside their code.
 
-#[path = "support/real_model.rs"]
-mod real_model;
-
+use crate::support::real_model;
 use dunlin::Tokenizer;
 use serde_json::Value;
 

@@ -1,15 +1,9 @@
 //! Drawing tokens: the same seed the same text, the same tokens on every device, and the distribution that the model
 //! and the filters say.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/forward.rs"]
-mod forward;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/runtimes.rs"]
-mod runtimes;
-
+use crate::support::golden::Golden;
+use crate::support::runtimes::{self, worst};
+use crate::support::{adapters, forward};
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::{Engine, Sampling, Step, Want};
@@ -18,8 +12,6 @@ use dunlin::kernel::Run;
 use dunlin::ops::sample::Sample;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::{LoadOptions, Prompt, Sampler};
-use golden::Golden;
-use runtimes::worst;
 
 /// Logits of adapters against the CPU's: the float32 column of `tests/golden/README.md`.
 const LOGITS: f32 = 2e-3;

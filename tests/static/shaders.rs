@@ -2,19 +2,14 @@
 //!
 //! A rule is a function from a translated kernel to complaints, so that the last tests can hand it a broken kernel.
 
-#[path = "support/constants.rs"]
-mod constants;
-#[path = "support/kernels.rs"]
-mod kernels;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Run};
-use kernels::{
+use crate::kernels::{
     Complaints, Translated, all, capabilities, compile, copy, edited, kernel, kernels, labelled, leak, none, translate,
 };
+use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Run};
 use naga::{AddressSpace, CooperativeRole, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 
 // ---- house rules ----

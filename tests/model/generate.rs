@@ -1,28 +1,18 @@
 //! Generation, step by step and through the public interface, on the CPU and on every adapter: what a cache, chunks,
 //! sharing, splitting, interleaving and steps in flight must not change.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/forward.rs"]
-mod forward;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/runtimes.rs"]
-mod runtimes;
-#[path = "support/scratch.rs"]
-mod scratch;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::forward;
+use crate::support::golden::{self, Golden};
+use crate::support::runtimes::{self, Runtime, worst};
+use crate::support::scratch::Scratch;
 use dunlin::backend::wgpu::device;
 use dunlin::backend::{Engine, Output, Step, Want};
 use dunlin::checkpoint::Checkpoint;
 use dunlin::tensor::DType;
 use dunlin::{LoadOptions, Model, Prompt, Sampler, Stats, Stop, Weights};
-use golden::Golden;
-use runtimes::{Runtime, worst};
 use safetensors::tensor::{Dtype, TensorView};
-use scratch::Scratch;
 use serde_json::Value;
 
 /// Two ways to compute the same logits in f32 (their standard deviation is 3): sums in another order differ by about

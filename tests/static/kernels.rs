@@ -1,16 +1,13 @@
 //! Every kernel × its constants as naga sees it, and what tests of them are written with.
 
-#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
-
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use crate::constants;
 use dunlin::kernel::{Kernel, Requires, source};
 use dunlin::ops;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{ShaderStage, back};
-
-use crate::constants;
 
 /// A kernel with constants, as naga sees it.
 pub struct Translated {

@@ -1,28 +1,19 @@
 //! The model that ships with the program: its copy in the program, what it answers, the commands that run it.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/runtimes.rs"]
-mod runtimes;
-#[cfg(feature = "demo")]
-#[path = "support/scratch.rs"]
-mod scratch;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::runtimes;
+#[cfg(feature = "demo")]
+use crate::support::{
+    program::{json_lines, stdout},
+    scratch::Scratch,
+};
 #[cfg(feature = "demo")]
 use dunlin::checkpoint::files::EMBEDDED_DEMO;
 #[cfg(feature = "demo")]
 use dunlin::checkpoint::{Checkpoint, text::TextFiles};
 use dunlin::{Generation, LoadOptions, Prompt, Sampler};
 use serde_json::Value;
-
-#[cfg(feature = "demo")]
-use program::{json_lines, stdout};
-#[cfg(feature = "demo")]
-use scratch::Scratch;
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -1,16 +1,10 @@
 //! `dunlin eval`: what is right is counted, what was done is not done again, and a bad line is named by its number.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/scratch.rs"]
-mod scratch;
-
 use std::path::Path;
 
+use crate::support::program::{fails, json_lines, stdout};
+use crate::support::scratch::Scratch;
 use serde_json::{Value, json};
-
-use program::{fails, json_lines, stdout};
-use scratch::Scratch;
 
 fn golden(name: &str) -> String {
     format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))

@@ -1,35 +1,17 @@
 //! The program with pictures: `run`, `score`, `trace`, `inspect` and `tokenize` against golden expectations, on the CPU
 //! and, for one model of each projector, on every adapter.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/gguf.rs"]
-mod gguf;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/pairs.rs"]
-mod pairs;
-#[path = "support/pictures.rs"]
-mod pictures;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/scratch.rs"]
-mod scratch;
-#[path = "support/tolerance.rs"]
-mod tolerance;
-#[path = "support/vocabulary.rs"]
-mod vocabulary;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::gguf::{Naming, ggml};
+use crate::support::golden::{self, Golden};
+use crate::support::pictures::log_softmax;
+use crate::support::program::{json_lines, stdout, stdout_for};
+use crate::support::scratch::Scratch;
+use crate::support::tolerance::{F32, close};
+use crate::support::{adapters, pairs};
 use dunlin::Tokenizer;
-use gguf::{Naming, ggml};
-use golden::Golden;
-use pictures::log_softmax;
-use program::{json_lines, stdout, stdout_for};
-use scratch::Scratch;
 use serde_json::{Value, json};
-use tolerance::{F32, close};
 
 /// Ids of every golden case.
 const VOCAB: usize = 512;

@@ -1,22 +1,12 @@
 //! Golden checkpoints on the CPU and on every adapter: hidden states, logits, greedy ids, perplexity.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/forward.rs"]
-mod forward;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/real_model.rs"]
-mod real_model;
-#[path = "support/tolerance.rs"]
-mod tolerance;
-
 use std::sync::Arc;
 
+use crate::support::golden::{self, Golden};
+use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
+use crate::support::{adapters, forward, real_model};
 use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Want};
 use dunlin::checkpoint::Checkpoint;
-use golden::Golden;
-use tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 
 /// A device and an arithmetic.
 struct Runtime {

@@ -1,20 +1,12 @@
 //! The commands that load a model, against golden expectations, on the CPU and on every adapter.
 
-#[path = "support/adapters.rs"]
-mod adapters;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/scratch.rs"]
-mod scratch;
-
 use std::process::Command;
 
+use crate::support::adapters;
+use crate::support::golden::{self, Golden};
+use crate::support::program::{fails, fails_as, json_lines, stdout};
+use crate::support::scratch::Scratch;
 use dunlin::checkpoint::Checkpoint;
-use golden::Golden;
-use program::{fails, fails_as, json_lines, stdout};
-use scratch::Scratch;
 use serde_json::{Value, json};
 
 /// What `--device` gets: `cpu`, and each adapter by its index; with what statistics call its backend.
@@ -246,7 +238,7 @@ fn inspect_prints_what_runs() {
     }
 }
 
-/// All of it runs in `tests/ops.rs`; what is right there is said to be right here.
+/// All of it runs in `tests/device/ops.rs`; what is right there is said to be right here.
 #[test]
 fn check_compares_an_adapter_with_the_cpu() {
     let few = ["check", "--operator", "add", "--operator", "cache_write"];

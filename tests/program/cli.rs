@@ -1,12 +1,10 @@
 //! The program as its users meet it: output, exit codes, and what it says when something is wrong.
 
-#[path = "support/real_model.rs"]
-mod real_model;
-
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::support::real_model;
 use serde_json::{Value, json};
 
 fn golden(case: &str) -> String {

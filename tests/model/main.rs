@@ -1,0 +1,12 @@
+//! Models: golden checkpoints and the real model, on the CPU and on every adapter.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod demo;
+mod generate;
+mod gguf;
+mod models;
+mod sampling;
+mod text;
+mod vision;

@@ -1,0 +1,14 @@
+//! What needs no device and no model: the text of the repository, kernels as naga sees them, plans, layouts, pictures.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod constants;
+mod images;
+mod kernels;
+mod layout;
+mod plan;
+mod shaders;
+mod source;
+mod tidy;
+mod translation;
