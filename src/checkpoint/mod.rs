@@ -142,7 +142,6 @@ impl Checkpoint {
             // Some files hold a head that the model never uses.
             tensors.remove(config::HEAD);
         }
-        config::check_names(&config, path, &tensors)?;
         if let Some((vision, half)) = half {
             config.vision = Some(vision);
             tensors.extend(half);
@@ -173,6 +172,31 @@ impl Checkpoint {
     ///
     /// Mapped where the file's layout is the one that runs. [`Bytes::release`] gives its pages back after an upload.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.stored(name, shape)?.load(name, self.weights)
+    }
+
+    /// Refuses a checkpoint that does not hold just the tensors that a model states, name → shape: one that lacks some, and
+    /// one that has more, since a model that ignores some of its weights is another model.
+    pub fn check(&self, stated: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+        for (name, shape) in stated {
+            self.stored(name, shape)?;
+        }
+        let mut unknown = self.tensors.keys().filter(|name| !stated.contains_key(*name));
+        let Some(name) = unknown.next() else { return Ok(()) };
+        let (more, verb) = match unknown.count() {
+            0 => (String::new(), " is"),
+            count => (format!(" and {count} more are"), ""),
+        };
+        Err(Error::unsupported(format!(
+            "{}: tensor `{name}`{more}{verb} not part of a {} model of {} layers as dunlin runs it",
+            self.path.display(),
+            self.config.architecture,
+            self.config.layers,
+        )))
+    }
+
+    /// The tensor called `name`, checked to have `shape`.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
         let stored = self.tensors.get(name).ok_or_else(|| config::missing(&self.path, name))?;
         if stored.shape != shape {
             return Err(Error::checkpoint(format!(
@@ -181,7 +205,7 @@ impl Checkpoint {
                 stored.shape,
             )));
         }
-        stored.load(name, self.weights)
+        Ok(stored)
     }
 
     /// The element type that [`Checkpoint::take`] gives, where there is such a tensor.

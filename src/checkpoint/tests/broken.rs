@@ -27,7 +27,7 @@ fn read_torch(bytes: &[u8]) -> Result<Vec<(String, Stored)>> {
 }
 
 fn read_gguf(bytes: &[u8]) -> Result<Checkpoint> {
-    Checkpoint::from_gguf(Path::new(FILE), Bytes::new(bytes.to_vec()))
+    checked(Checkpoint::from_gguf(Path::new(FILE), Bytes::new(bytes.to_vec())))
 }
 
 fn safetensors_file(header: &str, data: usize) -> Vec<u8> {
