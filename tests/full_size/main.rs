@@ -19,10 +19,8 @@ use crate::support::{bindings, golden};
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::{Checkpoint, VisionFiles};
-use dunlin::graph::GraphBuilder;
 use dunlin::models::{Pass, Recipe, Want};
 use dunlin::plan::{Fusion, Plan};
-use dunlin::tensor::DType;
 use dunlin::{Device, Generation, LoadOptions, Model, Prompt, Sampler, Trace};
 
 /// Of both questions with their answers; the model was made for 2048.
