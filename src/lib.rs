@@ -39,7 +39,11 @@ pub mod checkpoint;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod cpu;
 mod error;
+#[doc(hidden)]
+pub mod formats;
 #[doc(hidden)]
 pub mod generate;
 #[doc(hidden)]
