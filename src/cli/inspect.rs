@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_golden_model_is_described() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mobilellm_ls");
-        let checkpoint = Checkpoint::open(path.as_ref()).unwrap();
+        let checkpoint = Checkpoint::open(path).unwrap();
         let command = Inspect {
             model: path.into(),
             vision: Vision { mmproj: None, vision_tower: None },

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::source::{SourceFile, Token, exists, files, is_word, line_of, rust_files, tokens};
 
 /// The one-way street, left to right: a module imports only what stands to its left.
-const STREET: [&str; 16] = [
+const STREET: [&str; 17] = [
     "error",
+    "clock",
     "threads",
     "formats",
     "tensor",
@@ -77,6 +78,22 @@ fn work_before_the_backend_uses_no_threads_and_no_clocks() {
                         format!("`{}` in `{module}`: move it to the backend", token.text),
                     );
                 }
+            }
+        }
+    }
+    complaints.none();
+}
+
+#[test]
+fn clocks_come_from_one_file() {
+    // In a browser the standard library's panic when they are read. The command line never runs there.
+    let mut complaints = Complaints::new();
+    for file in rust_files("src").iter().filter(|file| file.path != "src/clock.rs" && file.top_module() != "cli") {
+        for token in file.tokens_outside_tests() {
+            let statement = token.so_far.rsplit(';').next().unwrap_or("");
+            let standard = token.before.ends_with("std::time::") || statement.contains("use std::");
+            if standard && matches!(token.text, "Instant" | "SystemTime" | "UNIX_EPOCH") {
+                complaints.add(file, token.line, "a clock of `std`: take it from `crate::clock`".into());
             }
         }
     }

@@ -76,8 +76,8 @@ impl GpuEngine {
             }
             Ok(uploads)
         };
-        let mut uploads = if profile.backend == "gl" {
-            // One context, one thread: whoever waits for it for a second is taken for a deadlock.
+        let mut uploads = if profile.backend == "gl" || cfg!(target_arch = "wasm32") {
+            // One context, one thread: whoever waits for it for a second is taken for a deadlock. A browser has no second.
             compile(1);
             upload_all()?
         } else {

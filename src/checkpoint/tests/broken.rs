@@ -178,7 +178,7 @@ fn impossible_gguf() {
 
 /// A golden model after `edit` of each tensor's name and shape.
 fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Result<Checkpoint> {
-    let (description, tensors) = folder::read(&golden("mobilellm_gqa"))?;
+    let (description, tensors) = folder::read(&golden("mobilellm_gqa").into())?;
     let file = std::sync::Arc::new(PathBuf::from(FILE));
     let tensors = tensors.into_iter().flat_map(|(name, stored)| {
         let stored = Stored { file: file.clone(), ..stored };
@@ -186,7 +186,7 @@ fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Resul
         edited.into_iter().map(move |(name, shape)| (name, Stored { shape, ..stored.clone() }))
     });
     Checkpoint::new(
-        Path::new(FILE),
+        &Path::new(FILE).into(),
         description,
         tensors.collect(),
         Source::Folder(FILE.into()),
