@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 /// How the elements of a tensor are stored. The block types are those of GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types, reason = "the names that GGUF gives them")]
 pub enum DType {
     F32,
     F16,

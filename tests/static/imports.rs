@@ -194,7 +194,7 @@ impl<'a> Modules<'a> {
             for import in imports(file).into_iter().filter(|import| !import.in_test) {
                 let Some(to) = self.resolve(&import.path, 8) else { continue };
                 let target = self.files[&to];
-                if !to.starts_with(from) && !(to.is_empty() && import.path.len() < 2) {
+                if !to.starts_with(from) {
                     edges.entry((file.path.as_str(), target.path.as_str())).or_insert(import.line);
                 }
             }
