@@ -17,18 +17,20 @@
 //!
 //! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
 //!   [`Device::check`] compares the kernels that run on an adapter with the CPU path.
-//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device. It is cheap to clone and shared between threads.
-//!   [`LoadOptions`] converts weights while loading, bounds the context, and reports progress.
+//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device, read from disk or from memory ([`Files::memory`]).
+//!   It is cheap to clone and shared between threads. [`LoadOptions`] converts weights while loading, bounds the context,
+//!   and reports progress.
 //! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:
 //!   a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
 //! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work;
 //!   [`Generation::follow_up`] goes on with the conversation.
+//! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
 //!
-//! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `threads`
-//! (the CPU path uses every core).
+//! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `mmap`
+//! (files are mapped; without it they are read), `threads` (the CPU path uses every core).
 
 // Hidden modules are for this project's own tests, benches and program; they promise nothing.
 #[doc(hidden)]
@@ -38,7 +40,12 @@ pub mod checkpoint;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod clock;
+#[doc(hidden)]
+pub mod cpu;
 mod error;
+#[doc(hidden)]
+pub mod formats;
 #[doc(hidden)]
 pub mod generate;
 #[doc(hidden)]
@@ -55,8 +62,9 @@ pub mod plan;
 pub mod tensor;
 mod threads;
 
+pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Check, Decoder, Device, Generation, Image, ImageSource, LoadOptions, Message, Model, OperatorCheck, Piece,
-    Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
+    Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Message, Model,
+    OperatorCheck, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
 };

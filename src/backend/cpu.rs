@@ -318,7 +318,8 @@ impl Session for CpuSession {
         }
         let inputs = HashMap::from([(models::PIXELS.to_string(), pixels)]);
         let runner = Runner { graph, weights: &vision.weights, state: &mut state, inputs };
-        let outputs = runner.run(&Row::at(0).follow(1));
+        let rows = graph.values.iter().map(|value| value.ty.shape[0]).max().unwrap_or(1);
+        let outputs = runner.run(&Row::at(0).follow(rows));
         self.encoded = named(graph, outputs);
         let rows = self.encoded.iter().find(|(name, _)| name == models::PROJECTED).expect("a vision half has tokens");
         let images = self.state.entry(models::IMAGES.into()).or_default();

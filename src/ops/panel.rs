@@ -12,11 +12,12 @@ pub type Lanes = [f32; COLS];
 pub fn add_products(x: &[f32], stride: usize, panel: &[Lanes], y: &mut [Lanes]) {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY of both: the processor has them.
         if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has it.
             return unsafe { x86::avx512(x, stride, panel, y) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both.
             return unsafe { x86::avx2(x, stride, panel, y) };
         }
     }

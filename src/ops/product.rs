@@ -1,6 +1,6 @@
 //! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
 
-use crate::checkpoint::quant::{dequantize_row, dot_rows};
+use crate::cpu::dot::{dequantize_row, dot_rows};
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 use crate::ops::panel::{COLS, add_products};
 use crate::ops::weight::{Part, WeightKernels, parts};

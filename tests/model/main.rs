@@ -4,6 +4,7 @@
 mod support;
 
 mod demo;
+mod files;
 mod generate;
 mod gguf;
 mod models;

@@ -5,9 +5,11 @@ mod support;
 
 mod constants;
 mod images;
+mod imports;
 mod kernels;
 mod layout;
 mod plan;
+mod rule;
 mod shaders;
 mod source;
 mod tidy;

@@ -150,9 +150,9 @@ fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
 }
 
 fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
-    // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and its
-    // kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
     let experimental_features = match features.contains(COOPERATIVE) {
+        // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and
+        // its kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
     };

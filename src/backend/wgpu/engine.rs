@@ -1,6 +1,6 @@
 //! A model on a GPU: weights uploaded once, plans made once and kept, sessions that run them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::wgpu::device::Gpu;
@@ -10,12 +10,11 @@ use crate::backend::wgpu::vision::{Encoder, Vision};
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::{GraphBuilder, ValueKind};
+use crate::graph::ValueKind;
 use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
-use crate::models::{self, Pass, Want};
+use crate::models::{self, Pass, Recipe, Want};
 use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
-use crate::tensor::DType;
 
 /// A model on a GPU.
 pub struct GpuEngine {
@@ -55,12 +54,15 @@ impl GpuEngine {
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }
-        let build = plans(checkpoint, options, profile.clone())?;
+        let recipe = Recipe::new(checkpoint, options.context.unwrap_or(checkpoint.config.context))?;
+        let planned = profile.clone();
+        let fuse = move |graph| Plan::new(graph, &planned, Fusion::On);
+        let vision = recipe.vision().map(&fuse);
+        let build = move |pass| Ok(fuse(recipe.graph(pass)?));
 
         let plan = build(Pass::decode(1))?;
         // Any number of rows runs the same kernels.
         let prompt = build(Pass::prompt(64, Want::Token))?;
-        let vision = vision_plan(checkpoint, &profile);
         let plans: Vec<&Plan> = [&plan, &prompt].into_iter().chain(&vision).collect();
         let compile = |threads| gpu.pipelines.prepare(&gpu.device, &plans, threads);
         let upload_all = || {
@@ -74,8 +76,8 @@ impl GpuEngine {
             }
             Ok(uploads)
         };
-        let mut uploads = if profile.backend == "gl" {
-            // One context, one thread: whoever waits for it for a second is taken for a deadlock.
+        let mut uploads = if profile.backend == "gl" || cfg!(target_arch = "wasm32") {
+            // One context, one thread: whoever waits for it for a second is taken for a deadlock. A browser has no second.
             compile(1);
             upload_all()?
         } else {
@@ -156,37 +158,6 @@ fn upload(
     }
     uploads.finish(gpu)?;
     Ok(uploads)
-}
-
-/// The plan of the vision half, where there is one.
-fn vision_plan(checkpoint: &Checkpoint, profile: &DeviceProfile) -> Option<Plan> {
-    let formats = formats(checkpoint);
-    let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-    let graph = models::build_vision(&checkpoint.config, GraphBuilder::new(&format))?;
-    Some(Plan::new(graph, profile, Fusion::On))
-}
-
-/// The format of each tensor.
-fn formats(checkpoint: &Checkpoint) -> BTreeMap<String, DType> {
-    let format = |name: &str| Some((name.to_string(), checkpoint.dtype(name)?));
-    checkpoint.tensors().filter_map(|tensor| format(tensor.name)).collect()
-}
-
-/// Makes the plans of a checkpoint for devices with a profile.
-pub fn plans(
-    checkpoint: &Checkpoint,
-    options: &EngineOptions,
-    profile: DeviceProfile,
-) -> Result<impl Fn(Pass) -> Result<Plan> + Send + Sync + use<>> {
-    let context = options.context.unwrap_or(checkpoint.config.context).max(1);
-    let angles = models::angles(&checkpoint.config, context)?;
-    let formats = formats(checkpoint);
-    let config = checkpoint.config.clone();
-    Ok(move |pass| {
-        let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-        let graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
-        Ok(Plan::new(graph, &profile, Fusion::On))
-    })
 }
 
 impl Shared {

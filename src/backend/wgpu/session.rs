@@ -10,7 +10,7 @@ use crate::backend::wgpu::pipelines::{PARAMS_BYTES, PARAMS_STRIDE, TABLE_BYTES};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Plane, Row, Slot, ValueId};
+use crate::kernel::{DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 use crate::models::TABLE;
 use crate::ops::TensorType;
 use crate::plan::Plan;
@@ -282,7 +282,7 @@ impl<'a> Runner<'a> {
     }
 
     pub fn run(&self, rows: &[Row]) {
-        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(rows));
+        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.bound.record(&mut encoder);
         self.gpu.submit(encoder.finish());

@@ -1,6 +1,5 @@
 //! Golden folders load with the right configuration, and broken files get one clear sentence.
 
-mod blocks;
 mod broken;
 mod configs;
 #[allow(dead_code, reason = "the types of blocks are for the tests of whole models")]
@@ -23,6 +22,13 @@ fn golden(case: &str) -> PathBuf {
 
 fn open(case: &str) -> Checkpoint {
     Checkpoint::open(&golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
+}
+
+/// A checkpoint that holds just the tensors that its model states.
+fn checked(checkpoint: Result<Checkpoint>) -> Result<Checkpoint> {
+    let checkpoint = checkpoint?;
+    crate::models::Recipe::new(&checkpoint, 8)?;
+    Ok(checkpoint)
 }
 
 /// V·h·(1 or 2) + Σ (2·h·H·D + 2·h·K·D + 3·h·F + 2h) + h
