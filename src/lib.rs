@@ -38,6 +38,8 @@ pub mod checkpoint;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod cpu;
 mod error;
 #[doc(hidden)]
 pub mod generate;
@@ -53,7 +55,8 @@ pub mod ops;
 pub mod plan;
 #[doc(hidden)]
 pub mod tensor;
-mod threads;
+#[doc(hidden)]
+pub mod threads;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{

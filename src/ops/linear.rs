@@ -8,7 +8,6 @@ use crate::ops::activation::Kind;
 use crate::ops::product::{self, ProductKernels, gemm_kernels, gemv_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
-use crate::threads;
 
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -54,12 +53,11 @@ impl Operator for Linear {
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         product::product(reads[0].f32(), reads[1].weight(), writes[0]);
         let bias = reads[2].f32();
-        threads::rows(writes[0], bias.len(), |_, y| {
-            y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
-            if let Some(kind) = self.activation {
-                kind.apply_all(y);
+        for y in writes[0].chunks_exact_mut(bias.len()) {
+            for (y, bias) in y.iter_mut().zip(bias) {
+                *y = self.activation.map_or(*y + bias, |kind| kind.apply(*y + bias));
             }
-        });
+        }
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
