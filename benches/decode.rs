@@ -19,8 +19,9 @@ use std::time::Instant;
 
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::timing::copy_rate;
-use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Sampling, Step, Want};
+use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Step, Want};
 use dunlin::checkpoint::Checkpoint;
+use dunlin::kernel::{Family, Row};
 use dunlin::{Model, Prompt, Result, Sampler};
 
 use devices::Device;
@@ -154,29 +155,28 @@ fn time(engine: &dyn Engine, ids: &[u32], decode: usize, repeat: usize) -> Resul
 }
 
 fn time_once(engine: &dyn Engine, ids: &[u32], decode: usize) -> Result<Times> {
-    let step = |position, rows, want| {
-        let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
-        Step { position, rows, want, sampling, images: false }
-    };
     let start = Instant::now();
     let mut session = engine.session(ids.len() + decode)?;
     session.set_tokens(0, ids)?;
     for position in (0..ids.len()).step_by(engine.chunk()) {
         let rows = engine.chunk().min(ids.len() - position);
         let want = if position + rows == ids.len() { Want::Token } else { Want::Nothing };
-        session.run(&step(position, rows, want))?;
+        let rows = Row::at(position).follow(rows);
+        session.run(&Step { rows: &rows, family: Family::Many, want, logits: false, images: false })?;
     }
-    session.sampled()?;
+    let mut chosen = Vec::new();
+    session.sampled(&mut chosen)?;
     let prompt = start.elapsed().as_secs_f64();
 
     let start = Instant::now();
     let mut asked = 0;
     for taken in 0..decode {
         while asked < decode && asked - taken < session.depth().max(1) {
-            session.run(&step(ids.len() + asked, 1, Want::Token))?;
+            let rows = [Row::at(ids.len() + asked)];
+            session.run(&Step { rows: &rows, family: Family::Few, want: Want::Token, logits: false, images: false })?;
             asked += 1;
         }
-        session.sampled()?;
+        session.sampled(&mut chosen)?;
     }
     Ok(Times { prompt, decode: start.elapsed().as_secs_f64() })
 }

@@ -24,7 +24,7 @@ use dunlin::backend::DeviceChoice;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
-use dunlin::kernel::{DeviceProfile, Run};
+use dunlin::kernel::DeviceProfile;
 use dunlin::ops::{self, Case, TensorType};
 
 #[path = "support/devices.rs"]
@@ -93,10 +93,10 @@ fn shapes(case: &Case) -> String {
     {
         shapes.push(format!("to {result}").replace(", ", ","));
     }
-    let sampled = if case.run.temperature > 0.0 { " sampled" } else { "" };
-    match case.run {
-        Run { position: 0, .. } => shapes.join(" "),
-        Run { position, .. } => format!("{} at {position}{sampled}", shapes.join(" ")),
+    let sampled = if case.rows[0].temperature > 0.0 { " sampled" } else { "" };
+    match case.rows[0].position {
+        0 => shapes.join(" "),
+        position => format!("{} at {position}{sampled}", shapes.join(" ")),
     }
 }
 
@@ -120,7 +120,7 @@ fn on_host(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case) -> Mea
             for _ in 0..runs {
                 let runner = host.runner();
                 let start = Instant::now();
-                std::hint::black_box(runner.run(&case.run));
+                std::hint::black_box(runner.run(&case.rows));
                 total += start.elapsed();
             }
             samples.push(total.as_secs_f64() / runs as f64);
@@ -143,7 +143,7 @@ fn on_device(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case, gpu:
         let mut measure = |runs: u64| -> Result<Duration> {
             if runner.is_none() {
                 let made = Prepared::new(case).runner(gpu, &gpu.profile)?;
-                made.run(&case.run);
+                made.run(&case.rows);
                 // Once to warm up, once to see how many runs make a pass.
                 stopwatch.time(&made, 1)?;
                 let one = stopwatch.time(&made, 1)?.work.as_secs_f64();

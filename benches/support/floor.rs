@@ -24,7 +24,7 @@ pub fn floor(gpu: &Gpu) -> Result<Floor> {
     const MANY: u32 = 256;
     let case = Case::new(Add, vec![Given::f32([1, 4]), Given::f32([1, 4])]);
     let runner = Prepared::new(&case).runner(gpu, &gpu.profile)?;
-    runner.run(&case.run);
+    runner.run(&case.rows);
     let mut stopwatch = Stopwatch::new(gpu);
     let mut best = |times: u32, key: fn(&Time) -> Duration| -> Result<Time> {
         let times = (0..10).map(|_| stopwatch.time(&runner, times as usize)).collect::<Result<Vec<Time>>>()?;

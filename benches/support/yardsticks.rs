@@ -8,7 +8,7 @@ use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::session::Runner;
 use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
 use dunlin::kernel::source::{TILE_F16, TILE_F32};
-use dunlin::kernel::{Access, DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use dunlin::kernel::{Access, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use dunlin::ops::{Case, Elem, Given, Operand, Operator, Read, TensorType, params};
 
 /// Operators that compute y[m, n] = Σ_k x[m, k] · W[n, k], and little besides.
@@ -137,7 +137,7 @@ struct Timed<'a> {
 impl<'a> Timed<'a> {
     fn new(gpu: &'a Gpu, clock: &mut YardClock, case: &Case) -> Result<Self> {
         let runner = Prepared::new(case).runner(gpu, &gpu.profile)?;
-        runner.run(&case.run);
+        runner.run(&case.rows);
         // Once to warm up, once to see how many runs make a pass.
         clock.seconds(&runner, 1)?;
         let one = clock.seconds(&runner, 1)?;
@@ -247,7 +247,7 @@ impl Operator for Plain {
         vec![TensorType::f32([reads[0].shape[0], reads[1].shape[0]])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, w) = (reads[0].f32(), reads[1].f32());
         // y has a number for each pair of rows: (m·k) · (n·k) = (m·n) · k².
         let k = (x.len() * w.len() / writes[0].len()).isqrt();
@@ -257,7 +257,13 @@ impl Operator for Plain {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(
+        &self,
+        reads: &[Operand],
+        writes: &[Operand],
+        _family: Family,
+        _profile: &DeviceProfile,
+    ) -> Vec<Dispatch> {
         let ((m, k), (n, _)) = (reads[0].ty.matrix(), reads[1].ty.matrix());
         let [m, n, k] = [m, n, k].map(|v| v as u32);
         vec![Dispatch {
@@ -338,7 +344,7 @@ impl Operator for Peak {
         vec![TensorType::f32([64 * self.groups as usize])]
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let x = reads[0].f32();
         for (t, y) in writes[0].iter_mut().enumerate() {
             let number = |i: usize| x[(4 * t + i) % x.len()];
@@ -348,7 +354,13 @@ impl Operator for Peak {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(
+        &self,
+        reads: &[Operand],
+        writes: &[Operand],
+        _family: Family,
+        _profile: &DeviceProfile,
+    ) -> Vec<Dispatch> {
         vec![Dispatch {
             kernel: KernelRef(&PEAK[usize::from(self.f16)]),
             constants: vec![],

@@ -1,6 +1,6 @@
-// y[m, n] = f(bias[n] + Σ_k x[m, k] · W[n, k]), for the rows n of one chunk of W.
+// y[m, n] = residual[m, n] + f(bias[n] + Σ_k x[m, k] · W[n, k]), for the rows n of one chunk of W.
 //
-// One workgroup computes 32 × 64 of y (shared/gemm).
+// One workgroup computes 32 × 64 of y (shared/gemm). shared/epilogue_* say which of bias and residual there are.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns
@@ -10,14 +10,12 @@ struct Params {
     out: u32,           // where they begin in a row of y
     m: u32,             // rows of x
     stride: u32,        // columns of y
-    activation: u32,    // f (shared/activation), 0: f(x) = x
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;  // (m, cols)
 @group(0) @binding(1) var<storage, read> codes: array<vec4<u32>>;    // W, (rows, cols)
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;           // (stride)
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;        // (m, stride)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (m, stride)
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
@@ -26,6 +24,5 @@ fn gemm(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
 }
 
 fn store(m: u32, n: u32, value: f32) {
-    let column = params.out + n;
-    y[m * params.stride + column] = activate(params.activation, bias[column] + value);
+    y[m * params.stride + params.out + n] = epilogue(m, params.out + n, value);
 }

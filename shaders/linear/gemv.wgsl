@@ -1,33 +1,38 @@
-// y[n] = f(bias[n] + Σ_k W[n, k] · x[k]), for the rows of one chunk of W.
+// y[m, n] = residual[m, n] + f(bias[n] + Σ_k W[n, k] · x[m, k]), for the rows of one chunk of W and few rows of x.
 //
-// One workgroup computes 64 rows; a thread has rows lane and lane + 32 of them (shared/gemv).
+// One workgroup computes 64 rows n of up to 8 rows m; a thread has rows lane and lane + 32 of them (shared/gemv).
+// shared/epilogue_* say which of bias and residual there are.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,          // k
     first: u32,         // first row of W within the chunk
-    rows: u32,          // rows to compute
-    out: u32,           // where they begin in y
-    activation: u32,    // f (shared/activation), 0: f(x) = x
+    rows: u32,          // rows n to compute
+    out: u32,           // where they begin in a row of y
+    m: u32,             // rows of x
+    stride: u32,        // columns of y
 }
 
-@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;  // (cols)
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;  // (m, cols)
 @group(0) @binding(1) var<storage, read> codes: array<vec4<u32>>;    // W, (rows, cols)
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;           // (all rows of W)
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;        // (all rows of W)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (m, stride)
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES * SPLIT)
 fn gemv(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let row = vec2<u32>(64u * group.x + thread % LANES) + vec2<u32>(0u, LANES);
-    let sum = row_products(thread, params.first + min(row, vec2<u32>(params.rows - 1u)));
-    if thread < LANES {
-        if row.x < params.rows {
-            y[params.out + row.x] = activate(params.activation, bias[params.out + row.x] + sum.x);
-        }
-        if row.y < params.rows {
-            y[params.out + row.y] = activate(params.activation, bias[params.out + row.y] + sum.y);
-        }
+    row_products(thread, group, params.first + min(row, vec2<u32>(params.rows - 1u)));
+    store_products(thread, group);
+}
+
+fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
+    let m = ROWS * group.y + r;
+    let n = 64u * group.x + lane;
+    if n < params.rows {
+        y[m * params.stride + params.out + n] = epilogue(m, params.out + n, sums.x);
+    }
+    if n + LANES < params.rows {
+        y[m * params.stride + params.out + n + LANES] = epilogue(m, params.out + n + LANES, sums.y);
     }
 }

@@ -1,41 +1,43 @@
-// The vector of a product behind an RMS norm, x[k] · gain[k], and the factor that is left for the end:
-//     rms_factor = 1 / sqrt(mean(x²) + eps)
+// The activations of a few-row product behind an RMS norm, x[row, k] · gain[k], and the factor that is left for the end:
+//     factors[r] = 1 / sqrt(mean(x²) + eps)
 //
-// Each quad of the vector is staged by exactly one thread, so its squares are added up there.
+// Each quad of a row is staged by exactly one thread, so its squares are added up there.
 
-var<private> squares: f32;
-var<workgroup> partial_squares: array<f32, LANES * SPLIT>;
+var<private> squares: array<f32, 8>;
+var<workgroup> lane_squares: array<vec4<f32>, 2u * LANES>;
+var<workgroup> factors: array<f32, 8>;
 
-fn activation(quad: u32) -> vec4<f32> {
-    let k = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+fn activation(r: u32, row: u32, quad: u32) -> vec4<f32> {
     if 4u * quad >= params.cols {
         return vec4<f32>(0.0);
     }
-    let v = select(vec4<f32>(0.0), x[quad], k < vec4<u32>(params.cols));
-    squares += dot(v, v);
+    let v = x_quad(row, quad);
+    squares[r] = fma(v.w, v.w, fma(v.z, v.z, fma(v.y, v.y, fma(v.x, v.x, squares[r]))));
     return v * gain[quad];
 }
 
-// Valid in threads below LANES. Called by all threads of the workgroup, after the product.
-fn rms_factor(thread: u32) -> f32 {
-    partial_squares[thread] = squares;
+// Called by all threads of the workgroup, between the product and its results.
+fn rms_factors(thread: u32) {
+    let threads = LANES * SPLIT;
+    staged[thread] = vec4<f32>(squares[0], squares[1], squares[2], squares[3]);
+    if ROWS > 4u {
+        staged[threads + thread] = vec4<f32>(squares[4], squares[5], squares[6], squares[7]);
+    }
     workgroupBarrier();
-    var mine = 0.0;
-    if thread < LANES {
+    for (var i = thread; i < LANES * ((ROWS + 3u) / 4u); i += threads) {
+        var sums = vec4<f32>(0.0);
         for (var split = 0u; split < SPLIT; split++) {
-            mine += partial_squares[thread + split * LANES];
+            sums += staged[(i / LANES) * threads + split * LANES + i % LANES];
         }
+        lane_squares[i] = sums;
     }
     workgroupBarrier();
-    if thread < LANES {
-        partial_squares[thread] = mine;
-    }
-    workgroupBarrier();
-    var total = 0.0;
-    if thread < LANES {
+    if thread < ROWS {
+        var total = 0.0;
         for (var lane = 0u; lane < LANES; lane++) {
-            total += partial_squares[lane];
+            total += lane_squares[(thread / 4u) * LANES + lane][thread % 4u];
         }
+        factors[thread] = inverseSqrt(total / f32(params.cols) + params.eps);
     }
-    return inverseSqrt(total / f32(params.cols) + params.eps);
+    workgroupBarrier();
 }

@@ -86,14 +86,10 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::layer_norm::LayerNorm { eps }, &[x, gain, bias])
     }
 
-    /// x · Wᵀ
-    pub fn matmul(&mut self, x: ValueId, w: ValueId) -> ValueId {
-        self.apply(ops::matmul::Matmul, &[x, w])
-    }
-
-    /// x · Wᵀ + bias
-    pub fn linear(&mut self, x: ValueId, w: ValueId, bias: ValueId) -> ValueId {
-        self.apply(ops::linear::Linear { activation: None }, &[x, w, bias])
+    /// x · Wᵀ, plus the bias where there is one.
+    pub fn linear(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>) -> ValueId {
+        let reads: Vec<ValueId> = [x, w].into_iter().chain(bias).collect();
+        self.apply(ops::linear::Linear { bias: bias.is_some(), ..Default::default() }, &reads)
     }
 
     /// Each square of a picture times W: (patches, n).

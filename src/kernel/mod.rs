@@ -34,7 +34,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// `matmul/gemv.wgsl gemv + weight_q4_0 + …`: unique, and what labels and the plan's text show.
+    /// `linear/gemv+epilogue_plain+weight_q4_0`: unique, and what labels and the plan's text show.
     pub fn name(&self) -> String {
         let mut name = self.file.trim_end_matches(".wgsl").to_string();
         if !name.ends_with(self.entry) {

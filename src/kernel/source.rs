@@ -36,7 +36,11 @@ modules! {
     COOPERATIVE_8 "cooperative_8" true
     COOPERATIVE_16 "cooperative_16" true
     GEMM_EDGES "gemm_edges" false
-    GEMM_ROWS "gemm_rows" false
+    EPILOGUE_PLAIN "epilogue_plain" true
+    EPILOGUE_BIAS "epilogue_bias" true
+    EPILOGUE_RESIDUAL "epilogue_residual" true
+    EPILOGUE_BIAS_RESIDUAL "epilogue_bias_residual" true
+    X_ROWS "x_rows" false
     NORM "norm" false
     PLAIN "plain" false
     ROWS "rows" false

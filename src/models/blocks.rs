@@ -78,9 +78,9 @@ impl<'a> Decoder<'a> {
         let values = self.b.state(format!("values.{slot}"), TensorType::kv(context, kv_heads, d));
 
         let n = self.b.rms_norm(x, w.attention_norm, eps);
-        let mut q = self.b.matmul(n, w.q);
-        let mut k = self.b.matmul(n, w.k);
-        let v = self.b.matmul(n, w.v);
+        let mut q = self.b.linear(n, w.q, None);
+        let mut k = self.b.linear(n, w.k, None);
+        let v = self.b.linear(n, w.v, None);
         if c.rope_layers[layer] {
             let rope = |heads| Rope { heads, head_dim: d, interleaved: c.rope.interleaved };
             q = self.b.rope(q, self.angles, rope(heads));
@@ -90,14 +90,14 @@ impl<'a> Decoder<'a> {
         self.b.cache_write(v, values);
         let qk_norm = (c.qk_norm && c.rope_layers[layer]).then_some(eps);
         let a = self.b.attention(q, keys, values, Attention { heads, kv_heads, head_dim: d, qk_norm, causal: true });
-        let o = self.b.matmul(a, w.o);
+        let o = self.b.linear(a, w.o, None);
         let x = self.b.add(x, o);
 
         let n = self.b.rms_norm(x, w.mlp_norm, eps);
-        let gate = self.b.matmul(n, w.gate);
-        let up = self.b.matmul(n, w.up);
+        let gate = self.b.linear(n, w.gate, None);
+        let up = self.b.linear(n, w.up, None);
         let h = self.b.swiglu(gate, up);
-        let down = self.b.matmul(h, w.down);
+        let down = self.b.linear(h, w.down, None);
         let x = self.b.add(x, down);
 
         if self.pass.want == Want::Trace {
@@ -113,7 +113,7 @@ impl<'a> Decoder<'a> {
         let norm = self.b.vector("model.norm.weight", c.hidden);
         let head = if c.tied { self.embedding } else { self.b.weight("lm_head.weight", c.vocab, c.hidden) };
         let n = self.b.rms_norm(x, norm, c.norm_eps);
-        self.b.matmul(n, head)
+        self.b.linear(n, head, None)
     }
 
     fn context(&self) -> usize {

@@ -73,5 +73,5 @@ fn norm(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> 
 pub fn linear(b: &mut GraphBuilder, x: ValueId, name: &str, rows: usize, cols: usize) -> ValueId {
     let w = b.weight(format!("{name}.weight"), rows, cols);
     let bias = b.vector(format!("{name}.bias"), rows);
-    b.linear(x, w, bias)
+    b.linear(x, w, Some(bias))
 }

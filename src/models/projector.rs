@@ -59,7 +59,7 @@ impl Block {
         let y = b.activation(y, Kind::HardSwish);
         let y = self.squeeze_excite(b, y, &format!("{name}.1"), self.grid.div_ceil(stride));
         let pointwise = b.weight(format!("{name}.2.0.weight"), h, h);
-        let y = b.matmul(y, pointwise);
+        let y = b.linear(y, pointwise, None);
         self.norm(b, y, &format!("{name}.2.1"))
     }
 

@@ -22,12 +22,12 @@ pub struct Conv2d {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
-    common: product::GemmParams,
+    common: product::ProductParams,
     size: u32,
     side: u32,
 }
 
-static KERNELS: GemmKernels = gemm_kernels!("conv2d/gemm.wgsl", [], [ReadWrite Read Read ReadWrite], Params);
+static KERNELS: GemmKernels = gemm_kernels!("conv2d/gemm.wgsl", [], [ReadWrite Read Read ReadWrite], Params, []);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     KERNELS.all()
@@ -74,7 +74,7 @@ impl Operator for Conv2d {
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (x, w) = (&reads[0], &reads[1]);
         let more = [self.size, self.patch].map(|v| v as u32);
-        KERNELS.dispatch(self.grid() * self.grid(), w, profile, &more, |part| {
+        KERNELS.dispatch(self.grid() * self.grid(), w, profile, &[], &more, |part| {
             vec![x.slot(), part.codes, part.scales, writes[0].slot()]
         })
     }

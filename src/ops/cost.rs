@@ -93,9 +93,10 @@ mod tests {
             let case = case(op, part);
             (case.bytes(&DeviceProfile::baseline()), case.flops())
         };
+        // Residual and y.
         assert_eq!(
-            cost("matmul", "(f32[128, 1536], q4_0[576, 1536])"),
-            (128 * 1536 * 4 + 576 * 48 * 18 + 128 * 576 * 4, Some(2 * 128 * 1536 * 576))
+            cost("linear", "(f32[128, 1536], q4_0[576, 1536]"),
+            (128 * 1536 * 4 + 576 * 48 * 18 + 2 * 128 * 576 * 4, Some(2 * 128 * 1536 * 576))
         );
         // 256 positions of 3 heads of 64, keys and values; q and y of 9 heads.
         assert_eq!(cost("attention", "at 255"), (2 * 256 * 192 * 4 + 2 * 576 * 4, Some(2 * 2 * 576 * 256)));

@@ -1,41 +1,68 @@
-//! y[m, n] = f(bias[n] + Σ_k x[m, k] · W[n, k])
+//! y[m, n] = residual[m, n] + f(bias[n] + Σ_k x[m, k] · W[n, k])
 //!
-//! x: (m, k)   W: (n, k) in any weight format   bias: (n)   y: (m, n)   f: an activation, or nothing
+//! x: (m, k)   W: (n, k) in any weight format   bias: (n)   residual, y: (m, n)   f: an activation, or nothing
+//!
+//! Bias and residual are there or not. A graph has none or a bias; fusion adds what stands behind.
 
-use crate::kernel::source::{ACTIVATION, GEMM_ROWS, PLAIN};
+use crate::kernel::source::{
+    ACTIVATION, EPILOGUE_BIAS, EPILOGUE_BIAS_RESIDUAL, EPILOGUE_PLAIN, EPILOGUE_RESIDUAL, PLAIN, X_ROWS,
+};
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
 use crate::ops::activation::Kind;
-use crate::ops::product::{self, ProductKernels, gemm_kernels, gemv_kernels};
+use crate::ops::product::{
+    ProductKernels, ProductParams, few_shapes, gemm_kernels, gemv_kernels, many_shapes, plain_product, split_shapes,
+};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
 
-#[derive(Clone, Debug)]
+/// Reads x and W, then the bias and the residual where it has them.
+#[derive(Clone, Debug, Default)]
 pub struct Linear {
+    pub bias: bool,
     /// f
     pub activation: Option<Kind>,
+    pub residual: bool,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GemvParams {
-    common: product::GemvParams,
-    activation: u32,
+/// The kernels that end with one epilogue.
+macro_rules! kernels {
+    ($epilogue:ident, $accesses:tt) => {
+        ProductKernels {
+            gemv: gemv_kernels!("linear/gemv.wgsl", "gemv", [PLAIN, ACTIVATION, $epilogue], $accesses, ProductParams, ["ACTIVATION" = 0.0]),
+            gemm: gemm_kernels!("linear/gemm.wgsl", [X_ROWS, ACTIVATION, $epilogue], $accesses, ProductParams, ["ACTIVATION" = 0.0]),
+        }
+    };
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GemmParams {
-    common: product::GemmParams,
-    activation: u32,
-}
-
-static KERNELS: ProductKernels = ProductKernels {
-    gemv: gemv_kernels!("linear/gemv.wgsl", [PLAIN, ACTIVATION], [ReadWrite Read Read Read ReadWrite], GemvParams),
-    gemm: gemm_kernels!("linear/gemm.wgsl", [GEMM_ROWS, ACTIVATION], [ReadWrite Read Read Read ReadWrite], GemmParams),
-};
+/// By bias, then by residual.
+static KERNELS: [[ProductKernels; 2]; 2] = [
+    [
+        kernels!(EPILOGUE_PLAIN, [ReadWrite Read Read ReadWrite]),
+        kernels!(EPILOGUE_RESIDUAL, [ReadWrite Read Read ReadWrite ReadWrite]),
+    ],
+    [
+        kernels!(EPILOGUE_BIAS, [ReadWrite Read Read ReadWrite Read]),
+        kernels!(EPILOGUE_BIAS_RESIDUAL, [ReadWrite Read Read ReadWrite Read ReadWrite]),
+    ],
+];
 
 pub fn kernels() -> Vec<&'static Kernel> {
-    KERNELS.all()
+    KERNELS.iter().flatten().flat_map(ProductKernels::all).collect()
+}
+
+impl Linear {
+    /// Whether it is x · Wᵀ and nothing else.
+    pub fn is_product(&self) -> bool {
+        !self.bias && !self.residual && self.activation.is_none()
+    }
+
+    /// What it reads behind x and W.
+    fn more<T: Copy>(&self, reads: &[T]) -> (Option<T>, Option<T>) {
+        let mut more = reads[2..].iter().copied();
+        let found = (self.bias.then(|| more.next()).flatten(), self.residual.then(|| more.next()).flatten());
+        assert_eq!(reads.len(), 2 + usize::from(self.bias) + usize::from(self.residual), "what {self:?} reads");
+        found
+    }
 }
 
 impl Operator for Linear {
@@ -46,41 +73,75 @@ impl Operator for Linear {
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
         let ((m, k), (n, cols)) = (reads[0].matrix(), reads[1].matrix());
         assert_eq!(k, cols, "linear of ({m}, {k}) with ({n}, {cols})");
-        assert_eq!(reads[2].shape, [n], "the bias of linear");
+        let (bias, residual) = self.more(reads);
+        assert!(bias.is_none_or(|bias| bias.shape == [n]), "the bias of {self:?}: {bias:?}");
+        assert!(residual.is_none_or(|x| x.matrix() == (m, n)), "the residual of {self:?}: {residual:?}");
         vec![TensorType::f32([m, n])]
     }
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
-        product::product(reads[0].f32(), reads[1].weight(), writes[0]);
-        let bias = reads[2].f32();
-        for y in writes[0].chunks_exact_mut(bias.len()) {
-            for (y, bias) in y.iter_mut().zip(bias) {
-                *y = self.activation.map_or(*y + bias, |kind| kind.apply(*y + bias));
-            }
+        let (x, w) = (reads[0].f32(), reads[1].weight());
+        let (bias, residual) = self.more(reads);
+        plain_product(x, w, writes[0]);
+        for (i, y) in writes[0].iter_mut().enumerate() {
+            let sum = bias.map_or(0.0, |bias| bias.f32()[i % w.rows()]) + *y;
+            let activated = self.activation.map_or(sum, |kind| kind.apply(sum));
+            *y = residual.map_or(0.0, |residual| residual.f32()[i]) + activated;
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
-        let (x, w, bias) = (&reads[0], &reads[1], &reads[2]);
+    fn dispatch(
+        &self,
+        reads: &[Operand],
+        writes: &[Operand],
+        family: Family,
+        profile: &DeviceProfile,
+    ) -> Vec<Dispatch> {
+        let (x, w) = (&reads[0], &reads[1]);
         let activation = self.activation.map_or(0, Kind::code);
-        KERNELS.dispatch(x, w, family, profile, &[activation], |part| {
-            vec![x.slot(), part.codes, part.scales, bias.slot(), writes[0].slot()]
+        let kernels = &KERNELS[usize::from(self.bias)][usize::from(self.residual)];
+        kernels.dispatch(x, w, family, profile, &[("ACTIVATION", f64::from(activation))], |part| {
+            let common = [x.slot(), part.codes, part.scales, writes[0].slot()];
+            common.into_iter().chain(reads[2..].iter().map(Operand::slot)).collect()
         })
     }
 }
 
 pub fn cases() -> Vec<Case> {
-    let case = |activation, (dtype, m, n, k)| {
-        Case::new(Linear { activation }, vec![Given::f32([m, k]), Given::weight(dtype, n, k), Given::f32([n])])
+    let case = |op: Linear, (dtype, m, n, k)| {
+        let mut reads = vec![Given::f32([m, k]), Given::weight(dtype, n, k)];
+        reads.extend(op.bias.then(|| Given::f32([n])));
+        reads.extend(op.residual.then(|| Given::f32([m, n])));
+        Case::new(op, reads)
     };
-    let mut cases: Vec<Case> = product::shapes().into_iter().map(|shape| case(None, shape)).collect();
-    cases.extend(product::split_shapes().map(|(shape, bytes)| case(Some(Kind::Gelu), shape).in_bindings_of(bytes)));
-    for kind in Kind::ALL {
-        cases.push(case(Some(kind), (DType::F16, 1, 67, 33)));
-        cases.push(case(Some(kind), (DType::F16, 35, 67, 33)));
+    let op = |bias, activation, residual| Linear { bias, activation, residual };
+    let all = [op(false, None, false), op(true, None, false), op(false, None, true), op(true, None, true)];
+    let mut cases = Vec::new();
+    for op in &all {
+        cases.extend(many_shapes().into_iter().map(|shape| case(op.clone(), shape)));
+        cases.extend(few_shapes().into_iter().map(|shape| case(op.clone(), shape).few()));
+        for (shape, bytes) in split_shapes() {
+            cases.push(case(op.clone(), shape).in_bindings_of(bytes));
+            cases.push(case(op.clone(), shape).few().in_bindings_of(bytes));
+        }
     }
-    // CLIP ViT-L: q, k or v; squeeze-excitation.
-    cases.push(case(Some(Kind::QuickGelu), (DType::F16, 577, 1024, 1024)).bench());
-    cases.push(case(Some(Kind::Relu), (DType::F16, 1, 512, 2048)).bench());
+    for kind in Kind::ALL {
+        for (bias, residual) in [(true, false), (false, false), (true, true)] {
+            cases.push(case(op(bias, Some(kind), residual), (DType::F16, 3, 67, 33)).few());
+            cases.push(case(op(bias, Some(kind), residual), (DType::F16, 35, 67, 33)));
+        }
+    }
+    // MobileLLM-125M: down projection of one token, of eight and of a prompt; the head.
+    let down = op(false, None, true);
+    for m in [1, 8] {
+        cases.push(case(down.clone(), (DType::Q4_0, m, 576, 1536)).few().bench());
+    }
+    cases.push(case(down.clone(), (DType::Q4_0, 128, 576, 1536)).bench());
+    cases.push(case(down, (DType::F16, 128, 576, 1536)).bench());
+    cases.push(case(op(false, None, false), (DType::Q8_0, 1, 32000, 576)).few().bench());
+    // CLIP ViT-L: q, k or v; what attention adds; squeeze-excitation.
+    cases.push(case(op(true, Some(Kind::QuickGelu), false), (DType::F16, 577, 1024, 1024)).bench());
+    cases.push(case(op(true, None, true), (DType::F16, 577, 1024, 1024)).bench());
+    cases.push(case(op(true, Some(Kind::Relu), false), (DType::F16, 1, 512, 2048)).bench());
     cases
 }

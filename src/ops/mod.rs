@@ -45,7 +45,7 @@ operators! {
     skip_rows
     rms_norm
     layer_norm
-    matmul
+    linear
     rope
     cache_write
     attention
@@ -57,13 +57,10 @@ operators! {
     avg_pool2d
     last_row
     sample
-    matmul_add
     norm_matmul
     norm_swiglu
     norm_qkv_rope
     conv2d
-    linear
-    linear_add
 }
 
 /// One thing that a model does. Fused operators are ordinary operators.

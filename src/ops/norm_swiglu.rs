@@ -1,14 +1,14 @@
-//! n = x / sqrt(mean(x²) + eps) · gain        y = silu(Wgate · n) · (Wup · n)
+//! n = x / sqrt(mean(x²) + eps) · gain, row by row        y[m] = silu(Wgate · n[m]) · (Wup · n[m])
 //!
-//! x: (1, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (1, ffn)
+//! x: (m, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (m, ffn)
 
-use crate::kernel::source::{GEMV, NORM, QUADS_SHARED, QUADS_SUBGROUP};
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
-use crate::ops::product::{gemv_split, product};
+use crate::kernel::source::NORM;
+use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
+use crate::ops::product::{GemvKernels, gemv_constants, gemv_groups, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::silu;
-use crate::ops::weight::{WeightKernels, parts};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
+use crate::ops::weight::parts;
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -21,14 +21,13 @@ pub struct NormSwiglu {
 struct Params {
     weight_blocks: u32,
     cols: u32,
+    m: u32,
     ffn: u32,
     eps: f32,
 }
 
-static KERNELS: [WeightKernels; 2] = [
-    weight_kernels!("norm_swiglu.wgsl", "norm_swiglu", [GEMV, NORM, QUADS_SHARED], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::NOTHING),
-    weight_kernels!("norm_swiglu.wgsl", "norm_swiglu", [GEMV, NORM, QUADS_SUBGROUP], [ReadWrite Read Read Read ReadWrite], Params, ["SPLIT" = 4.0], Requires::SUBGROUPS),
-];
+static KERNELS: GemvKernels =
+    gemv_kernels!("norm_swiglu.wgsl", "norm_swiglu", [NORM], [ReadWrite Read Read Read ReadWrite], Params, []);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     KERNELS.iter().flatten().collect()
@@ -41,52 +40,59 @@ impl Operator for NormSwiglu {
 
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
         let ((m, k), (n, cols)) = (reads[0].matrix(), reads[2].matrix());
-        assert_eq!((m, k, n % 2), (1, cols, 0), "norm_swiglu of ({m}, {k}) with ({n}, {cols})");
-        vec![TensorType::f32([1, n / 2])]
+        assert_eq!((k, n % 2), (cols, 0), "norm_swiglu of ({m}, {k}) with ({n}, {cols})");
+        vec![TensorType::f32([m, n / 2])]
     }
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, gain, w) = (reads[0].f32(), reads[1].f32(), reads[2].weight());
-        let mut normed = vec![0.0; x.len()];
-        RmsNorm { eps: self.eps }.row(x, gain, &mut normed);
-        let mut both = vec![0.0; w.rows()];
-        product(&normed, w, &mut both);
-        let (gate, up) = both.split_at(w.rows() / 2);
-        for ((y, &gate), &up) in writes[0].iter_mut().zip(gate).zip(up) {
-            *y = silu(gate) * up;
+        let mut both = vec![0.0; x.len() / gain.len() * w.rows()];
+        plain_product(&RmsNorm { eps: self.eps }.rows(x, gain), w, &mut both);
+        let ffn = w.rows() / 2;
+        for (both, y) in both.chunks_exact(2 * ffn).zip(writes[0].chunks_exact_mut(ffn)) {
+            for (j, y) in y.iter_mut().enumerate() {
+                *y = silu(both[j]) * both[ffn + j];
+            }
         }
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
-        let (rows, cols) = w.ty.matrix();
+        let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_swiglu wants its weight in one chunk") };
         vec![Dispatch {
             kernel: KernelRef(weight_kernel(&KERNELS[usize::from(profile.broadcasts())], w.ty.dtype())),
-            constants: vec![("SPLIT", gemv_split(rows, profile))],
+            constants: gemv_constants(rows, m, profile).into(),
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
                 cols: cols as u32,
+                m: m as u32,
                 ffn: rows as u32 / 2,
                 eps: self.eps,
             }),
-            groups: [groups(rows / 2, 32), 1, 1],
+            groups: [groups(rows / 2, 32), gemv_groups(m), 1],
         }]
     }
 }
 
 pub fn cases() -> Vec<Case> {
-    let case = |dtype, ffn: usize, k: usize| {
-        let reads = vec![Given::f32([1, k]), Given::f32([k]), Given::weight(dtype, 2 * ffn, k)];
-        Case::new(NormSwiglu { eps: 1e-5 }, reads)
+    let case = |eps, dtype, m: usize, ffn: usize, k: usize| {
+        let reads = vec![Given::f32([m, k]), Given::f32([k]), Given::weight(dtype, 2 * ffn, k)];
+        Case::new(NormSwiglu { eps }, reads).few()
     };
-    let mut cases: Vec<Case> =
-        DType::ALL.into_iter().map(|dtype| case(dtype, 37, if dtype.block().0 == 256 { 768 } else { 160 })).collect();
-    cases.extend([case(DType::F32, 1, 1), case(DType::F32, 33, 154), case(DType::F32, 36, 33), case(DType::F16, 154, 2113)]);
+    let mut cases = Vec::new();
+    for dtype in DType::ALL {
+        let k = if dtype.block().0 == 256 { 768 } else { 160 };
+        cases.extend([case(1e-5, dtype, 1, 37, k), case(1e-5, dtype, 5, 37, k)]);
+    }
+    for (m, ffn, k) in [(1, 1, 1), (1, 33, 154), (2, 33, 154), (1, 36, 33), (3, 36, 33), (8, 32, 576), (9, 31, 300), (17, 5, 31)] {
+        cases.push(case(1e-5, DType::F32, m, ffn, k));
+    }
+    cases.extend([case(1e-5, DType::F16, 1, 154, 2113), case(1e-5, DType::F16, 8, 65, 2113)]);
     // An eps that shows.
-    let reads = vec![Given::f32([1, 33]), Given::f32([33]), Given::weight(DType::F32, 10, 33)];
-    cases.push(Case::new(NormSwiglu { eps: 0.5 }, reads));
-    cases.push(case(DType::Q4_0, 1536, 576).bench()); // MobileLLM-125M
+    cases.extend([case(0.5, DType::F32, 1, 5, 33), case(0.5, DType::F32, 3, 5, 33)]);
+    // MobileLLM-125M, one token and eight.
+    cases.extend([1, 8].map(|m| case(1e-5, DType::Q4_0, m, 1536, 576).bench()));
     cases
 }

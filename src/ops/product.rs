@@ -3,24 +3,13 @@
 use crate::checkpoint::quant::dequantize_row;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
-use crate::ops::{Matrix, Operand, groups, weight_kernel};
+use crate::ops::{Matrix, Operand, groups, params, weight_kernel};
 use crate::tensor::DType;
 
-/// The params that every `gemv.wgsl` begins with.
+/// The params of a product, or the first of them.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct GemvParams {
-    weight_blocks: u32,
-    cols: u32,
-    first: u32,
-    rows: u32,
-    out: u32,
-}
-
-/// The params that every `gemm.wgsl` begins with.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct GemmParams {
+pub struct ProductParams {
     weight_blocks: u32,
     cols: u32,
     first: u32,
@@ -30,11 +19,24 @@ pub struct GemmParams {
     stride: u32,
 }
 
-/// One vector, read from workgroup memory or by broadcasts; and a matrix.
+impl ProductParams {
+    /// Those of m rows of x with one part of w.
+    pub fn new(m: usize, w: &Operand, part: &Part) -> Self {
+        let (n, cols) = w.ty.matrix();
+        let [weight_blocks, cols, first, rows, out, m, stride] =
+            [layout::blocks(cols), cols, part.first, part.rows, part.out, m, n].map(|v| v as u32);
+        ProductParams { weight_blocks, cols, first, rows, out, m, stride }
+    }
+}
+
+/// Few rows, read from workgroup memory or by broadcasts; and a matrix.
 pub struct ProductKernels {
-    pub gemv: [WeightKernels; 2],
+    pub gemv: GemvKernels,
     pub gemm: GemmKernels,
 }
+
+/// Few rows: how a block of them is read from workgroup memory, by every thread or by broadcasts.
+pub type GemvKernels = [WeightKernels; 2];
 
 /// A matrix: in tiles of float32 or float16, by broadcasts, or by cooperative matrices of 8 × 8 or 16 × 16.
 pub struct GemmKernels {
@@ -53,27 +55,32 @@ struct Tiles {
     n: usize,
 }
 
-/// Declares the kernels of one `gemv.wgsl`: `gemv_kernels!("file.wgsl", [modules], [accesses], Params)`.
+/// Declares the kernels of a file that shared/gemv.wgsl completes:
+/// `gemv_kernels!("file.wgsl", "entry", [modules], [accesses], Params, [constants])`.
 macro_rules! gemv_kernels {
-    ($file:literal, [$($module:expr),*], $accesses:tt, $params:ty) => {
+    ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*]) => {
+        $crate::ops::product::gemv_kernels!($file, $entry, [$($module),*], $accesses, $params, [$($constant = $value),*],
+            $crate::kernel::Requires::NOTHING, $crate::kernel::Requires::SUBGROUPS)
+    };
+    ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*], $shared:expr, $subgroups:expr) => {
         [
-            $crate::ops::weight_kernels!($file, "gemv", [$crate::kernel::source::GEMV, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0], $crate::kernel::Requires::NOTHING),
-            $crate::ops::weight_kernels!($file, "gemv", [$crate::kernel::source::GEMV, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0], $crate::kernel::Requires::SUBGROUPS),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0 $(, $constant = $value)*], $shared),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0 $(, $constant = $value)*], $subgroups),
         ]
     };
 }
 pub(crate) use gemv_kernels;
 
-/// Declares the kernels of one `gemm.wgsl`: `gemm_kernels!("file.wgsl", [modules], [accesses], Params)`.
+/// Declares the kernels of one `gemm.wgsl`: `gemm_kernels!("file.wgsl", [modules], [accesses], Params, [constants])`.
 macro_rules! gemm_kernels {
-    ($file:literal, [$($module:expr),*], $accesses:tt, $params:ty) => {
+    ($file:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*]) => {
         $crate::ops::product::GemmKernels {
-            tiles_f32: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F32], $accesses, $params),
-            tiles_f16: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F16], $accesses, $params, [], $crate::kernel::Requires::F16),
-            broadcasts: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_SUBGROUP, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, [], $crate::kernel::Requires::SUBGROUPS),
+            tiles_f32: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F32], $accesses, $params, [$($constant = $value),*], $crate::kernel::Requires::NOTHING),
+            tiles_f16: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F16], $accesses, $params, [$($constant = $value),*], $crate::kernel::Requires::F16),
+            broadcasts: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_SUBGROUP, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, [$($constant = $value),*], $crate::kernel::Requires::SUBGROUPS),
             cooperative: [
-                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_8, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0], $crate::kernel::Requires::cooperative(8)),
-                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_16, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0], $crate::kernel::Requires::cooperative(16)),
+                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_8, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0 $(, $constant = $value)*], $crate::kernel::Requires::cooperative(8)),
+                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_16, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0 $(, $constant = $value)*], $crate::kernel::Requires::cooperative(16)),
             ],
         }
     };
@@ -85,31 +92,26 @@ impl ProductKernels {
         self.gemv.iter().flatten().chain(self.gemm.all()).collect()
     }
 
-    /// The dispatches of x · Wᵀ; `slots` orders the bindings of one part, `more` are params behind the common ones.
+    /// The dispatches of x · Wᵀ; `slots` orders the bindings of one part, `constants` are behind the kernel's own.
     pub fn dispatch(
         &'static self,
         x: &Operand,
         w: &Operand,
         family: Family,
         profile: &DeviceProfile,
-        more: &[u32],
+        constants: &[(&'static str, f64)],
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Dispatch> {
-        let (m, cols) = x.ty.matrix();
-        if m > 1 || family == Family::Many {
-            return self.gemm.dispatch(m, w, profile, more, slots);
+        let (m, _) = x.ty.matrix();
+        if family == Family::Many {
+            return self.gemm.dispatch(m, w, profile, constants, &[], slots);
         }
-        let dispatch = |part: Part| {
-            let [weight_blocks, cols, first, rows, out] =
-                [layout::blocks(cols), cols, part.first, part.rows, part.out].map(|v| v as u32);
-            let params = GemvParams { weight_blocks, cols, first, rows, out };
-            Dispatch {
-                kernel: KernelRef(weight_kernel(&self.gemv[usize::from(profile.broadcasts())], w.ty.dtype())),
-                constants: vec![("SPLIT", gemv_split(part.rows, profile))],
-                slots: slots(&part),
-                params: [bytemuck::bytes_of(&params), bytemuck::cast_slice(more)].concat(),
-                groups: [groups(part.rows, 64), 1, 1],
-            }
+        let dispatch = |part: Part| Dispatch {
+            kernel: KernelRef(weight_kernel(&self.gemv[usize::from(profile.broadcasts())], w.ty.dtype())),
+            constants: [&gemv_constants(part.rows, m, profile), constants].concat(),
+            slots: slots(&part),
+            params: params(&ProductParams::new(m, w, &part)),
+            groups: [groups(part.rows, 64), gemv_groups(m), 1],
         };
         parts(w, profile).into_iter().map(dispatch).collect()
     }
@@ -136,28 +138,24 @@ impl GemmKernels {
         }
     }
 
-    /// The dispatches of a product with `m` rows: see [`ProductKernels::dispatch`].
+    /// The dispatches of a product with `m` rows: see [`ProductKernels::dispatch`]. `more` are params behind the common
+    /// ones.
     pub fn dispatch(
         &'static self,
         m: usize,
         w: &Operand,
         profile: &DeviceProfile,
+        constants: &[(&'static str, f64)],
         more: &[u32],
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Dispatch> {
-        let (n, cols) = w.ty.matrix();
         let tiles = self.tiles(profile);
-        let dispatch = |part: Part| {
-            let [weight_blocks, cols, first, rows, out, m, stride] =
-                [layout::blocks(cols), cols, part.first, part.rows, part.out, m, n].map(|v| v as u32);
-            let params = GemmParams { weight_blocks, cols, first, rows, out, m, stride };
-            Dispatch {
-                kernel: KernelRef(weight_kernel(tiles.kernels, w.ty.dtype())),
-                constants: tiles.constants.clone(),
-                slots: slots(&part),
-                params: [bytemuck::bytes_of(&params), bytemuck::cast_slice(more)].concat(),
-                groups: [groups(m as usize, tiles.m), groups(part.rows, tiles.n), 1],
-            }
+        let dispatch = |part: Part| Dispatch {
+            kernel: KernelRef(weight_kernel(tiles.kernels, w.ty.dtype())),
+            constants: [&tiles.constants, constants].concat(),
+            slots: slots(&part),
+            params: [&params(&ProductParams::new(m, w, &part)), bytemuck::cast_slice(more)].concat(),
+            groups: [groups(m, tiles.m), groups(part.rows, tiles.n), 1],
         };
         parts(w, profile).into_iter().map(dispatch).collect()
     }
@@ -170,14 +168,37 @@ fn cooperative(profile: &DeviceProfile) -> Option<(u32, u32)> {
     Some((size, (threads / size).min(32 / size)))
 }
 
-/// How many threads share a row of a matrix-vector product: more where rows are few and cores many.
-pub fn gemv_split(rows: usize, profile: &DeviceProfile) -> f64 {
+/// Rows of x that a workgroup of a few-row kernel takes at most.
+const MOST_GEMV_ROWS: usize = 8;
+
+/// The constants of a few-row kernel for `rows` rows of W and m of x. How many threads share a row of W: more where rows
+/// are few and cores many; the sums of a row of x hang on it, so not on m. How many rows of x a workgroup takes: the least
+/// power of two that holds m.
+pub fn gemv_constants(rows: usize, m: usize, profile: &DeviceProfile) -> [(&'static str, f64); 2] {
     let wanted = match rows {
         _ if profile.rasteriser => 2,
         8192.. => 4,
         _ => 8,
     };
-    f64::from(wanted.min(profile.max_invocations / 32))
+    let split = wanted.min(profile.max_invocations / 32);
+    [("SPLIT", f64::from(split)), ("ROWS", m.next_power_of_two().min(MOST_GEMV_ROWS) as f64)]
+}
+
+/// Workgroups of a few-row kernel for m rows of x, for each share of W.
+pub fn gemv_groups(m: usize) -> u32 {
+    groups(m, MOST_GEMV_ROWS)
+}
+
+/// x · Wᵀ, row by row: what every operator with a product in it means.
+pub fn plain_product(x: &[f32], w: &Matrix, y: &mut [f32]) {
+    let n = w.rows();
+    let mut row = vec![0.0; w.cols];
+    for c in 0..n {
+        dequantize_row(w.dtype, w.row(c), &mut row);
+        for (r, x) in x.chunks_exact(w.cols).enumerate() {
+            y[r * n + c] = x.iter().zip(&row).map(|(x, w)| x * w).sum();
+        }
+    }
 }
 
 /// x · Wᵀ
@@ -201,12 +222,13 @@ pub fn split_shapes() -> [((DType, usize, usize, usize), u64); 4] {
     ]
 }
 
-/// (m, n, k) that products are held to: every format, primes, one past a workgroup, rows that end inside a block.
-pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
+/// (m, n, k) that products of few rows are held to: every format, every number of rows that a workgroup takes, past it, and
+/// rows that end inside a block.
+pub fn few_shapes() -> Vec<(DType, usize, usize, usize)> {
     let mut shapes = Vec::new();
     for dtype in DType::ALL {
         let k = if dtype.block().0 == 256 { 768 } else { 160 };
-        shapes.extend([(dtype, 1, 67, k), (dtype, 35, 67, k)]);
+        shapes.extend([(dtype, 1, 67, k), (dtype, 5, 67, k)]);
     }
     for (m, n, k) in [
         (1, 1, 1),
@@ -215,16 +237,30 @@ pub fn shapes() -> Vec<(DType, usize, usize, usize)> {
         (1, 3, 2113),
         (1, 36, 33),
         (1, 68, 33),
-        (3, 68, 33),
-        (2, 1, 1),
-        (33, 65, 31),
-        (31, 64, 154),
-        (5, 129, 257),
-        (13, 33, 513),
-        (65, 66, 97),
+        (2, 67, 2113), // several stages
+        (3, 65, 576),
+        (5, 3, 2112),
+        (8, 64, 1536),
+        (8, 33, 31),
+        (9, 66, 154),
+        (17, 5, 300),
     ] {
-        shapes.push((DType::F32, m, n, k));
-        shapes.push((DType::F16, m, n, k));
+        shapes.extend([(DType::F32, m, n, k), (DType::F16, m, n, k)]);
+    }
+    shapes
+}
+
+/// (m, n, k) that products of many rows are held to: every format, primes, one past a tile, rows that end inside a block.
+pub fn many_shapes() -> Vec<(DType, usize, usize, usize)> {
+    let mut shapes = Vec::new();
+    for dtype in DType::ALL {
+        let k = if dtype.block().0 == 256 { 768 } else { 160 };
+        shapes.extend([(dtype, 1, 67, k), (dtype, 35, 67, k)]);
+    }
+    for (m, n, k) in
+        [(1, 1, 1), (3, 68, 33), (2, 1, 1), (33, 65, 31), (31, 64, 154), (5, 129, 257), (13, 33, 513), (65, 66, 97)]
+    {
+        shapes.extend([(DType::F32, m, n, k), (DType::F16, m, n, k)]);
     }
     shapes
 }

@@ -24,7 +24,16 @@ pub fn kernels() -> Vec<&'static Kernel> {
 }
 
 impl RmsNorm {
-    /// One row. Fused operators begin with it.
+    /// All rows. Fused operators begin with it.
+    pub fn rows(&self, x: &[f32], gain: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
+            self.row(x, gain, y);
+        }
+        y
+    }
+
+    /// One row.
     pub fn row(&self, x: &[f32], gain: &[f32], y: &mut [f32]) {
         let squares: f32 = x.iter().map(|v| v * v).sum();
         let factor = 1.0 / (squares / x.len() as f32 + self.eps).sqrt();

@@ -1,16 +1,16 @@
 //! Graph → graph: operators that can be one dispatch become one operator.
 //!
-//! Decoding one token, a layer becomes five:
+//! Decoding, a layer becomes five, whatever the number of rows:
 //!
 //! ```text
-//! rms_norm, matmul ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
+//! rms_norm, linear ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
 //! attention                                          attention
-//! matmul, add                                    →  matmul_add
-//! rms_norm, matmul ×2, swiglu                    →  norm_swiglu
-//! matmul, add                                    →  matmul_add
+//! linear, add                                    →  linear
+//! rms_norm, linear ×2, swiglu                    →  norm_swiglu
+//! linear, add                                    →  linear
 //! ```
 //!
-//! In a vision tower `linear` takes the activation behind it, and with the residual becomes `linear_add`.
+//! Everywhere `linear` takes the activation and the residual behind it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -19,9 +19,6 @@ use crate::graph::{Graph, Node, Value, ValueKind};
 use crate::kernel::{Family, ValueId};
 use crate::ops::activation::Activation;
 use crate::ops::linear::Linear;
-use crate::ops::linear_add::LinearAdd;
-use crate::ops::matmul::Matmul;
-use crate::ops::matmul_add::MatmulAdd;
 use crate::ops::norm_matmul::NormMatmul;
 use crate::ops::norm_qkv_rope::NormQkvRope;
 use crate::ops::norm_swiglu::NormSwiglu;
@@ -36,9 +33,8 @@ pub fn fuse(graph: Graph, groups: &mut Groups) -> Graph {
     for i in 0..fuser.graph.nodes.len() {
         fuser.norm_qkv_rope(i);
         fuser.norm_swiglu(i);
-        fuser.matmul_add(i);
         fuser.linear_activation(i);
-        fuser.linear_add(i);
+        fuser.linear_residual(i);
     }
     for i in 0..fuser.graph.nodes.len() {
         fuser.norm_matmul(i);
@@ -81,61 +77,50 @@ impl<'a> Fuser<'a> {
         Graph { values, nodes: nodes.collect(), outputs }
     }
 
-    /// add(x, matmul(a, W))  →  matmul_add(a, W, x)
-    fn matmul_add(&mut self, i: usize) {
-        let node = &self.graph.nodes[i];
-        let family = node.family;
-        if node.op.name() != "add" {
-            return;
-        }
-        let [a, b] = node.reads[..] else { return };
-        let Some((residual, product)) =
-            [(a, b), (b, a)].into_iter().find(|&(_, product)| self.used_once::<Matmul>(product).is_some())
-        else {
-            return;
-        };
-        let matmul = self.used_once::<Matmul>(product).expect("found above");
-        let reads = vec![self.graph.nodes[matmul].reads[0], self.graph.nodes[matmul].reads[1], residual];
-        let writes = node.writes.clone();
-        self.replace(i, &[matmul], vec![Node { op: Arc::new(MatmulAdd), reads, writes, family }]);
-    }
-
-    /// f(linear(x, W, b))  →  linear(x, W, b) with f
+    /// f(linear(…))  →  linear(…) with f
     fn linear_activation(&mut self, i: usize) {
         let Some(&Activation { kind }) = self.op::<Activation>(i) else { return };
-        let node = &self.graph.nodes[i];
-        let family = node.family;
-        let Some(linear) = self.plain_linear(node.reads[0]) else { return };
-        let op = Arc::new(Linear { activation: Some(kind) });
-        let (reads, writes) = (self.graph.nodes[linear].reads.clone(), node.writes.clone());
-        self.replace(i, &[linear], vec![Node { op, reads, writes, family }]);
+        let Some(linear) = self.linear_of(self.graph.nodes[i].reads[0]) else { return };
+        let Some(op @ Linear { activation: None, .. }) = self.op::<Linear>(linear).cloned() else { return };
+        self.take_into(linear, i, Linear { activation: Some(kind), ..op }, None);
     }
 
-    /// add(x, linear(a, W, b))  →  linear_add(a, W, b, x)
-    fn linear_add(&mut self, i: usize) {
+    /// add(x, linear(…))  →  linear(…, x)
+    fn linear_residual(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
-        let family = node.family;
         if node.op.name() != "add" {
             return;
         }
         let [a, b] = node.reads[..] else { return };
-        let found = [(a, b), (b, a)].into_iter().find_map(|(x, sum)| Some((x, self.plain_linear(sum)?)));
+        let found = [(a, b), (b, a)].into_iter().find_map(|(x, sum)| Some((x, self.linear_of(sum)?)));
         let Some((residual, linear)) = found else { return };
-        let mut reads = self.graph.nodes[linear].reads.clone();
-        reads.push(residual);
-        let writes = node.writes.clone();
-        self.replace(i, &[linear], vec![Node { op: Arc::new(LinearAdd), reads, writes, family }]);
+        let Some(op) = self.op::<Linear>(linear).cloned() else { return };
+        self.take_into(linear, i, Linear { residual: true, ..op }, Some(residual));
     }
 
-    /// The linear node that writes `value`, if nothing is applied to its sums and nobody else reads them.
-    fn plain_linear(&self, value: ValueId) -> Option<usize> {
+    /// The linear node that writes `value`, if it adds no residual yet and nobody else reads its result.
+    fn linear_of(&self, value: ValueId) -> Option<usize> {
         let node = self.used_once::<Linear>(value)?;
-        self.op::<Linear>(node)?.activation.is_none().then_some(node)
+        self.op::<Linear>(node)?.residual.eq(&false).then_some(node)
     }
 
-    /// matmul(rms_norm(x, g), W)  →  norm_matmul(x, g, W), for one row
+    /// Node `i` becomes `op` with what `linear` reads, and `more`. Later rules see it.
+    fn take_into(&mut self, linear: usize, i: usize, op: Linear, more: Option<ValueId>) {
+        let reads = self.graph.nodes[linear].reads.iter().copied().chain(more).collect();
+        self.replaced[linear] = Some(Vec::new());
+        let node = &mut self.graph.nodes[i];
+        (node.op, node.reads) = (Arc::new(op), reads);
+    }
+
+    /// The linear node that writes `value`, if it is nothing but x · Wᵀ and nobody else reads its result.
+    fn product_of(&self, value: ValueId) -> Option<usize> {
+        let node = self.linear_of(value)?;
+        self.op::<Linear>(node)?.is_product().then_some(node)
+    }
+
+    /// linear(rms_norm(x, g), W)  →  norm_matmul(x, g, W), in decoding
     fn norm_matmul(&mut self, i: usize) {
-        if self.replaced[i].is_some() || self.graph.nodes[i].op.name() != "matmul" {
+        if self.replaced[i].is_some() || !self.op::<Linear>(i).is_some_and(Linear::is_product) {
             return;
         }
         let Some((x, gain, eps)) = self.norm_of(self.graph.nodes[i].reads[0]) else { return };
@@ -146,14 +131,14 @@ impl<'a> Fuser<'a> {
         self.replace(i, &[], vec![Node { op: Arc::new(NormMatmul { eps }), reads, writes, family }]);
     }
 
-    /// swiglu(matmul(n, Wgate), matmul(n, Wup)), n = rms_norm(x, g)  →  norm_swiglu(x, g, W), for one row
+    /// swiglu(linear(n, Wgate), linear(n, Wup)), n = rms_norm(x, g)  →  norm_swiglu(x, g, W), in decoding
     fn norm_swiglu(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
         let family = node.family;
         if node.op.name() != "swiglu" {
             return;
         }
-        let parts: Option<Vec<usize>> = node.reads.iter().map(|&id| self.used_once::<Matmul>(id)).collect();
+        let parts: Option<Vec<usize>> = node.reads.iter().map(|&id| self.product_of(id)).collect();
         let Some([gate, up]) = parts.as_deref().and_then(|parts| <[usize; 2]>::try_from(parts).ok()) else { return };
         let (gate_reads, up_reads) = (&self.graph.nodes[gate].reads, &self.graph.nodes[up].reads);
         let members = self.groups.members(gate_reads[1]).to_vec();
@@ -170,8 +155,8 @@ impl<'a> Fuser<'a> {
         );
     }
 
-    /// What feeds attention: n = rms_norm(x, g); q, k, v = matmul(n, ·); rope of q and k; cache writes of k and v
-    ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, for one row
+    /// What feeds attention: n = rms_norm(x, g); q, k, v = linear(n, ·); rope of q and k; cache writes of k and v
+    ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, in decoding
     fn norm_qkv_rope(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
         let family = node.family;
@@ -179,20 +164,20 @@ impl<'a> Fuser<'a> {
             return;
         }
         let (q, keys, values) = (node.reads[0], node.reads[1], node.reads[2]);
-        let Some((q_rope, q_matmul)) = self.rope_of(q) else { return };
+        let Some((q_rope, q_linear)) = self.rope_of(q) else { return };
         let Some(k_write) = self.write_before(i, keys) else { return };
         let Some(v_write) = self.write_before(i, values) else { return };
-        let Some((k_rope, k_matmul)) = self.rope_of(self.graph.nodes[k_write].reads[0]) else { return };
-        let Some(v_matmul) = self.used_once::<Matmul>(self.graph.nodes[v_write].reads[0]) else { return };
-        let matmuls = [q_matmul, k_matmul, v_matmul];
-        let n = self.graph.nodes[q_matmul].reads[0];
-        if matmuls.iter().any(|&m| self.graph.nodes[m].reads[0] != n) {
+        let Some((k_rope, k_linear)) = self.rope_of(self.graph.nodes[k_write].reads[0]) else { return };
+        let Some(v_linear) = self.product_of(self.graph.nodes[v_write].reads[0]) else { return };
+        let linears = [q_linear, k_linear, v_linear];
+        let n = self.graph.nodes[q_linear].reads[0];
+        if linears.iter().any(|&m| self.graph.nodes[m].reads[0] != n) {
             return;
         }
         let Some((x, gain, eps)) = self.norm_of(n) else { return };
         let Some(rope) = self.op::<Rope>(q_rope).cloned() else { return };
         let angles = self.graph.nodes[q_rope].reads[1];
-        let weights = matmuls.map(|m| self.graph.nodes[m].reads[1]);
+        let weights = linears.map(|m| self.graph.nodes[m].reads[1]);
         if !weights.iter().all(|&weight| self.groups.whole(weight)) {
             return;
         }
@@ -208,6 +193,7 @@ impl<'a> Fuser<'a> {
                 _ => parts.push(vec![which]),
             }
         }
+        let (m, _) = self.graph.ty(x).matrix();
         let mut nodes = Vec::new();
         for part in parts {
             let members: Vec<ValueId> = part.iter().map(|&which| weights[which]).collect();
@@ -222,7 +208,7 @@ impl<'a> Fuser<'a> {
                 interleaved: rope.interleaved,
             };
             let w = if members.len() == 1 { members[0] } else { self.joined(&members) };
-            let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([1, 1])) };
+            let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([m, 1])) };
             nodes.push(Node {
                 op: Arc::new(op),
                 reads: vec![x, gain, w, angles],
@@ -231,22 +217,23 @@ impl<'a> Fuser<'a> {
             });
         }
         nodes.push(self.graph.nodes[i].clone());
-        self.replace(i, &[q_matmul, k_matmul, v_matmul, q_rope, k_rope, k_write, v_write], nodes);
+        self.replace(i, &[q_linear, k_linear, v_linear, q_rope, k_rope, k_write, v_write], nodes);
     }
 
-    /// (x, gain, eps) where `value` is the norm of a single row that is decoded.
+    /// (x, gain, eps) where `value` is the norm of rows that are decoded: fused, each workgroup computes their norms again,
+    /// which does not pay where rows are many.
     fn norm_of(&self, value: ValueId) -> Option<(ValueId, ValueId, f32)> {
         let node = self.producer[value.0 as usize]?;
         let norm = self.op::<RmsNorm>(node)?;
         let Node { reads, family, .. } = &self.graph.nodes[node];
-        (*family == Family::Few && self.graph.ty(value).matrix().0 == 1).then_some((reads[0], reads[1], norm.eps))
+        (*family == Family::Few).then_some((reads[0], reads[1], norm.eps))
     }
 
-    /// (rope, matmul) where `value` is a rotated product that nobody else reads.
+    /// (rope, linear) where `value` is a rotated product that nobody else reads.
     fn rope_of(&self, value: ValueId) -> Option<(usize, usize)> {
         let rope = self.used_once::<Rope>(value)?;
-        let matmul = self.used_once::<Matmul>(self.graph.nodes[rope].reads[0])?;
-        Some((rope, matmul))
+        let linear = self.product_of(self.graph.nodes[rope].reads[0])?;
+        Some((rope, linear))
     }
 
     /// The last node before `i` that writes a cache.

@@ -3,12 +3,14 @@
 //! A fused operator then reads them as one matrix, and an unfused one its rows of it: every plan of a model shares one
 //! copy of the weights. Grouping looks at the whole graph, before anything is dropped or fused.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use crate::graph::{Graph, ValueKind};
 use crate::kernel::layout::WeightLayout;
 use crate::kernel::{DeviceProfile, ValueId};
-use crate::ops::{Elem, Stored};
+use crate::ops::linear::Linear;
+use crate::ops::{Elem, Operator, Stored};
 use crate::tensor::DType;
 
 /// A matrix as it is stored: tensors of one format, one below the other.
@@ -38,7 +40,7 @@ impl Groups {
     pub fn new(graph: &Graph, profile: &DeviceProfile) -> Self {
         let mut groups = Groups { max_binding: profile.max_binding, ..Groups::default() };
         let mut siblings: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
-        for node in graph.nodes.iter().filter(|node| node.op.name() == "matmul") {
+        for node in graph.nodes.iter().filter(|node| is_product(node.op.as_ref())) {
             siblings.entry(node.reads[0]).or_default().push(node.reads[1]);
         }
         for weights in siblings.values() {
@@ -102,6 +104,11 @@ impl Groups {
             },
         });
     }
+}
+
+/// Whether an operator is x · Wᵀ and nothing else: such products are what operators with several weights are fused from.
+fn is_product(op: &dyn Operator) -> bool {
+    (op as &dyn Any).downcast_ref::<Linear>().is_some_and(Linear::is_product)
 }
 
 /// Whether `weight` may join the group: same format and width, and the whole still one binding.

@@ -2,7 +2,7 @@
 
 use crate::support::adapters;
 use dunlin::backend::check::check;
-use dunlin::kernel::{Access, DeviceProfile, Dispatch, Kernel, KernelRef, Requires, Run};
+use dunlin::kernel::{Access, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use dunlin::ops::add::Add;
 use dunlin::ops::{Case, Given, Operand, Operator, Read, TensorType};
 
@@ -62,15 +62,21 @@ impl Operator for Faulty {
         Add.infer(reads)
     }
 
-    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], run: &Run) {
+    fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
         match self {
             Faulty::Reference => writes[0].copy_from_slice(reads[0].f32()),
-            Faulty::Shader => Add.reference(reads, writes, run),
+            Faulty::Shader => Add.reference(reads, writes, rows),
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], profile: &DeviceProfile) -> Vec<Dispatch> {
-        let dispatches = Add.dispatch(reads, writes, profile);
+    fn dispatch(
+        &self,
+        reads: &[Operand],
+        writes: &[Operand],
+        family: Family,
+        profile: &DeviceProfile,
+    ) -> Vec<Dispatch> {
+        let dispatches = Add.dispatch(reads, writes, family, profile);
         let broken = |dispatch| Dispatch { kernel: KernelRef(&BROKEN), params: Vec::new(), ..dispatch };
         match self {
             Faulty::Reference => dispatches,

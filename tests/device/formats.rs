@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::support::adapters;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
-use dunlin::kernel::{DeviceProfile, Run, ValueId};
+use dunlin::kernel::{DeviceProfile, Row, ValueId};
 use dunlin::ops::embedding::Embedding;
 use dunlin::ops::matmul::Matmul;
 use dunlin::ops::{Case, Fill, Given, TensorType};
@@ -127,7 +127,7 @@ fn matrix_times_vector_decodes_as_gguf_does() {
         for dtype in DType::ALL {
             // 0 · ∞ is no zero.
             let blocks = Blocks::read(dtype).only(f32::is_finite);
-            let case = Case::new(Matmul, vec![Given::f32([1, blocks.cols]), blocks.weight()]);
+            let case = Case::new(Matmul, vec![Given::f32([1, blocks.cols]), blocks.weight()]).few();
             let prepared = blocks.prepare(&case);
             let runner = prepared.runner(gpu, profile).expect("prepares");
             let x = prepared.filled[0].0;
@@ -136,7 +136,7 @@ fn matrix_times_vector_decodes_as_gguf_does() {
                 let mut unit = vec![0f32; blocks.cols];
                 unit[col] = 1.0;
                 runner.write(x, bytemuck::cast_slice(&unit));
-                runner.run(&Run::at(0));
+                runner.run(&[Row::at(0)]);
                 let found = floats(&runner.read(result(&prepared)).expect("reads"));
                 let wanted: Vec<f32> = blocks.values.iter().skip(col).step_by(blocks.cols).copied().collect();
                 same(&format!("{dtype} on {adapter}, column {col}"), &found[..blocks.rows], &wanted);

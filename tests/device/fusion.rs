@@ -13,8 +13,8 @@ use dunlin::backend::wgpu::session::Runner;
 use dunlin::backend::wgpu::upload::Uploads;
 use dunlin::checkpoint::{Checkpoint, Config};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
-use dunlin::kernel::{DeviceProfile, Run};
-use dunlin::models::{self, Leaves, Pass};
+use dunlin::kernel::{DeviceProfile, Family, Row};
+use dunlin::models::{self, Pass, Want};
 use dunlin::ops::{Elem, Given, Matrix};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::tensor::{DType, Tensor};
@@ -27,6 +27,11 @@ const CLOSE_HALF: f64 = 2e-3;
 /// Tokens that are run: some at once, then one by one.
 const PROMPT: usize = 5;
 const STEPS: usize = 9;
+
+/// A prompt, or a step that decodes.
+fn pass(rows: usize) -> Pass {
+    Pass { family: if rows == 1 { Family::Few } else { Family::Many }, ..Pass::prompt(rows, Want::Trace) }
+}
 
 /// A model in memory.
 struct Toy {
@@ -80,7 +85,7 @@ impl Toy {
     }
 
     fn plan(&self, rows: usize, profile: &DeviceProfile, fusion: Fusion) -> Plan {
-        Plan::new(self.graph(Pass { rows, leaves: Leaves::Trace, images: false }), profile, fusion)
+        Plan::new(self.graph(pass(rows)), profile, fusion)
     }
 
     fn ids(&self) -> Vec<u32> {
@@ -103,7 +108,7 @@ impl Toy {
             let weights = self.weights(&plan.graph);
             let runner =
                 cpu::Runner { graph: &plan.graph, weights: &weights, state: &mut state, inputs: HashMap::new() };
-            let found = runner.run(&Run::at(position));
+            let found = runner.run(&Row::at(position).follow(PROMPT));
             outputs.extend(found.into_iter().map(|(name, data)| (format!("{name} at {position}"), data)));
         }
         outputs
@@ -134,7 +139,7 @@ impl Toy {
             let plan = self.plan(rows, profile, fusion);
             let runner = self.runner(gpu, profile, plan);
             for position in positions {
-                runner.run(&Run::at(position));
+                runner.run(&Row::at(position).follow(PROMPT));
                 for (name, id) in &runner.bound.plan.graph.outputs {
                     let bytes = runner.read(*id).expect("an output");
                     outputs
@@ -237,6 +242,6 @@ fn fused_is_unfused_on_every_adapter() {
 
 /// Bindings so small that the larger weights are split.
 fn narrow(toy: &Toy, profile: &DeviceProfile) -> DeviceProfile {
-    let graph = toy.graph(Pass { rows: PROMPT, leaves: Leaves::Trace, images: false });
+    let graph = toy.graph(pass(PROMPT));
     DeviceProfile { max_binding: configs::least_binding(&graph, profile).max(16 << 10), ..profile.clone() }
 }

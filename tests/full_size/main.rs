@@ -21,7 +21,7 @@ use dunlin::backend::wgpu::engine::plans;
 use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::{Checkpoint, VisionFiles};
 use dunlin::graph::GraphBuilder;
-use dunlin::models::{self, Leaves, Pass};
+use dunlin::models::{self, Pass, Want};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::tensor::DType;
 use dunlin::{Device, Generation, LoadOptions, Model, Prompt, Sampler, Trace};
@@ -130,7 +130,10 @@ fn check_bindings(adapter: &Adapter, files: &Files) -> u64 {
     let graph = models::build_vision(&checkpoint.config, GraphBuilder::new(&format)).expect("a vision half");
     // With the whole context of the model, which tables and caches grow with.
     let language = plans(&checkpoint, &EngineOptions::default(), profile.clone()).expect("plans");
-    let plan = |rows| language(Pass { rows, leaves: Leaves::Token, images: rows > 1 }).expect("a plan");
+    let plan = |rows| {
+        language(if rows == 1 { Pass::decode(1) } else { Pass { images: true, ..Pass::prompt(rows, Want::Token) } })
+            .expect("a plan")
+    };
     let plans =
         [("vision", Plan::new(graph, profile, Fusion::On)), ("prefill of 256 tokens", plan(256)), ("decode", plan(1))];
     for (name, plan) in &plans {

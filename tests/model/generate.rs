@@ -8,8 +8,9 @@ use crate::support::golden::{self, Golden};
 use crate::support::runtimes::{self, Runtime, worst};
 use crate::support::scratch::Scratch;
 use dunlin::backend::wgpu::device;
-use dunlin::backend::{Engine, Output, Step, Want};
+use dunlin::backend::{Engine, Output, Want};
 use dunlin::checkpoint::Checkpoint;
+use dunlin::kernel::Row;
 use dunlin::tensor::DType;
 use dunlin::{LoadOptions, Model, Prompt, Sampler, Stats, Stop, Weights};
 use safetensors::tensor::{Dtype, TensorView};
@@ -83,10 +84,10 @@ fn prefill(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
     session.set_tokens(0, ids).expect("tokens");
     for position in (0..ids.len()).step_by(chunk) {
         let rows = chunk.min(ids.len() - position);
-        let want = if position + rows == ids.len() { Want::TokenAndLogits } else { Want::Nothing };
-        session.run(&Step { position, rows, want, sampling: forward::GREEDY, images: false }).expect("run");
+        let want = if position + rows == ids.len() { Want::Token } else { Want::Nothing };
+        forward::prompt(&mut *session, Row::at(position), rows, want);
     }
-    session.sampled().expect("token").logits.expect("logits")
+    forward::sampled(&mut *session).remove(0).logits.expect("logits")
 }
 
 #[test]
@@ -367,19 +368,17 @@ fn a_decoding_step_creates_nothing_and_submits_once() {
         let prompt = golden.ids("p0.input_ids");
         let mut session = engine.session(prompt.len() + 40).expect("session");
         session.set_tokens(0, &prompt).expect("tokens");
-        let step =
-            |position, rows| Step { position, rows, want: Want::Token, sampling: forward::GREEDY, images: false };
         let before = (device::created(), device::submitted());
-        session.run(&step(0, prompt.len())).expect("prefill");
+        forward::prompt(&mut *session, Row::at(0), prompt.len(), Want::Token);
         for position in prompt.len()..prompt.len() + 2 {
-            session.run(&step(position, 1)).expect("decode");
+            forward::decode(&mut *session, &[Row::at(position)]);
         }
-        (0..3).for_each(|_| drop(session.sampled().expect("token")));
+        (0..3).for_each(|_| drop(forward::sampled(&mut *session)));
         assert!(device::created() > before.0 && device::submitted() > before.1, "nothing is counted");
         let before = (device::created(), device::submitted());
         for position in prompt.len() + 2..prompt.len() + 32 {
-            session.run(&step(position, 1)).expect("decode");
-            session.sampled().expect("token");
+            forward::decode(&mut *session, &[Row::at(position)]);
+            forward::sampled(&mut *session);
         }
         assert_eq!(device::created(), before.0, "on {}", runtime.label);
         assert_eq!(device::submitted(), before.1 + 30, "on {}", runtime.label);
@@ -391,17 +390,16 @@ fn a_decoding_step_creates_nothing_and_submits_once() {
 fn steady_at_full_depth(runtime: &Runtime, engine: &dyn Engine, prompt: &[u32]) {
     let mut session = engine.session(prompt.len() + 40).expect("session");
     session.set_tokens(0, prompt).expect("tokens");
-    let step = |position, rows| Step { position, rows, want: Want::Token, sampling: forward::GREEDY, images: false };
-    session.run(&step(0, prompt.len())).expect("prefill");
+    forward::prompt(&mut *session, Row::at(0), prompt.len(), Want::Token);
     let depth = session.depth();
     for position in prompt.len()..prompt.len() + depth - 1 {
-        session.run(&step(position, 1)).expect("decode");
+        forward::decode(&mut *session, &[Row::at(position)]);
     }
-    session.sampled().expect("token");
+    forward::sampled(&mut *session);
     let before = device::created();
     for position in prompt.len() + depth - 1..prompt.len() + 32 {
-        session.run(&step(position, 1)).expect("decode");
-        session.sampled().expect("token");
+        forward::decode(&mut *session, &[Row::at(position)]);
+        forward::sampled(&mut *session);
     }
     assert_eq!(device::created(), before, "{depth} steps in flight on {}", runtime.label);
 }

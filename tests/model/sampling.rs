@@ -6,9 +6,8 @@ use crate::support::runtimes::{self, worst};
 use crate::support::{adapters, forward};
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
-use dunlin::backend::{Engine, Sampling, Step, Want};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::kernel::Run;
+use dunlin::kernel::Row;
 use dunlin::ops::sample::Sample;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::{LoadOptions, Prompt, Sampler};
@@ -17,57 +16,35 @@ use dunlin::{LoadOptions, Prompt, Sampler};
 const LOGITS: f32 = 2e-3;
 
 /// Every way to choose, alone and together.
-fn samplings() -> Vec<(&'static str, Sampling)> {
-    let plain = Sampling { temperature: 1.0, seed: 0x1234_5678_9abc, ..forward::GREEDY };
+fn samplings() -> Vec<(&'static str, Row)> {
+    let plain = Row { temperature: 1.0, seed: 0x1234_5678, ..Row::at(0) };
     vec![
-        ("temperature", Sampling { temperature: 0.8, ..plain.clone() }),
-        ("high temperature", Sampling { temperature: 3.0, seed: 5, ..plain.clone() }),
-        ("top-k", Sampling { top_k: 7, ..plain.clone() }),
-        ("top-p", Sampling { top_p: 0.8, ..plain.clone() }),
-        ("min-p", Sampling { min_p: 0.05, ..plain.clone() }),
-        ("penalty", Sampling { repeat_penalty: 1.3, ..plain.clone() }),
-        ("greedy with penalty", Sampling { repeat_penalty: 1.5, ..forward::GREEDY }),
-        ("all", Sampling { temperature: 1.2, top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 99 }),
+        ("temperature", Row { temperature: 0.8, ..plain }),
+        ("high temperature", Row { temperature: 3.0, seed: 5, ..plain }),
+        ("top-k", Row { top_k: 7, ..plain }),
+        ("top-p", Row { top_p: 0.8, ..plain }),
+        ("min-p", Row { min_p: 0.05, ..plain }),
+        ("penalty", Row { repeat_penalty: 1.3, ..plain }),
+        ("greedy with penalty", Row { repeat_penalty: 1.5, ..Row::at(0) }),
+        (
+            "all",
+            Row { temperature: 1.2, top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 99, ..Row::at(0) },
+        ),
     ]
 }
 
-/// Ids and the logits that they were chosen from.
-fn draw(engine: &dyn Engine, prompt: &[u32], count: usize, sampling: &Sampling) -> Vec<(u32, Vec<f32>)> {
-    let mut session = engine.session(prompt.len() + count).expect("session");
-    session.set_tokens(0, prompt).expect("tokens");
-    let step =
-        |position, rows| Step { position, rows, want: Want::TokenAndLogits, sampling: sampling.clone(), images: false };
-    session.run(&step(0, prompt.len())).expect("prefill");
-    let mut drawn = Vec::new();
-    loop {
-        let sampled = session.sampled().expect("token");
-        drawn.push((sampled.id, sampled.logits.expect("logits")));
-        if drawn.len() == count {
-            return drawn;
-        }
-        session.run(&step(prompt.len() + drawn.len() - 1, 1)).expect("decode");
-    }
-}
-
 /// The case of the operator for one row of logits after `tokens`.
-fn case(logits: &[f32], tokens: &[u32], sampling: &Sampling) -> Case {
+fn case(logits: &[f32], tokens: &[u32], sampling: &Row) -> Case {
     let row = Fill::Ids(logits.iter().map(|logit| logit.to_bits()).collect());
     let given = Given { ty: TensorType::f32([1, logits.len()]), fill: row };
     let capacity = [tokens, &[0]].concat();
     let state = Given { ty: TensorType::u32([capacity.len()]), fill: Fill::Ids(capacity) };
-    Case::new(Sample { rows: 1 }, vec![given]).state(vec![state]).run(Run {
-        temperature: sampling.temperature,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        repeat_penalty: sampling.repeat_penalty,
-        seed: (sampling.seed ^ (sampling.seed >> 32)) as u32,
-        ..Run::at(tokens.len() - 1)
-    })
+    let row = Row { slot: 0, position: tokens.len() as u32 - 1, ..*sampling };
+    Case::new(Sample { rows: 1 }, vec![given]).state(vec![state, Given::table()]).rows(vec![row])
 }
 
 /// What the reference of the operator chooses.
-fn reference(logits: &[f32], tokens: &[u32], sampling: &Sampling) -> u32 {
+fn reference(logits: &[f32], tokens: &[u32], sampling: &Row) -> u32 {
     let case = case(logits, tokens, sampling);
     let prepared = Prepared::new(&case);
     let result = prepared.results.iter().position(|(name, _)| name == "result0").expect("a result");
@@ -87,12 +64,12 @@ fn devices_draw_the_tokens_that_the_cpu_draws() {
         let cpu = runtimes.remove(0).load(&checkpoint);
         let engines: Vec<_> = runtimes.iter().map(|runtime| (&runtime.label, runtime.load(&checkpoint))).collect();
         for (what, sampling) in samplings() {
-            let wanted = draw(&*cpu, &prompt, 32, &sampling);
+            let wanted = forward::draw(&*cpu, &prompt, 32, &[], sampling);
             for (label, engine) in &engines {
                 let at = format!("{}: {what} on {label}", golden.name);
                 let mut tokens = prompt.clone();
                 for (step, ((id, logits), (wanted, row))) in
-                    draw(&**engine, &prompt, 32, &sampling).into_iter().zip(&wanted).enumerate()
+                    forward::draw(&**engine, &prompt, 32, &[], sampling).into_iter().zip(&wanted).enumerate()
                 {
                     compared += 1;
                     let error = worst(&logits, row);
@@ -139,18 +116,19 @@ fn a_seed_gives_a_text_and_another_seed_another() {
 }
 
 /// Draws for each run: by the reference, or by an adapter.
-fn draws(gpu: Option<&Gpu>, case: &Case, runs: impl Iterator<Item = Run>) -> Vec<u32> {
+fn draws(gpu: Option<&Gpu>, case: &Case, rows: impl Iterator<Item = Row>) -> Vec<u32> {
     let prepared = Prepared::new(case);
     let (index, (_, result)) =
         prepared.results.iter().enumerate().find(|(_, (name, _))| name == "result0").expect("a result");
     let Some(gpu) = gpu else {
-        return runs
-            .map(|run| {
+        return rows
+            .map(|row| {
                 let case = Case {
                     op: case.op.clone(),
                     reads: vec![],
                     state: vec![],
-                    run,
+                    rows: vec![row],
+                    family: case.family,
                     nmse: 0.0,
                     bench: false,
                     max_binding: None,
@@ -160,8 +138,8 @@ fn draws(gpu: Option<&Gpu>, case: &Case, runs: impl Iterator<Item = Run>) -> Vec
             .collect();
     };
     let runner = prepared.runner(gpu, &gpu.profile).expect("prepares");
-    runs.map(|run| {
-        runner.run(&run);
+    rows.map(|row| {
+        runner.run(&[row]);
         u32::from_le_bytes(*runner.read(*result).expect("reads").first_chunk().expect("an id"))
     })
     .collect()
@@ -199,17 +177,17 @@ fn draws_are_distributed_as_the_filters_say() {
     // Ids in an order that no sort leaves as it is, down to 1 in 37.
     let logits: Vec<f32> = (0..13).map(|id| ((id * 5) % 13) as f32 * 0.15 - 1.0).collect();
     let rank = |id: usize| 12 - (id * 5) % 13;
-    let plain = Sampling { temperature: 1.0, ..forward::GREEDY };
+    let plain = Row { temperature: 1.0, ..Row::at(0) };
     type Keep<'a> = Box<dyn Fn(usize) -> bool + 'a>;
     let all: Keep = Box::new(|_| true);
     // By rank, probabilities are 0.16 · 0.86ⁿ, which sum to 0.16, 0.30, 0.42, 0.53, 0.62 …
-    let cases: Vec<(&str, Sampling, Keep)> = vec![
+    let cases: Vec<(&str, Row, Keep)> = vec![
         ("temperature 1", plain.clone(), all),
-        ("temperature 0.7", Sampling { temperature: 0.7, ..plain.clone() }, Box::new(|_| true)),
-        ("top-k 5", Sampling { top_k: 5, ..plain.clone() }, Box::new(|id| rank(id) < 5)),
-        ("top-p 0.6", Sampling { top_p: 0.6, ..plain.clone() }, Box::new(|id| rank(id) < 5)),
+        ("temperature 0.7", Row { temperature: 0.7, ..plain }, Box::new(|_| true)),
+        ("top-k 5", Row { top_k: 5, ..plain }, Box::new(|id| rank(id) < 5)),
+        ("top-p 0.6", Row { top_p: 0.6, ..plain }, Box::new(|id| rank(id) < 5)),
         // exp(−0.15 n) ≥ 0.3 up to n = 8.
-        ("min-p 0.3", Sampling { min_p: 0.3, ..plain.clone() }, Box::new(|id| rank(id) < 9)),
+        ("min-p 0.3", Row { min_p: 0.3, ..plain }, Box::new(|id| rank(id) < 9)),
     ];
     // The 0.999 quantile of χ² with 1 … 12 degrees of freedom.
     const MOST: [f64; 12] = [10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32, 26.12, 27.88, 29.59, 31.26, 32.91];
@@ -221,8 +199,8 @@ fn draws_are_distributed_as_the_filters_say() {
             let tokens: Vec<u32> = vec![0; 600];
             let case = case(&logits, &tokens, sampling);
             let expected = softmax(&logits, sampling.temperature, keep);
-            let seeds = (0..600).map(|seed| Run { seed, position: 3, ..case.run });
-            let positions = (0..599).map(|position| Run { position, seed: 7, ..case.run });
+            let seeds = (0..600).map(|seed| Row { seed, position: 3, ..case.rows[0] });
+            let positions = (0..599).map(|position| Row { position, seed: 7, ..case.rows[0] });
             for (over, runs) in [("seeds", seeds.collect::<Vec<_>>()), ("positions", positions.collect())] {
                 let drawn = draws(gpu.as_deref(), &case, runs.into_iter());
                 let (sum, free) = chi_square(&drawn, &expected);

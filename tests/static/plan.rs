@@ -12,11 +12,9 @@ use dunlin::checkpoint::Config;
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::WeightLayout;
 use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
-use dunlin::models::{self, Leaves, Pass};
+use dunlin::models::{self, Pass, Want};
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
-
-const DECODE: Pass = Pass { rows: 1, leaves: Leaves::Token, images: false };
 
 /// Plans read the shape of the table of angles alone.
 fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {
@@ -25,7 +23,7 @@ fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph 
 }
 
 fn decode(config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile) -> Plan {
-    Plan::new(graph(config, formats, DECODE), profile, Fusion::On)
+    Plan::new(graph(config, formats, Pass::decode(1)), profile, Fusion::On)
 }
 
 fn profiles() -> Vec<DeviceProfile> {
@@ -37,8 +35,9 @@ fn profiles() -> Vec<DeviceProfile> {
 }
 
 fn passes() -> Vec<Pass> {
-    let all = [Leaves::Nothing, Leaves::Token, Leaves::Logits, Leaves::Trace];
-    all.into_iter().flat_map(|leaves| [1, 7].map(|rows| Pass { rows, leaves, images: false })).collect()
+    let all = [Want::Nothing, Want::Token, Want::Logits, Want::Trace];
+    let prompts = all.into_iter().flat_map(|want| [1, 7].map(|rows| Pass::prompt(rows, want)));
+    prompts.chain([1, 2, 5, 9].map(Pass::decode)).collect()
 }
 
 // ---- properties of every plan ----
@@ -51,7 +50,7 @@ fn plans_of_real_models_keep_the_rules() {
             let least = configs::least_binding(&graph(&config, &|_| DType::F16, passes()[1]), &profile);
             profile.max_binding = profile.max_binding.max(least);
             for dtype in [DType::F16, DType::Q4_0, DType::Q8_0] {
-                for pass in passes().into_iter().filter(|pass| pass.leaves != Leaves::Trace) {
+                for pass in passes().into_iter().filter(|pass| pass.want != Want::Trace) {
                     let at = format!("{name}, {dtype}, {}, {pass:?}", profile.name);
                     check_both(&at, &config, &|_| dtype, &profile, pass);
                 }
@@ -304,7 +303,7 @@ fn weights_that_do_not_fit_one_binding_are_not_fused() {
 fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
     let tiles = |rows, profile: &DeviceProfile| -> (String, Option<f64>) {
         let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
-        let pass = Pass { rows, leaves: Leaves::Token, images: false };
+        let pass = if rows == 1 { Pass::decode(1) } else { Pass::prompt(rows, Want::Token) };
         check_both(&format!("{rows} rows, {profile:?}"), &config, &|_| DType::Q4_0, profile, pass);
         let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On);
         let step = plan.steps.iter().find(|step| step.op == "matmul_add").expect("a projection").dispatch.clone();

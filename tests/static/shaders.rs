@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::kernels::{
     Complaints, Translated, all, capabilities, compile, copy, edited, kernel, kernels, labelled, leak, none, translate,
 };
-use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Run};
+use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Row};
 use naga::{AddressSpace, CooperativeRole, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 
 // ---- house rules ----
@@ -79,7 +79,7 @@ fn bindings(t: &Translated) -> Complaints {
             }
         }
     }
-    for (binding, name, ty) in [(0, "params", "Params"), (1, "run", "Run")] {
+    for (binding, name, ty) in [(0, "params", "Params"), (1, "batch", "array<Row>")] {
         match found.remove(&(1, binding)) {
             // Group 1 has one layout for all kernels; only `run` may be left alone.
             None if binding == 0 => {
@@ -120,22 +120,22 @@ fn params(t: &Translated) -> Complaints {
     labelled(t, complaints)
 }
 
-/// `Run`: names, order, offsets, types and size of `kernel::Run`.
+/// `Row`: names, order, offsets, types and size of `kernel::Row`.
 fn run(t: &Translated) -> Complaints {
-    let Some((members, span)) = structure(&t.module, "Run") else { return Vec::new() };
+    let Some((members, span)) = structure(&t.module, "Row") else { return Vec::new() };
     let mut complaints = Vec::new();
-    if span as usize != size_of::<Run>() {
-        complaints.push(format!("shared/run.wgsl: Run is {span} bytes, kernel::Run {}", size_of::<Run>()));
+    if span as usize != size_of::<Row>() {
+        complaints.push(format!("shared/rows.wgsl: Row is {span} bytes, kernel::Row {}", size_of::<Row>()));
     }
     let wanted = run_members();
     for (i, wanted) in wanted.iter().enumerate() {
         let found = members.get(i);
         if found != Some(wanted) {
-            complaints.push(format!("shared/run.wgsl: member {i} of Run is {found:?}, kernel::Run has {wanted:?}"));
+            complaints.push(format!("shared/rows.wgsl: member {i} of Row is {found:?}, kernel::Row has {wanted:?}"));
         }
     }
     if members.len() > wanted.len() {
-        complaints.push(format!("shared/run.wgsl: Run has {} members, kernel::Run {}", members.len(), wanted.len()));
+        complaints.push(format!("shared/rows.wgsl: Row has {} members, kernel::Row {}", members.len(), wanted.len()));
     }
     labelled(t, complaints)
 }
@@ -337,7 +337,7 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
             .iter()
             .map(|module| match module.name {
                 "run" => {
-                    assert!(module.source.contains(from), "shared/run.wgsl has no `{from}`");
+                    assert!(module.source.contains(from), "shared/rows.wgsl has no `{from}`");
                     leak(SharedModule { source: module.source.replacen(from, to, 1).leak(), ..**module })
                 }
                 _ => *module,
@@ -345,10 +345,10 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
             .collect();
         leak(Kernel { modules: modules.leak(), ..copy(rope) })
     };
-    check(run, with_run("seed: u32", "seed: f32"), "member 1 of Run");
-    check(run, with_run("    top_k: u32,", "    k: u32,"), "member 3 of Run");
-    check(run, with_run("    reserved: u32,\n", ""), "Run is 28 bytes");
-    check(run, with_run("    reserved: u32,\n", "    reserved: u32,\n    more: u32,\n"), "Run has 9 members");
+    check(run, with_run("seed: u32", "seed: f32"), "member 2 of Row");
+    check(run, with_run("    top_k: u32,", "    k: u32,"), "member 4 of Row");
+    check(run, with_run("    min_p: f32,         // 0: all\n", ""), "Row is 28 bytes");
+    check(run, with_run("    seed: u32,\n", "    seed: u32,\n    more: u32,\n"), "Row has 9 members");
 
     let wide = edited(add, "@workgroup_size(64)", "@workgroup_size(512)");
     check(limits, wide, "512 invocations");
@@ -390,7 +390,7 @@ fn structure(module: &naga::Module, name: &str) -> Option<(Vec<(String, u32, Opt
     Some((members, *span))
 }
 
-/// The members of `kernel::Run` as [`structure`] would give them. Does not compile unless it lists them all.
+/// The members of `kernel::Row` as [`structure`] would give them. Does not compile unless it lists them all.
 fn run_members() -> Vec<(String, u32, Option<ScalarKind>)> {
     trait Word {
         const KIND: ScalarKind;
@@ -406,11 +406,11 @@ fn run_members() -> Vec<(String, u32, Option<ScalarKind>)> {
     }
     macro_rules! members {
         ($($name:ident)*) => {{
-            let Run { $($name),* } = Run::at(0);
-            vec![$((stringify!($name).to_string(), offset_of!(Run, $name) as u32, Some(kind($name)))),*]
+            let Row { $($name),* } = Row::at(0);
+            vec![$((stringify!($name).to_string(), offset_of!(Row, $name) as u32, Some(kind($name)))),*]
         }};
     }
-    members!(position seed temperature top_k top_p min_p repeat_penalty reserved)
+    members!(slot position seed temperature top_k top_p min_p repeat_penalty)
 }
 
 /// Top-level declarations: name → the line that begins it.

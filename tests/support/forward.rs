@@ -1,12 +1,24 @@
 //! Passes over given ids, below the public interface: any step, any chunking.
 
-use dunlin::backend::{Engine, Output, Sampling, Step, Want};
+use dunlin::backend::{Engine, Output, Sampled, Session, Step, Want};
+use dunlin::kernel::{Family, Row};
 
-pub const GREEDY: Sampling =
-    Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
+/// A pass over `count` rows of a prompt from `row` on. With [`Want::Token`] the logits come too.
+pub fn prompt(session: &mut dyn Session, row: Row, count: usize, want: Want) {
+    let rows = row.follow(count);
+    session.run(&Step { rows: &rows, family: Family::Many, want, logits: true, images: false }).expect("prompt");
+}
 
-fn step(position: usize, rows: usize, want: Want) -> Step {
-    Step { position, rows, want, sampling: GREEDY, images: false }
+/// A decoding step of some sequences, without their logits.
+pub fn decode(session: &mut dyn Session, rows: &[Row]) {
+    session.run(&Step { rows, family: Family::Few, want: Want::Token, logits: false, images: false }).expect("decode");
+}
+
+/// The tokens that were asked for first.
+pub fn sampled(session: &mut dyn Session) -> Vec<Sampled> {
+    let mut chosen = Vec::new();
+    session.sampled(&mut chosen).expect("tokens");
+    chosen
 }
 
 /// The outputs of all positions, computed `chunk` rows at a time.
@@ -15,8 +27,7 @@ pub fn outputs(engine: &dyn Engine, ids: &[u32], want: Want, chunk: usize) -> Ve
     session.set_tokens(0, ids).expect("tokens");
     let mut all: Vec<(String, Output)> = Vec::new();
     for start in (0..ids.len()).step_by(chunk) {
-        let rows = chunk.min(ids.len() - start);
-        session.run(&step(start, rows, want)).expect("run");
+        prompt(&mut *session, Row::at(start), chunk.min(ids.len() - start), want);
         let part = session.outputs().expect("outputs");
         if all.is_empty() {
             all = part;
@@ -37,17 +48,23 @@ pub fn logits(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Output {
 
 /// Up to `count` greedy tokens, ending with one of `eos`; each with the logits it was chosen from.
 pub fn greedy(engine: &dyn Engine, ids: &[u32], count: usize, eos: &[u32]) -> Vec<(u32, Vec<f32>)> {
+    draw(engine, ids, count, eos, Row::at(0))
+}
+
+/// Up to `count` tokens chosen as `row` says, ending with one of `eos`; each with the logits it was chosen from.
+pub fn draw(engine: &dyn Engine, ids: &[u32], count: usize, eos: &[u32], row: Row) -> Vec<(u32, Vec<f32>)> {
     let mut session = engine.session(ids.len() + count).expect("session");
     session.set_tokens(0, ids).expect("tokens");
-    let mut chosen = Vec::new();
-    session.run(&step(0, ids.len(), Want::TokenAndLogits)).expect("prefill");
+    prompt(&mut *session, Row { position: 0, ..row }, ids.len(), Want::Token);
+    let mut drawn = Vec::new();
     loop {
-        let sampled = session.sampled().expect("token");
-        chosen.push((sampled.id, sampled.logits.expect("logits")));
-        if chosen.len() == count || eos.contains(&sampled.id) {
-            return chosen;
+        let Sampled { id, logits, .. } = sampled(&mut *session).pop().expect("a token");
+        drawn.push((id, logits.expect("logits")));
+        if drawn.len() == count || eos.contains(&id) {
+            return drawn;
         }
-        let position = ids.len() + chosen.len() - 1;
-        session.run(&step(position, 1, Want::TokenAndLogits)).expect("decode");
+        let rows = [Row { position: (ids.len() + drawn.len() - 1) as u32, ..row }];
+        let step = Step { rows: &rows, family: Family::Few, want: Want::Token, logits: true, images: false };
+        session.run(&step).expect("decode");
     }
 }

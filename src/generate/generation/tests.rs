@@ -132,9 +132,10 @@ impl Session for FakeSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        assert_eq!(step.position, self.next, "passes are in order");
-        assert!(step.rows <= CHUNK);
-        self.next += step.rows;
+        let first = step.rows[0].place();
+        assert_eq!(first, self.next, "passes are in order");
+        assert!(step.rows.len() <= CHUNK);
+        self.next += step.rows.len();
         let last = self.next - 1;
         let token = |position: usize, id: u32| match self.then {
             Some((from, then)) if position >= from => then,
@@ -142,18 +143,18 @@ impl Session for FakeSession {
         };
         match step.want {
             Want::Nothing => {}
-            Want::Token | Want::TokenAndLogits => {
+            Want::Token => {
                 assert!(self.sampled.len() < self.depth, "no more steps in flight than the device takes");
                 let id = token(last, self.tokens[last].expect("a token that was written"));
                 self.tokens[self.next] = Some(id);
-                let logits = (step.want == Want::TokenAndLogits).then(|| self.logits(last));
+                let logits = step.logits.then(|| self.logits(last));
                 let logprob = if last >= self.broken { f32::NAN } else { -0.25 };
                 self.sampled.push_back(Sampled { id, logprob, logits });
             }
             Want::Logits | Want::Trace => {
-                let data = (step.position..self.next).flat_map(|position| self.logits(position)).collect();
-                let hidden = Output { rows: step.rows, cols: 2, data: vec![step.position as f32; 2 * step.rows] };
-                self.outputs = vec![("logits".into(), Output { rows: step.rows, cols: VOCAB, data })];
+                let data = (first..self.next).flat_map(|position| self.logits(position)).collect();
+                let hidden = Output { rows: step.rows.len(), cols: 2, data: vec![first as f32; 2 * step.rows.len()] };
+                self.outputs = vec![("logits".into(), Output { rows: step.rows.len(), cols: VOCAB, data })];
                 if step.want == Want::Trace {
                     self.outputs.insert(0, ("embeddings".into(), hidden));
                 }

@@ -1,4 +1,4 @@
-// What a matrix product reads: rows of x.
+// The activations of a product: rows of x.
 
 // Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
 fn x_quad(row: u32, quad: u32) -> vec4<f32> {

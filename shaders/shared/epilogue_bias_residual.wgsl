@@ -1,0 +1,10 @@
+// What a product does with its sum for row m and column n of y: residual + f(bias + sum), f by ACTIVATION
+// (shared/activation).
+override ACTIVATION: u32 = 0u;
+
+@group(0) @binding(4) var<storage, read> bias: array<f32>;           // (stride)
+@group(0) @binding(5) var<storage, read_write> residual: array<f32>; // (m, stride)
+
+fn epilogue(m: u32, n: u32, sum: f32) -> f32 {
+    return residual[m * params.stride + n] + activate(ACTIVATION, bias[n] + sum);
+}
