@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use dunlin::checkpoint::quant::dot_row;
+use dunlin::cpu::dot::dot_row;
 use dunlin::tensor::DType;
 
 const ROWS: usize = 100;

@@ -5,6 +5,9 @@
 
 dequantize_TYPE.bin   u32 number of values n · the blocks of n values · n × f32
 quantize_TYPE.bin     u32 number of values n · n × f32 · their blocks
+types.txt             a line for each type of GGUF: name, number, elements and bytes of a block
+
+A new format is an entry of LATER, so that the fixtures before it stay as they are.
 
 All little endian. Scales include denormals, zeros of both signs, negative and the largest numbers; the plain 16-bit
 types include infinities and NaNs.
@@ -22,6 +25,8 @@ SCALES = {
     Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2], Type.Q8_0: [0],
     Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
 }
+# Those that came later have a random state of their own.
+LATER = {Type.IQ4_NL: [0], Type.Q2_K: [80, 82], Type.Q3_K: [108]}
 EDGES = np.array([0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x3C00, 0xBC00], np.uint16)
 
 
@@ -30,22 +35,28 @@ def write(name, values, *parts):
     (FOLDER / f"{name}.bin").write_bytes(data)
 
 
+def write_blocks(random, kind, scales):
+    elements, size = GGML_QUANT_SIZES[kind]
+    count = 8 if elements == 256 else 40
+    blocks = random.integers(0, 256, (count, size), np.uint8)
+    for offset in scales:
+        d = (random.standard_normal(count) * 0.05).astype(np.float16).view(np.uint16)
+        edges = random.permutation(EDGES)[: count // 2]
+        d[: len(edges)] = edges
+        blocks[:, offset : offset + 2] = d.view(np.uint8).reshape(count, 2)
+    values = dequantize(blocks, kind).astype(np.float32)
+    write(f"dequantize_{kind.name.lower()}", values.size, blocks, values)
+
+
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(20240229)
     np.seterr(all="ignore")
 
     for kind, scales in SCALES.items():
-        elements, size = GGML_QUANT_SIZES[kind]
-        count = 8 if elements == 256 else 40
-        blocks = random.integers(0, 256, (count, size), np.uint8)
-        for offset in scales:
-            d = (random.standard_normal(count) * 0.05).astype(np.float16).view(np.uint16)
-            edges = random.permutation(EDGES)[: count // 2]
-            d[: len(edges)] = edges
-            blocks[:, offset : offset + 2] = d.view(np.uint8).reshape(count, 2)
-        values = dequantize(blocks, kind).astype(np.float32)
-        write(f"dequantize_{kind.name.lower()}", values.size, blocks, values)
+        write_blocks(random, kind, scales)
+    for kind, scales in LATER.items():
+        write_blocks(np.random.default_rng(kind.value), kind, scales)
 
     every = np.arange(0, 65536, 37, dtype=np.uint16)
     write("dequantize_f16", every.size, every, every.view(np.float16).astype(np.float32))
@@ -60,6 +71,9 @@ def main():
     rows = np.concatenate([rows, special]).astype(np.float32)
     for kind in [Type.F16, Type.Q8_0, Type.Q4_0]:
         write(f"quantize_{kind.name.lower()}", rows.size, rows, quantize(rows, kind))
+
+    lines = [f"{kind.name.lower()} {kind.value} {elements} {size}\n" for kind, (elements, size) in GGML_QUANT_SIZES.items()]
+    (FOLDER / "types.txt").write_text("".join(lines))
 
 
 main()

@@ -23,6 +23,7 @@
 //!   a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
 //! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work;
 //!   [`Generation::follow_up`] goes on with the conversation.
+//! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
@@ -42,6 +43,8 @@ pub mod cli;
 pub mod cpu;
 mod error;
 #[doc(hidden)]
+pub mod formats;
+#[doc(hidden)]
 pub mod generate;
 #[doc(hidden)]
 pub mod graph;
@@ -60,6 +63,6 @@ pub mod threads;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Check, Decoder, Device, Generation, Image, ImageSource, LoadOptions, Message, Model, OperatorCheck, Piece,
-    Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
+    Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Message, Model,
+    OperatorCheck, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
 };

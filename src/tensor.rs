@@ -1,4 +1,4 @@
-//! Tensors as data: element types, shapes, and bytes that are mapped or owned. No arithmetic.
+//! Tensors as data: element types, shapes, and bytes that are mapped or owned.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,84 +6,8 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-/// How the elements of a tensor are stored. The block types are those of GGUF.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(non_camel_case_types)]
-pub enum DType {
-    F32,
-    F16,
-    BF16,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q4_K,
-    Q5_K,
-    Q6_K,
-}
-
-impl DType {
-    /// Every type that can be run.
-    pub const ALL: [DType; 11] = [
-        DType::F32,
-        DType::F16,
-        DType::BF16,
-        DType::Q4_0,
-        DType::Q4_1,
-        DType::Q5_0,
-        DType::Q5_1,
-        DType::Q8_0,
-        DType::Q4_K,
-        DType::Q5_K,
-        DType::Q6_K,
-    ];
-
-    /// (elements, bytes) of one block; plain types are blocks of one element.
-    pub const fn block(self) -> (usize, usize) {
-        match self {
-            DType::F32 => (1, 4),
-            DType::F16 | DType::BF16 => (1, 2),
-            DType::Q4_0 => (32, 18),
-            DType::Q4_1 => (32, 20),
-            DType::Q5_0 => (32, 22),
-            DType::Q5_1 => (32, 24),
-            DType::Q8_0 => (32, 34),
-            DType::Q4_K => (256, 144),
-            DType::Q5_K => (256, 176),
-            DType::Q6_K => (256, 210),
-        }
-    }
-
-    /// Bytes of a row of `cols` elements. `cols` is a multiple of the block.
-    pub const fn row_bytes(self, cols: usize) -> usize {
-        let (elements, bytes) = self.block();
-        cols / elements * bytes
-    }
-
-    /// The name as GGUF and the command line write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::Q4_0 => "q4_0",
-            DType::Q4_1 => "q4_1",
-            DType::Q5_0 => "q5_0",
-            DType::Q5_1 => "q5_1",
-            DType::Q8_0 => "q8_0",
-            DType::Q4_K => "q4_k",
-            DType::Q5_K => "q5_k",
-            DType::Q6_K => "q6_k",
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use crate::formats::DType;
+use crate::formats::dequantize_row;
 
 /// A stored tensor. A matrix is (rows, cols) with `cols` contiguous.
 #[derive(Clone, Debug)]
@@ -132,6 +56,22 @@ impl Tensor {
         let stored = self.stored_row(row);
         let bytes = self.dtype.row_bytes(self.cols());
         &self.bytes[stored * bytes..(stored + 1) * bytes]
+    }
+
+    /// Writes the values of logical row `row`, `y.len()` = cols.
+    pub fn read_row(&self, row: usize, y: &mut [f32]) {
+        dequantize_row(self.dtype, self.row(row), y);
+    }
+
+    /// All values in logical order.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.shape.iter().product()];
+        if !values.is_empty() {
+            for (row, y) in values.chunks_exact_mut(self.cols()).enumerate() {
+                self.read_row(row, y);
+            }
+        }
+        values
     }
 }
 

@@ -149,48 +149,32 @@ fn place(path: &Path, mut infos: Vec<Info>, data: &Bytes, alignment: usize) -> R
 
 /// (type, elements of a block, bytes of a block). Of types that are not run only the name is known.
 fn element(ggml_type: u32) -> (Element, usize, usize) {
-    let dtype = match ggml_type {
-        0 => DType::F32,
-        1 => DType::F16,
-        2 => DType::Q4_0,
-        3 => DType::Q4_1,
-        6 => DType::Q5_0,
-        7 => DType::Q5_1,
-        8 => DType::Q8_0,
-        12 => DType::Q4_K,
-        13 => DType::Q5_K,
-        14 => DType::Q6_K,
+    if let Some(dtype) = DType::from_gguf(ggml_type) {
+        let (elements, bytes) = dtype.block();
+        return (Element::Run(dtype), elements, bytes);
+    }
+    let name = match ggml_type {
         28 => return (Element::F64, 1, 8),
-        30 => DType::BF16,
-        other => {
-            let name = match other {
-                9 => "q8_1",
-                10 => "q2_k",
-                11 => "q3_k",
-                15 => "q8_k",
-                16 => "iq2_xxs",
-                17 => "iq2_xs",
-                18 => "iq3_xxs",
-                19 => "iq1_s",
-                20 => "iq4_nl",
-                21 => "iq3_s",
-                22 => "iq2_s",
-                23 => "iq4_xs",
-                24 => "i8",
-                25 => "i16",
-                26 => "i32",
-                27 => "i64",
-                29 => "iq1_m",
-                34 => "tq1_0",
-                35 => "tq2_0",
-                39 => "mxfp4",
-                other => return (Element::Other(format!("ggml type {other}")), 1, 0),
-            };
-            return (Element::Other(name.into()), 1, 0);
-        }
+        9 => "q8_1",
+        15 => "q8_k",
+        16 => "iq2_xxs",
+        17 => "iq2_xs",
+        18 => "iq3_xxs",
+        19 => "iq1_s",
+        21 => "iq3_s",
+        22 => "iq2_s",
+        23 => "iq4_xs",
+        24 => "i8",
+        25 => "i16",
+        26 => "i32",
+        27 => "i64",
+        29 => "iq1_m",
+        34 => "tq1_0",
+        35 => "tq2_0",
+        39 => "mxfp4",
+        other => return (Element::Other(format!("ggml type {other}")), 1, 0),
     };
-    let (elements, bytes) = dtype.block();
-    (Element::Run(dtype), elements, bytes)
+    (Element::Other(name.into()), 1, 0)
 }
 
 /// Reads the file from front to back.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::eval_files::{Line, Numbered, Results, fingerprint, items};
 use super::progress::Bar;
 use super::{Failure, Load, interrupted};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::Model;
 use crate::generate::eval::{Evaluator, Outcome};
 
@@ -30,6 +30,9 @@ pub struct Eval {
     /// The longest answer
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_tokens: usize,
+    /// Items that are answered at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    parallel: usize,
     /// Where a JSON object for each item goes
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -67,19 +70,24 @@ impl Eval {
             results.compare(&items, &settings)?;
         }
         items.truncate(self.limit.unwrap_or(usize::MAX));
-        let mut evaluator = Evaluator::new(&model, self.max_tokens, &interrupted);
-
         let mut report = Report { json: self.json, ..Report::default() };
         let (start, mut stdout) = (Instant::now(), std::io::stdout().lock());
         let bar = Bar::items("evaluating");
-        let mut ended = Ok(());
-        for numbered in &items {
-            let Numbered { line, item, .. } = numbered;
-            let known = results.as_mut().and_then(|results| results.done.remove(line));
-            let result = match known {
-                Some(result) => result,
-                None => match evaluator.evaluate(item) {
-                    Ok(Some(outcome)) => {
+        let known: Vec<bool> = items
+            .iter()
+            .map(|numbered| results.as_ref().is_some_and(|results| results.done.contains_key(&numbered.line)))
+            .collect();
+        // Outcomes are reported in the order of the items, whenever they come.
+        let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
+        let mut next = 0;
+        let mut report_ready = |came: Option<(usize, Outcome)>| -> Result<(), Failure> {
+            outcomes.extend(came);
+            while let Some(numbered) = items.get(next) {
+                let Numbered { line, item, .. } = numbered;
+                let result = match results.as_mut().and_then(|results| results.done.remove(line)) {
+                    Some(result) => result,
+                    None => {
+                        let Some(outcome) = outcomes.remove(&next) else { break };
                         let (prompt, group) = (item.prompt.clone(), item.group.clone());
                         let result = Line { line: *line, prompt, group, outcome, of: numbered.of(&settings) };
                         report.computed += 1;
@@ -88,24 +96,38 @@ impl Eval {
                         }
                         result
                     }
-                    Ok(None) => {
-                        ended = Err(Failure::Interrupted);
-                        break;
-                    }
-                    // What was found so far is worth its table.
-                    Err(error) => {
-                        ended = Err(error.at(&format!("{}, line {line}", file.display())).into());
-                        break;
-                    }
-                },
-            };
-            if self.json {
-                writeln!(stdout, "{}", serde_json::to_string(&result).map_err(std::io::Error::from)?)?;
+                };
+                next += 1;
+                if self.json {
+                    writeln!(stdout, "{}", serde_json::to_string(&result).map_err(std::io::Error::from)?)?;
+                }
+                report.add(&result, item.group.as_deref());
+                bar.advance(report.all.items, items.len(), report.computed);
+                bar.note(format!("{:.1} %", 100.0 * report.all.share()));
             }
-            report.add(&result, item.group.as_deref());
-            bar.advance(report.all.items, items.len(), report.computed);
-            bar.note(format!("{:.1} %", 100.0 * report.all.share()));
-        }
+            Ok(())
+        };
+        report_ready(None)?;
+        let mut evaluator = Evaluator::new(&model, self.max_tokens, self.parallel, &interrupted);
+        let mut unknown =
+            items.iter().enumerate().filter(|(index, _)| !known[*index]).map(|(index, n)| (index, &n.item));
+        let mut failed = None;
+        let evaluated = evaluator.evaluate(&mut unknown, &mut |index, outcome| {
+            if failed.is_none() {
+                failed = report_ready(Some((index, outcome))).err();
+            }
+            // The sentence is that of `failed`.
+            if failed.is_some() { Err(Error::prompt("results cannot be reported")) } else { Ok(()) }
+        });
+        // What was found so far is worth its table.
+        let ended = match (evaluated, failed) {
+            (_, Some(failure)) => return Err(failure),
+            (Ok(true), None) => Ok(()),
+            (Ok(false), None) => Err(Failure::Interrupted),
+            (Err((index, error)), None) => {
+                Err(error.at(&format!("{}, line {}", file.display(), items[index].line)).into())
+            }
+        };
         bar.clear();
         if report.all.items > 0 {
             stdout.write_all(report.text(start.elapsed().as_secs_f64(), model.device()).as_bytes())?;

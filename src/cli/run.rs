@@ -1,9 +1,13 @@
 //! `dunlin run`: continue a prompt.
 
+mod prompts;
+
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::progress::Bar;
 use super::{Failure, Load, Pictures, interrupted, parse_ids};
@@ -17,6 +21,12 @@ pub struct Run {
     /// Text to answer or to continue; chat models get it through their template
     #[arg(long, value_name = "TEXT", group = "input", allow_hyphen_values = true)]
     prompt: Option<String>,
+    /// Prompts, a JSON object a line: {"prompt":…,"image":PATH?}
+    #[arg(long, value_name = "FILE", group = "input", conflicts_with_all = ["chat", "image", "release_vision"])]
+    prompts: Option<PathBuf>,
+    /// With --prompts, how many are continued at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    parallel: usize,
     /// Ids to continue, fed as they are
     #[arg(long, value_name = "IDS", group = "input", allow_hyphen_values = true)]
     tokens: Option<String>,
@@ -62,6 +72,9 @@ pub struct Run {
 
 impl Run {
     pub fn run(self) -> Result<(), Failure> {
+        if let Some(file) = &self.prompts {
+            return prompts::run(&self, &prompts::read(file, self.raw)?);
+        }
         let prompt = match (&self.tokens, self.prompt.as_deref().unwrap_or_default()) {
             (Some(ids), _) => Prompt::tokens(parse_ids("--tokens", ids)?),
             (None, text) if self.raw => Prompt::raw(text),

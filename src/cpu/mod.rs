@@ -5,6 +5,7 @@
 //!
 //! Within a family a row's sums are added in one order, however many rows there are (tests/model/rows.rs).
 
+pub mod dot;
 mod exp;
 mod norm;
 mod panel;
@@ -66,10 +67,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    matmul: Matmul,
-    matmul_add: MatmulAdd,
     linear: Linear,
-    linear_add: LinearAdd,
     norm_matmul: NormMatmul,
     norm_swiglu: NormSwiglu,
     norm_qkv_rope: NormQkvRope,

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::quant::dequantize_row;
+use crate::cpu::dot::dequantize_row;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
 use crate::cpu::simd::{TARGET_FMA, mul_add};

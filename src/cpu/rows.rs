@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::quant::dot_rows;
+use crate::cpu::dot::dot_rows;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
 use crate::ops::Matrix;

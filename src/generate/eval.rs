@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::conversation::Encoded;
-use super::generation::Generation;
+use super::encode::Encoded;
 use super::model::Model;
 use super::prompt::Prompt;
-use super::sampler::Sampler;
+use super::sampler::Sampling;
+use super::scheduler::Scheduler;
 use super::score;
+use super::sequence::Request;
+use super::stream::TextStream;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -79,6 +81,12 @@ impl Item {
         }
     }
 
+    /// What is made of an answer.
+    fn answered(&self, found: String, ids: Vec<u32>) -> Outcome {
+        let correct = folded(&found) == folded(self.answer.as_deref().unwrap_or_default());
+        Outcome::Answer { found, ids, correct }
+    }
+
     /// The prompt as a question, with its picture.
     fn question(&self) -> Prompt {
         let prompt = Prompt::user(self.prompt.as_str());
@@ -89,56 +97,97 @@ impl Item {
     }
 }
 
-/// Puts items to a model, one after the other. What a question begins with is not computed again where the one before it
-/// began so too: a picture is read once for the questions about it that stand together. (Items with choices share nothing.)
+/// Puts items to a model, several at a time. What answers begin with alike is computed once, and a picture is read once
+/// for the questions about it that stand near each other. (Items with choices share nothing.)
 pub struct Evaluator<'a> {
     model: &'a Model,
     /// The longest answer.
     max_tokens: usize,
     /// Asked before each item, and after each token and choice.
     stop: &'a dyn Fn() -> bool,
-    last: Option<Generation>,
+    scheduler: Scheduler,
+    running: Vec<Asked<'a>>,
+}
+
+/// An item that is being answered.
+struct Asked<'a> {
+    index: usize,
+    item: &'a Item,
+    key: usize,
+    /// Ids of the prompt.
+    prompt: usize,
+    stream: TextStream,
+    ids: Vec<u32>,
 }
 
 impl<'a> Evaluator<'a> {
-    pub fn new(model: &'a Model, max_tokens: usize, stop: &'a dyn Fn() -> bool) -> Self {
-        Self { model, max_tokens, stop, last: None }
+    pub fn new(model: &'a Model, max_tokens: usize, parallel: usize, stop: &'a dyn Fn() -> bool) -> Self {
+        let scheduler = Scheduler::new(model.0.clone(), parallel);
+        Self { model, max_tokens, stop, scheduler, running: Vec::new() }
     }
 
-    /// None if `stop` said so.
-    pub fn evaluate(&mut self, item: &Item) -> Result<Option<Outcome>> {
-        if (self.stop)() {
-            return Ok(None);
-        }
-        match (&item.choices, item.label, &item.answer) {
-            (Some(choices), Some(label), _) => self.choose(item, choices, label),
-            (_, _, answer) => self.answer_whole(item, answer.as_deref().unwrap_or_default()),
-        }
-    }
-
-    fn answer_whole(&mut self, item: &Item, answer: &str) -> Result<Option<Outcome>> {
-        let (prompt, sampling) = (self.model.0.encode(&item.question())?, Sampler::greedy().resolve()?);
-        let generation = match self.last.take() {
-            Some(last) => last.continued(prompt, sampling)?,
-            None => Generation::new(self.model.clone(), prompt, sampling)?,
-        };
-        let mut generation = generation.max_tokens(self.max_tokens);
-        let (mut found, mut ids) = (String::new(), Vec::new());
-        for piece in &mut generation {
-            let piece = piece?;
-            found += &piece.text;
-            ids.push(piece.id);
+    /// Gives `each` the outcome of every item with its index, as they come. False if `stop` said so; an error comes with
+    /// the index of its item.
+    pub fn evaluate(
+        &mut self,
+        items: &mut dyn Iterator<Item = (usize, &'a Item)>,
+        each: &mut dyn FnMut(usize, Outcome) -> Result<()>,
+    ) -> Result<bool, (usize, Error)> {
+        loop {
+            while self.scheduler.has_room() {
+                if (self.stop)() {
+                    return Ok(false);
+                }
+                let Some((index, item)) = items.next() else { break };
+                let begun = match (&item.choices, item.label) {
+                    (Some(choices), Some(label)) => self.choose(item, choices, label).map(|outcome| outcome.map(Some)),
+                    _ => self.ask(index, item).map(Some),
+                };
+                match begun.map_err(|error| (index, error))? {
+                    None => return Ok(false),
+                    Some(None) => {}
+                    Some(Some(outcome)) => each(index, outcome).map_err(|error| (index, error))?,
+                }
+            }
+            let first = self.running.iter().map(|asked| asked.index).min();
+            let Some(first) = first else { return Ok(true) };
+            let next = self.scheduler.next().map_err(|error| (first, error))?;
+            let (key, sampled) = next.expect("what runs has a next token");
+            let at = self.running.iter().position(|asked| asked.key == key).expect("its token came");
+            let Asked { index, prompt, stream, ids, .. } = &mut self.running[at];
+            stream.push(self.model, *prompt, sampled).map_err(|error| (*index, error))?;
+            ids.extend(std::iter::from_fn(|| stream.next()).map(|piece| piece.id));
+            if stream.stop.is_some() {
+                self.scheduler.end(key);
+                let Asked { index, item, stream, ids, .. } = self.running.swap_remove(at);
+                each(index, item.answered(stream.text, ids)).map_err(|error| (index, error))?;
+            }
             if (self.stop)() {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        self.last = Some(generation);
-        let correct = folded(&found) == folded(answer);
-        Ok(Some(Outcome::Answer { found, ids, correct }))
+    }
+
+    /// Begins an answer; an outcome where none may have a token.
+    fn ask(&mut self, index: usize, item: &'a Item) -> Result<Option<Outcome>> {
+        let model = &self.model.0;
+        let prompt = model.encode(&item.question())?;
+        model.check(&prompt.ids, prompt.images.len())?;
+        let limit = self.max_tokens.min(model.context - prompt.ids.len());
+        let stream = TextStream::new(self.model, limit, 0);
+        if stream.stop.is_some() {
+            return Ok(Some(item.answered(String::new(), Vec::new())));
+        }
+        let length = prompt.ids.len();
+        let (ids, images, sampling) = (prompt.ids, prompt.images, Sampling::GREEDY);
+        let request = Request { ids, images, sampling, limit, logits: false, continues: false };
+        let key = self.scheduler.add(request);
+        self.running.push(Asked { index, item, key, prompt: length, stream, ids: Vec::new() });
+        Ok(None)
     }
 
     /// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness).
-    fn choose(&mut self, item: &Item, choices: &[String], label: usize) -> Result<Option<Outcome>> {
+    fn choose(&self, item: &Item, choices: &[String], label: usize) -> Result<Option<Outcome>> {
         let question = item.image.as_ref().map(|_| self.model.0.encode(&item.question())).transpose()?;
         let texts = choices.iter().map(|choice| match &question {
             Some(question) => replied(self.model, question, choice),
@@ -183,7 +232,7 @@ fn continued(model: &Model, prompt: &str, choice: &str) -> Result<(Vec<u32>, usi
         _ => unended(tokenizer, context)?.len(),
     };
     if before == 0 {
-        // Something has to foretell the first token.
+        // The model needs one token before it can predict the next.
         let first = tokenizer.bos().or(tokenizer.eos());
         whole.insert(0, first.ok_or_else(|| Error::prompt("the prompt is empty, and no token begins a text"))?);
     }

@@ -1,26 +1,36 @@
 //! Prompts in, pieces of text out: tokenizers, chat templates, prefill, decode.
 
-mod conversation;
+mod batch;
+mod clock;
 pub(crate) mod device;
+mod encode;
 #[cfg(feature = "cli")]
 pub(crate) mod eval;
 mod generation;
 mod image;
+mod logits;
 mod model;
 mod prompt;
 mod sampler;
+mod scheduler;
 mod score;
+mod sequence;
+mod stream;
+mod template;
+mod text;
 mod tokenizer;
 
 pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
+pub use batch::Generations;
 pub use device::{Adapter, Device};
-pub use generation::{Generation, Piece, Stats, Stop};
+pub use generation::{Generation, Stats};
 // A crate has the same name.
 pub use self::image::Image;
-#[cfg(feature = "cli")]
-pub(crate) use model::Text;
 pub use model::{LoadOptions, Model, Precision, Weights};
 pub use prompt::{ImageSource, Message, Prompt};
 pub use sampler::Sampler;
 pub use score::{Score, Trace, Values};
+pub use stream::{Piece, Stop};
+#[cfg(feature = "cli")]
+pub(crate) use text::Text;
 pub use tokenizer::{Decoder, Tokenizer};

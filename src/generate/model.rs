@@ -4,20 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::conversation::Encoded;
 use super::device::{self, Device};
-use super::generation::Generation;
-use super::prompt::{ChatTemplate, Prompt};
-use super::sampler::Sampler;
-use super::score::{self, Score, Trace};
-use super::tokenizer::{Tokenizer, missing};
+use super::encode::{Encoded, not_in_vocabulary};
+use super::prompt::Prompt;
+use super::text::Text;
+use super::tokenizer::Tokenizer;
 use crate::backend::{Engine, EngineOptions};
-use crate::checkpoint::text::TextFiles;
 use crate::checkpoint::{Checkpoint, Config, VisionFiles};
 use crate::error::{Error, Result};
+use crate::models::PictureIds;
 use crate::tensor::DType;
 
-/// A loaded model. Cheap to clone, and shared between threads; every [`Generation`] has its own KV cache.
+/// A loaded model. Cheap to clone, and shared between threads; every [`Generation`](crate::Generation) has its own KV cache.
 #[derive(Clone)]
 pub struct Model(pub(super) Arc<Inner>);
 
@@ -27,21 +25,6 @@ pub(super) struct Inner {
     pub context: usize,
     pub text: Text,
     pub load_s: f64,
-}
-
-/// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
-pub(crate) struct Text {
-    path: PathBuf,
-    tokenizer: Option<Tokenizer>,
-    template: Option<Template>,
-}
-
-/// What turns a chat into text.
-pub(super) enum Template {
-    /// A template of the model's files.
-    Jinja(Box<ChatTemplate>),
-    /// MobileVLM's conversation style, which no file of a MobileVLM holds.
-    Vicuna,
 }
 
 /// How a model is loaded.
@@ -158,42 +141,10 @@ impl Model {
         Ok(Self(Arc::new(Inner { engine, config: checkpoint.config, context, text, load_s })))
     }
 
-    /// Continues a prompt. Nothing runs before the first piece is asked for.
-    pub fn generate(&self, prompt: impl Into<Prompt>, sampler: &Sampler) -> Result<Generation> {
-        let encoded = self.0.encode(&prompt.into())?;
-        Generation::new(self.clone(), encoded, sampler.resolve()?)
-    }
-
     /// The ids that a prompt stands for. A picture is as many ids as the model reads of it; they begin at the size of the
     /// vocabulary and count up, through all pictures.
     pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         Ok(self.0.encode(prompt)?.ids)
-    }
-
-    /// How well the model predicts ids, given as they are or as a prompt: the negative log-likelihood of each, given those
-    /// before it. Pictures are given, not predicted.
-    ///
-    /// Longer texts than the context are cut into windows of `window` ids, each scored alone; without `window`, of as
-    /// many as the context holds. Nothing is predicted for the first id of a window. Pictures must be in the only one.
-    pub fn score(&self, ids: impl Into<Prompt>, window: Option<usize>) -> Result<Score> {
-        self.score_with(ids, window, |_, _| ())
-    }
-
-    /// [`Model::score`], telling `progress` how many ids are done, and of how many.
-    pub fn score_with(
-        &self,
-        ids: impl Into<Prompt>,
-        window: Option<usize>,
-        mut progress: impl FnMut(usize, usize),
-    ) -> Result<Score> {
-        score::score(&self.0, &self.0.encode(&ids.into())?, window, &mut progress)
-    }
-
-    /// What passes through the model for ids, given as they are or as a prompt: for pictures `vision.pixels`,
-    /// `vision.features` and `vision.projected`; then embeddings, the hidden state after each executed block, and all
-    /// logits.
-    pub fn trace(&self, ids: impl Into<Prompt>) -> Result<Trace> {
-        score::trace(&self.0, &self.0.encode(&ids.into())?)
     }
 
     /// Whether the model reads pictures.
@@ -240,6 +191,11 @@ impl Inner {
         self.text.encode(prompt, &self.config)
     }
 
+    /// What ids that are none of the vocabulary stand for.
+    pub fn picture_ids(&self) -> PictureIds {
+        PictureIds { vocab: self.config.vocab }
+    }
+
     /// Rows of a picture, in tokens.
     pub fn image_tokens(&self) -> usize {
         self.config.vision.as_ref().map_or(0, |vision| vision.tokens())
@@ -270,52 +226,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-impl Text {
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.config.vision.is_some())
-    }
-
-    /// Reads no weights.
-    #[cfg(any(test, feature = "cli"))]
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(path, TextFiles::open(path)?, crate::checkpoint::is_mobilevlm(path)?)
-    }
-
-    fn from_files(path: &Path, files: Option<TextFiles>, mobilevlm: bool) -> Result<Self> {
-        let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
-        if let Some(files) = files {
-            let tokenizer = Tokenizer::new(&files)?;
-            text.template = ChatTemplate::new(&files, &tokenizer)?.map(|template| Template::Jinja(Box::new(template)));
-            text.tokenizer = Some(tokenizer);
-        }
-        if mobilevlm {
-            text.template = Some(Template::Vicuna);
-        }
-        Ok(text)
-    }
-
-    pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| missing(&self.path))
-    }
-
-    pub(super) fn template(&self) -> Option<&Template> {
-        self.template.as_ref()
-    }
-
-    pub(super) fn no_template(&self) -> Error {
-        Error::prompt(format!("{} has no chat template: it continues plain text", self.path.display()))
-    }
-
-    pub(super) fn text_only(&self) -> Error {
-        Error::prompt(format!(
-            "{} reads text only, and the prompt has a picture: load a MobileVLM, or give the vision half with --mmproj",
-            self.path.display()
-        ))
-    }
-}
-
-pub(super) fn not_in_vocabulary(id: u32, vocab: usize) -> Error {
-    Error::prompt(format!("token {id} is not in the vocabulary, which has {vocab} ids from 0"))
 }

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::conversation::Encoded;
-use super::generation::log_sum_exp;
-use super::model::Inner;
+use super::encode::Encoded;
+use super::logits::log_sum_exp;
+use super::model::{Inner, Model};
+use super::prompt::Prompt;
 use super::sampler::Sampling;
 use crate::backend::{Output, Session, Step, Want};
 use crate::error::{Error, Result};
@@ -60,7 +62,35 @@ impl Trace {
     }
 }
 
-pub(super) fn score(
+impl Model {
+    /// How well the model predicts ids, given as they are or as a prompt: the negative log-likelihood of each, given those
+    /// before it. Pictures are given, not predicted.
+    ///
+    /// Longer texts than the context are cut into windows of `window` ids, each scored alone; without `window`, of as
+    /// many as the context holds. Nothing is predicted for the first id of a window. Pictures must be in the only one.
+    pub fn score(&self, ids: impl Into<Prompt>, window: Option<usize>) -> Result<Score> {
+        self.score_with(ids, window, |_, _| ())
+    }
+
+    /// [`Model::score`], telling `progress` how many ids are done, and of how many.
+    pub fn score_with(
+        &self,
+        ids: impl Into<Prompt>,
+        window: Option<usize>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Score> {
+        score(&self.0, &self.0.encode(&ids.into())?, window, &mut progress)
+    }
+
+    /// What passes through the model for ids, given as they are or as a prompt: for pictures `vision.pixels`,
+    /// `vision.features` and `vision.projected`; then embeddings, the hidden state after each executed block, and all
+    /// logits.
+    pub fn trace(&self, ids: impl Into<Prompt>) -> Result<Trace> {
+        trace(&self.0, &self.0.encode(&ids.into())?)
+    }
+}
+
+fn score(
     model: &Inner,
     prompt: &Encoded,
     window: Option<usize>,
@@ -103,7 +133,7 @@ pub(super) fn score(
 #[cfg(feature = "cli")]
 pub(super) fn endings(
     model: &Inner,
-    images: &[Vec<f32>],
+    images: &[Arc<Vec<f32>>],
     texts: &[(Vec<u32>, usize)],
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<f64>>> {
@@ -145,7 +175,7 @@ fn each_nll(
 ) -> Result<()> {
     let logits = outputs.pop().map(|(_, logits)| logits).unwrap_or_else(|| panic!("no logits came back"));
     for (index, (row, &target)) in logits.data.chunks_exact(logits.cols).zip(targets).enumerate() {
-        if target as usize >= model.config.vocab {
+        if model.picture_ids().row(target).is_some() {
             continue;
         }
         let sum = log_sum_exp(row).ok_or_else(|| {
@@ -156,7 +186,7 @@ fn each_nll(
     Ok(())
 }
 
-pub(super) fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
+fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
     model.check(&prompt.ids, prompt.images.len())?;
     let mut pictures: Vec<(String, Values)> = Vec::new();
     let mut tensors: Vec<(String, Values)> = Vec::new();
@@ -182,7 +212,7 @@ pub(super) fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
 fn open(
     model: &Inner,
     tokens: usize,
-    images: &[Vec<f32>],
+    images: &[Arc<Vec<f32>>],
     mut pictures: Option<&mut Vec<(String, Values)>>,
 ) -> Result<Box<dyn Session>> {
     let mut session = model.engine.session(tokens)?;
@@ -199,7 +229,7 @@ fn open(
         let size = model.config.vision.as_ref().map_or(0, |vision| vision.image_size);
         let name =
             |name: &str| if index == 0 { name.into() } else { name.replace("vision", &format!("vision.{index}")) };
-        pictures.push((name("vision.pixels"), Values { shape: vec![3, size, size], data: pixels.clone() }));
+        pictures.push((name("vision.pixels"), Values { shape: vec![3, size, size], data: pixels.to_vec() }));
         let values = |part: Output| Values { shape: vec![part.rows, part.cols], data: part.data };
         pictures.extend(outputs.into_iter().map(|(part_name, part)| (name(&part_name), values(part))));
     }
@@ -223,7 +253,7 @@ fn pass(
     session.set_tokens(rows.start, &ids[rows.clone()])?;
     for position in rows.clone().step_by(chunk) {
         let part = position..rows.end.min(position + chunk);
-        let images = ids[part.clone()].iter().any(|&id| id as usize >= model.config.vocab);
+        let images = ids[part.clone()].iter().any(|&id| model.picture_ids().row(id).is_some());
         let rows = Sampling::GREEDY.row(0, position).follow(part.len());
         session.run(&Step { rows: &rows, family: Family::Many, want, logits: false, images })?;
         each(position, if want == Want::Nothing { Vec::new() } else { session.outputs()? })?;

@@ -7,16 +7,16 @@
 //! ```text
 //! plane[((row / 8)·count + i)·8 + row % 8]      element i of a row's `count`
 //!
-//! codes    elements are vec4<u32>, i = block·quads + quad     what `quad` holds depends on the type
-//! scales   elements are u32                                   per type, see `pack`
+//! codes    elements are vec4<u32>: the words of the codes of each block, one block after the other
+//! scales   elements are u32: the parts of the format, one after the other
 //! ```
+//!
+//! What the words hold is the format's business: see its file in `src/formats`.
 
 use std::ops::Range;
 
+pub use crate::formats::BLOCK;
 use crate::tensor::DType;
-
-/// Columns of a block.
-pub const BLOCK: usize = 32;
 
 /// Rows of a tile; the last tile of a chunk is filled up with zeros.
 pub const TILE: usize = 8;
@@ -69,34 +69,18 @@ pub fn blocks(cols: usize) -> usize {
     cols.div_ceil(BLOCK)
 }
 
-/// `vec4<u32>`s that hold the codes of one block of one row.
-pub fn quads(dtype: DType) -> usize {
-    match dtype {
-        DType::F32 => 8,
-        DType::F16 | DType::BF16 => 4,
-        DType::Q8_0 => 2,
-        _ => 1,
-    }
+/// `vec4<u32>`s that hold the codes of a row.
+pub fn quads(dtype: DType, cols: usize) -> usize {
+    (blocks(cols) * dtype.codes()).div_ceil(4)
 }
 
 /// 32-bit words of the codes plane.
 pub fn codes_words(dtype: DType, rows: usize, cols: usize) -> usize {
-    blocks(cols) * quads(dtype) * rows.next_multiple_of(TILE) * 4
+    quads(dtype, cols) * rows.next_multiple_of(TILE) * 4
 }
 
 /// 32-bit words of the scales plane: at least 4, since a binding may not be empty.
 pub fn scales_words(dtype: DType, rows: usize, cols: usize) -> usize {
-    let b = blocks(cols);
-    let supers = b.div_ceil(8);
-    let words = match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => 0,
-        DType::Q4_0 | DType::Q8_0 => b.div_ceil(2),
-        DType::Q5_0 => b.div_ceil(2) + b,
-        DType::Q4_1 => b,
-        DType::Q5_1 => b + b,
-        DType::Q4_K => supers + b.div_ceil(2),
-        DType::Q5_K => supers + b.div_ceil(2) + b,
-        DType::Q6_K => supers.div_ceil(2) + b.div_ceil(2) + 2 * b,
-    };
+    let words: usize = dtype.scales().iter().map(|part| part.words(blocks(cols))).sum();
     (words * rows.next_multiple_of(TILE)).max(4)
 }

@@ -4,6 +4,7 @@
 //! WGSL declarations may stand in any order; directives (`enable f16;`) go in front, on line 1.
 
 use super::Kernel;
+use crate::formats::{DType, formats};
 
 /// A file of `shaders/shared/`. A `variant` is one of several that define the same names.
 #[derive(Debug)]
@@ -13,19 +14,30 @@ pub struct Module {
     pub variant: bool,
 }
 
-macro_rules! modules {
-    ($($id:ident $name:literal $variant:literal)*) => {
-        $(pub static $id: Module = Module {
+macro_rules! module {
+    ($name:expr, $variant:literal) => {
+        Module {
             name: $name,
             source: include_str!(concat!("../../shaders/shared/", $name, ".wgsl")),
             variant: $variant,
-        };)*
-        /// Every shared file.
-        pub static KERNEL_MODULES: &[&Module] = &[$(&$id),*];
+        }
     };
 }
 
-modules! {
+macro_rules! modules {
+    ([$($id:ident $name:literal $variant:literal)*] $($format:ident $format_name:ident)*) => {
+        $(pub static $id: Module = module!($name, $variant);)*
+
+        /// How each weight format is read, in the order of [`DType::ALL`].
+        pub static WEIGHTS: [Module; DType::ALL.len()] =
+            [$(module!(concat!("weight_", stringify!($format_name)), true)),*];
+
+        /// Every shared file.
+        pub static KERNEL_MODULES: &[&Module] = &[$(&$id,)* $(&WEIGHTS[DType::$format as usize]),*];
+    };
+}
+
+formats!([modules]
     ACTIVATION "activation" false
     GEMV "gemv" false
     GEMM "gemm" true
@@ -49,18 +61,7 @@ modules! {
     TILE_F32 "tile_f32" true
     TILE_F16 "tile_f16" true
     WEIGHT "weight" false
-    WEIGHT_F32 "weight_f32" true
-    WEIGHT_F16 "weight_f16" true
-    WEIGHT_BF16 "weight_bf16" true
-    WEIGHT_Q4_0 "weight_q4_0" true
-    WEIGHT_Q4_1 "weight_q4_1" true
-    WEIGHT_Q5_0 "weight_q5_0" true
-    WEIGHT_Q5_1 "weight_q5_1" true
-    WEIGHT_Q8_0 "weight_q8_0" true
-    WEIGHT_Q4_K "weight_q4_k" true
-    WEIGHT_Q5_K "weight_q5_k" true
-    WEIGHT_Q6_K "weight_q6_k" true
-}
+);
 
 /// The complete WGSL of a kernel.
 pub fn assemble(kernel: &Kernel) -> String {

@@ -107,6 +107,24 @@ pub fn build_vision(config: &Config, mut b: GraphBuilder) -> Option<Graph> {
     Some(b.finish())
 }
 
+/// Ids that stand for rows of pictures: row i has the id behind the vocabulary's last, and i more.
+#[derive(Clone, Copy, Debug)]
+pub struct PictureIds {
+    pub vocab: usize,
+}
+
+impl PictureIds {
+    /// The id of a row.
+    pub fn id(self, row: usize) -> u32 {
+        (self.vocab + row) as u32
+    }
+
+    /// The row that an id stands for, if it is none of the vocabulary.
+    pub fn row(self, id: u32) -> Option<usize> {
+        (id as usize).checked_sub(self.vocab)
+    }
+}
+
 /// The state that holds the rows of the pass.
 pub const TABLE: &str = "table";
 

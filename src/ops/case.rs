@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::formats::random_row;
 use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
 use crate::ops::{Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
@@ -179,32 +180,7 @@ impl Given {
         let (dtype, (rows, cols)) = (self.ty.dtype(), self.ty.matrix());
         let scale = if let Fill::Random(scale) = self.fill { scale } else { 1.0 };
         let mut next = random(seed);
-        let uniform = |word: u32| scale * (word as f32 / 2f32.powi(31) - 1.0);
-        let halves = |values: [f32; 2]| values.map(|v| half::f16::from_f32(v).to_le_bytes()).concat();
-        let mut bytes = Vec::with_capacity(rows * dtype.row_bytes(cols));
-        for _ in 0..rows * cols / dtype.block().0 {
-            let start = bytes.len();
-            match dtype {
-                DType::F32 => bytes.extend(uniform(next()).to_le_bytes()),
-                DType::F16 => bytes.extend(half::f16::from_f32(uniform(next())).to_le_bytes()),
-                DType::BF16 => bytes.extend(half::bf16::from_f32(uniform(next())).to_le_bytes()),
-                _ => bytes.extend((0..dtype.block().1).map(|_| (next() >> 13) as u8)),
-            }
-            // d first, then m or dmin; half of the random bound, so that blocks differ.
-            let d = scale * (0.5 + next() as f32 / 2f32.powi(33));
-            let block = &mut bytes[start..];
-            match dtype {
-                DType::F32 | DType::F16 | DType::BF16 => {}
-                DType::Q4_0 => block[..2].copy_from_slice(&halves([d / 8.0, 0.0])[..2]),
-                DType::Q5_0 => block[..2].copy_from_slice(&halves([d / 16.0, 0.0])[..2]),
-                DType::Q8_0 => block[..2].copy_from_slice(&halves([d / 127.0, 0.0])[..2]),
-                DType::Q4_1 => block[..4].copy_from_slice(&halves([d / 7.5, -d])),
-                DType::Q5_1 => block[..4].copy_from_slice(&halves([d / 15.5, -d])),
-                DType::Q4_K => block[..4].copy_from_slice(&halves([d / (63.0 * 7.5), d / 63.0])),
-                DType::Q5_K => block[..4].copy_from_slice(&halves([d / (63.0 * 15.5), d / 63.0])),
-                DType::Q6_K => block[208..].copy_from_slice(&halves([d / (128.0 * 32.0), 0.0])[..2]),
-            }
-        }
+        let bytes: Vec<u8> = (0..rows).flat_map(|_| random_row(dtype, cols, scale, &mut next)).collect();
         Tensor { dtype, shape: vec![rows, cols], bytes: Bytes::new(bytes), order: RowOrder::Stored }
     }
 }

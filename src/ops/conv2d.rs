@@ -5,7 +5,7 @@
 //! A convolution whose stride is its kernel's size: squares that do not overlap, so a matrix product. Patch p lies at
 //! (p / grid, p % grid); k counts its channels, then its rows, then its columns.
 
-use crate::checkpoint::quant::dequantize_row;
+use crate::formats::dequantize_row;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
 use crate::ops::product::{self, GemmKernels, gemm_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};

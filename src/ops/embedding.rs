@@ -4,7 +4,7 @@
 //!
 //! Rows of ids that W does not have are left as they are (`splice_rows` writes them).
 
-use crate::checkpoint::quant::dequantize_row;
+use crate::formats::dequantize_row;
 use crate::kernel::source::ROWS;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::weight::{WeightKernels, parts};

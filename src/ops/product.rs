@@ -1,6 +1,6 @@
 //! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
 
-use crate::checkpoint::quant::dequantize_row;
+use crate::formats::dequantize_row;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, params, weight_kernel};
@@ -197,17 +197,6 @@ pub fn plain_product(x: &[f32], w: &Matrix, y: &mut [f32]) {
         dequantize_row(w.dtype, w.row(c), &mut row);
         for (r, x) in x.chunks_exact(w.cols).enumerate() {
             y[r * n + c] = x.iter().zip(&row).map(|(x, w)| x * w).sum();
-        }
-    }
-}
-
-/// x · Wᵀ
-pub fn product(x: &[f32], w: &Matrix, y: &mut [f32]) {
-    let mut row = vec![0.0; w.cols];
-    for (c, stored) in w.rows_in(0..w.rows()).enumerate() {
-        dequantize_row(w.dtype, stored, &mut row);
-        for (x, y) in x.chunks_exact(w.cols).zip(y.chunks_exact_mut(w.rows())) {
-            y[c] = x.iter().zip(&row).map(|(x, w)| x * w).sum();
         }
     }
 }

@@ -63,25 +63,24 @@ pub type WeightKernels = [Kernel; DType::ALL.len()];
 
 /// Declares [`WeightKernels`]: `weight_kernels!("file.wgsl", "entry", [modules], [accesses], Params, …)`.
 macro_rules! weight_kernels {
-    ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty) => {
-        $crate::ops::weight_kernels!($file, $entry, [$($module),*], $accesses, $params, [], $crate::kernel::Requires::NOTHING)
-    };
-    ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
-        $crate::ops::weight_kernels!(@ [WEIGHT_F32 WEIGHT_F16 WEIGHT_BF16 WEIGHT_Q4_0 WEIGHT_Q4_1 WEIGHT_Q5_0 WEIGHT_Q5_1
-            WEIGHT_Q8_0 WEIGHT_Q4_K WEIGHT_Q5_K WEIGHT_Q6_K] $file, $entry, [$($module),*], $accesses, $params, $constants, $requires)
-    };
-    (@ [$($format:ident)*] $file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
+    ([@ $file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty, $constants:tt, $requires:expr] $($format:ident $name:ident)*) => {
         [$($crate::ops::weight_kernels!(@one $format $file, $entry, $modules, $accesses, $params, $constants, $requires)),*]
     };
     (@one $format:ident $file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
-        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::WEIGHT, $crate::kernel::source::$format], $accesses, $params, $constants, $requires)
+        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::WEIGHT, $crate::kernel::source::WEIGHTS[$crate::formats::DType::$format as usize]], $accesses, $params, $constants, $requires)
+    };
+    ($file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty) => {
+        $crate::ops::weight_kernels!($file, $entry, $modules, $accesses, $params, [], $crate::kernel::Requires::NOTHING)
+    };
+    ($file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
+        $crate::formats::formats!([$crate::ops::weight_kernels] @ $file, $entry, $modules, $accesses, $params, $constants, $requires)
     };
 }
 pub(crate) use weight_kernels;
 
 /// The kernel for a format: tables are in the order of [`DType::ALL`].
 pub fn weight_kernel(kernels: &'static WeightKernels, dtype: DType) -> &'static Kernel {
-    &kernels[DType::ALL.iter().position(|&d| d == dtype).expect("ALL lists every type")]
+    &kernels[dtype as usize]
 }
 
 /// The part of a weight that lies in one chunk of the matrix it is stored in.

@@ -11,8 +11,8 @@ use crate::support::scratch::Scratch;
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use crate::support::vocabulary::with_sentencepiece;
 use crate::support::{forward, pairs, real_model};
-use dunlin::checkpoint::quantize::quantize_row;
 use dunlin::checkpoint::{Checkpoint, Source, VisionFiles};
+use dunlin::formats::quantize_row;
 use dunlin::ops::Given;
 use dunlin::tensor::DType;
 use dunlin::{LoadOptions, Model, Tokenizer};
@@ -22,22 +22,6 @@ const LOGITS: f32 = 2e-3;
 /// Between models of the same numbers on one device: rows of q and k that lie in another order change no sum.
 const SAME: f32 = 1e-5;
 
-fn ggml_type(dtype: DType) -> u32 {
-    match dtype {
-        DType::F32 => ggml::F32,
-        DType::F16 => ggml::F16,
-        DType::BF16 => ggml::BF16,
-        DType::Q4_0 => ggml::Q4_0,
-        DType::Q4_1 => ggml::Q4_1,
-        DType::Q5_0 => ggml::Q5_0,
-        DType::Q5_1 => ggml::Q5_1,
-        DType::Q8_0 => ggml::Q8_0,
-        DType::Q4_K => ggml::Q4_K,
-        DType::Q5_K => ggml::Q5_K,
-        DType::Q6_K => ggml::Q6_K,
-    }
-}
-
 /// Any folder as GGUF with its tensors as they are stored; vectors of `.bin` files as f32.
 fn stored(folder: &Path) -> Writer {
     if !folder.join("pytorch_model.bin").exists() {
@@ -46,7 +30,7 @@ fn stored(folder: &Path) -> Writer {
     let checkpoint = Checkpoint::open(folder).expect("a golden folder");
     let tensors = checkpoint.tensors().map(|info| {
         let tensor = checkpoint.take(info.name, info.shape).expect("a tensor of the list");
-        (info.name.to_string(), info.shape.to_vec(), ggml_type(tensor.dtype), tensor.bytes.to_vec())
+        (info.name.to_string(), info.shape.to_vec(), tensor.dtype.gguf(), tensor.bytes.to_vec())
     });
     gguf::from_tensors(folder, tensors.collect())
 }
@@ -262,7 +246,7 @@ fn quantised_golden_cases_run_as_on_the_cpu() {
             let quantised = |shape: &[usize], ggml_type: u32, bytes: &[u8]| {
                 let &[_, cols] = shape else { return (ggml_type, bytes.to_vec()) };
                 let dtype = if cols % 32 == 0 { dtype } else { DType::F16 };
-                (self::ggml_type(dtype), quantise(dtype, cols, &widen(ggml_type, bytes)))
+                (dtype.gguf(), quantise(dtype, cols, &widen(ggml_type, bytes)))
             };
             let writer = gguf::from_folder(&golden.folder, quantised);
             let path = write(&scratch, &format!("{name}_{dtype}"), &writer);
@@ -306,7 +290,7 @@ fn toy(dtype: DType, context: u32) -> Writer {
     let mut matrix = |writer: Writer, name: String, rows: usize, cols: usize| {
         seed += 1;
         let tensor = Given::weight(dtype, rows, cols).tensor(seed);
-        writer.tensor(&name, &[rows, cols], ggml_type(dtype), tensor.bytes.to_vec())
+        writer.tensor(&name, &[rows, cols], dtype.gguf(), tensor.bytes.to_vec())
     };
     let gain = || (0..HIDDEN).flat_map(|i| (0.75 + (i % 7) as f32 / 14.0).to_le_bytes()).collect::<Vec<u8>>();
     writer = matrix(writer, "token_embd.weight".into(), 307, HIDDEN);

@@ -1,9 +1,9 @@
-//! Packed weights, without a device: what the documented layout (src/kernel/layout.rs and pack.rs) says about the planes,
+//! Packed weights, without a device: what the documented layout (src/kernel/layout.rs and src/formats) says about the planes,
 //! read back element by element, is what the stored rows mean.
 //!
 //! The reader below is written from that description alone, and shares no code with the packer or with the shaders.
 
-use dunlin::checkpoint::quant::dequantize_row;
+use dunlin::formats::dequantize_row;
 use dunlin::kernel::layout::{BLOCK, TILE, WeightLayout, blocks, codes_words, quads, scales_words};
 use dunlin::kernel::pack;
 use dunlin::ops::Given;
@@ -19,15 +19,16 @@ struct Planes {
 }
 
 impl Planes {
-    /// Word `lane` of a quad of the codes: element block · quads + quad of the row, in tiles of 8 rows.
-    fn code(&self, row: usize, block: usize, quad: usize, lane: usize) -> u32 {
-        let (count, i) = (blocks(self.cols) * quads(self.dtype), block * quads(self.dtype) + quad);
-        self.codes[((row / 8 * count + i) * 8 + row % 8) * 4 + lane]
+    /// Word i of the codes of a block: words of a row follow each other, four to an element, in tiles of 8 rows.
+    fn code(&self, row: usize, block: usize, i: usize) -> u32 {
+        let word = block * self.dtype.codes() + i;
+        let count = quads(self.dtype, self.cols);
+        self.codes[((row / 8 * count + word / 4) * 8 + row % 8) * 4 + word % 4]
     }
 
     /// Byte i of the codes of a block.
     fn byte(&self, row: usize, block: usize, i: usize) -> u8 {
-        (self.code(row, block, i / 16, i % 16 / 4) >> (8 * (i % 4))) as u8
+        (self.code(row, block, i / 4) >> (8 * (i % 4))) as u8
     }
 
     /// Word `index` of the part of the scales plane that begins after `part` words a row.
@@ -49,16 +50,18 @@ impl Planes {
         let d = |bits: u16| f16(bits.into());
         // Byte j of the quad holds element j in its low half and j + 16 in its high half.
         let nibble = || u32::from(self.byte(row, b, j % 16) >> (4 * (j / 16)) & 15);
-        // Bit 4 of element 4t + k is bit 8k + t.
-        let fifth = |part| (self.word(row, part, b) >> (8 * (j % 4) + j / 4)) & 1;
+        // One bit of element 4t + k is bit 8k + t.
+        let single = |part| (self.word(row, part, b) >> (8 * (j % 4) + j / 4)) & 1;
+        // Bits 0 and 1 of element 16w + 4t + k are bits 8k + 2t and on of word w.
+        let pair = |word: u32| word >> (8 * (j % 4) + 2 * (j % 16 / 4)) & 3;
         match self.dtype {
-            DType::F32 => f32::from_bits(self.code(row, b, j / 4, j % 4)),
-            DType::F16 => f16(self.code(row, b, j / 8, j % 8 / 2) >> (16 * (j % 2)) & 0xffff),
-            DType::BF16 => f32::from_bits((self.code(row, b, j / 8, j % 8 / 2) >> (16 * (j % 2))) << 16),
+            DType::F32 => f32::from_bits(self.code(row, b, j)),
+            DType::F16 => f16(self.code(row, b, j / 2) >> (16 * (j % 2)) & 0xffff),
+            DType::BF16 => f32::from_bits((self.code(row, b, j / 2) >> (16 * (j % 2))) << 16),
             DType::Q8_0 => d(self.half(row, 0, b)) * f32::from(self.byte(row, b, j) as i8),
             DType::Q4_0 => d(self.half(row, 0, b)) * (nibble() as f32 - 8.0),
             DType::Q5_0 => {
-                let q = nibble() | fifth(halves) << 4;
+                let q = nibble() | single(halves) << 4;
                 d(self.half(row, 0, b)) * (q as f32 - 16.0)
             }
             DType::Q4_1 => {
@@ -66,11 +69,27 @@ impl Planes {
                 f16(dm & 0xffff) * nibble() as f32 + f16(dm >> 16)
             }
             DType::Q5_1 => {
-                let (dm, q) = (self.word(row, 0, b), nibble() | fifth(count) << 4);
+                let (dm, q) = (self.word(row, 0, b), nibble() | single(count) << 4);
                 f16(dm & 0xffff) * q as f32 + f16(dm >> 16)
             }
+            DType::IQ4_NL => {
+                let value =
+                    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113][nibble() as usize];
+                d(self.half(row, 0, b)) * value as f32
+            }
+            DType::Q2_K => {
+                let (d, q) = (self.word(row, 0, b / 8), pair(self.code(row, b, j / 16)));
+                let scales = self.half(row, supers, b).to_le_bytes()[j / 16];
+                f16(d & 0xffff) * f32::from(scales & 15) * q as f32 - f16(d >> 16) * f32::from(scales >> 4)
+            }
+            DType::Q3_K => {
+                let first = supers.div_ceil(2);
+                let scale = self.half(row, first, b).to_le_bytes()[j / 16] as i8;
+                let q = pair(self.code(row, b, j / 16)) | single(first + halves) << 2;
+                d(self.half(row, 0, b / 8)) * f32::from(scale) * (q as f32 - 4.0)
+            }
             DType::Q4_K | DType::Q5_K => {
-                let q = if self.dtype == DType::Q4_K { nibble() } else { nibble() | fifth(supers + halves) << 4 };
+                let q = if self.dtype == DType::Q4_K { nibble() } else { nibble() | single(supers + halves) << 4 };
                 let d = self.word(row, 0, b / 8);
                 let [scale, minimum] = self.half(row, supers, b).to_le_bytes();
                 f16(d & 0xffff) * f32::from(scale) * q as f32 - f16(d >> 16) * f32::from(minimum)
@@ -78,9 +97,7 @@ impl Planes {
             DType::Q6_K => {
                 let first = supers.div_ceil(2);
                 let scale = self.half(row, first, b).to_le_bytes()[j / 16] as i8;
-                // Bits 4 and 5 of element 16w + 4t + k are bits 8k + 2t of word w.
-                let (w, t, k) = (j / 16, j % 16 / 4, j % 4);
-                let high = self.word(row, first + halves, 2 * b + w) >> (8 * k + 2 * t) & 3;
+                let high = pair(self.word(row, first + halves, 2 * b + j / 16));
                 d(self.half(row, 0, b / 8)) * f32::from(scale) * ((nibble() | high << 4) as f32 - 32.0)
             }
         }

@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::source::{SourceFile, Token, exists, files, is_word, line_of, rust_files, tokens};
 
 /// The one-way street, left to right: a module imports only what stands to its left.
-const STREET: [&str; 14] = [
+const STREET: [&str; 16] = [
     "error",
     "threads",
+    "formats",
     "tensor",
     "checkpoint",
     "kernel",
+    "cpu",
     "ops",
     "graph",
     "models",
@@ -147,12 +149,28 @@ fn every_shared_shader_is_included() {
     let mut complaints = Complaints::new();
     let literals = source_literals();
     let modules = SourceFile::read("src/kernel/source.rs").map(|file| file.literals()).unwrap_or_default();
+    let formats = format_names();
     for file in files("shaders/shared", "wgsl") {
         let path = file.path.strip_prefix("shaders/").expect("listed from there").to_string();
-        // The table of shared files in kernel/source.rs gives stems to a macro that adds folder and extension.
-        let listed = modules.iter().any(|literal| literal == file.stem());
+        // The table of shared files in kernel/source.rs gives stems to a macro that adds folder and extension; the readers of
+        // weights come from the table of formats.
+        let listed = modules.iter().any(|literal| literal == file.stem())
+            || file.stem().strip_prefix("weight_").is_some_and(|name| formats.contains(name));
         if !listed && !is_included(&literals, &path) {
             complaints.add(&file, 1, "no include_str! of src/ brings this file in: remove it or list it".into());
+        }
+    }
+    complaints.none();
+}
+
+#[test]
+fn every_format_is_in_the_table() {
+    let mut complaints = Complaints::new();
+    let formats = format_names();
+    assert!(formats.len() > 10, "the table of formats was not understood: {formats:?}");
+    for file in rust_files("src/formats") {
+        if !formats.contains(file.stem()) && !["mod", "bits", "tests"].contains(&file.stem()) {
+            complaints.add(&file, 1, format!("format `{}` is not in the table of src/formats/mod.rs", file.stem()));
         }
     }
     complaints.none();
@@ -189,15 +207,12 @@ fn the_backend_names_no_operator() {
 fn models_name_no_weight_format() {
     // How a weight is stored is a property of the tensor. A model that asks becomes a twin that drifts.
     let mut complaints = Complaints::new();
+    let formats = format_names();
     for file in rust_files("src/models") {
         for token in file.tokens_outside_tests() {
-            let lower = token.text.to_ascii_lowercase();
-            let block = lower.starts_with('q')
-                && lower[1..].starts_with(|c: char| c.is_ascii_digit())
-                && lower[2..].starts_with('_')
-                && lower.len() <= 4;
-            let plain = matches!(token.text, "DType" | "F16" | "BF16" | "F32" | "f16" | "bf16");
-            if block || plain {
+            // `f32` is also the type of Rust's numbers.
+            let format = token.text != "f32" && formats.contains(&token.text.to_ascii_lowercase());
+            if format || token.text == "DType" {
                 complaints.add(&file, token.line, format!("a model names the weight format `{}`", token.text));
             }
         }
@@ -403,6 +418,20 @@ fn operators() -> Vec<OperatorLine> {
 
 fn operator_names() -> BTreeSet<String> {
     operators().into_iter().map(|operator| operator.name).collect()
+}
+
+/// The names in the `formats!` table of src/formats/mod.rs: pairs like `Q4_0 q4_0`.
+fn format_names() -> BTreeSet<String> {
+    let Some(file) = SourceFile::read("src/formats/mod.rs") else { return BTreeSet::new() };
+    let tokens = file.tokens();
+    let start = tokens.iter().position(|token| token.so_far.ends_with("macro_rules! ")).unwrap_or(tokens.len());
+    let table = &tokens[start..];
+    let end = table.iter().position(|token| token.text == "pub").unwrap_or(table.len());
+    let pairs = table[..end].windows(2).filter(|pair| pair[0].text != pair[1].text);
+    pairs
+        .filter(|pair| pair[0].text.to_ascii_lowercase() == pair[1].text)
+        .map(|pair| pair[1].text.to_string())
+        .collect()
 }
 
 /// The top-level modules that a file names: `crate::x`, `crate::{x, y::z}`, and `super::` chains that reach the root.

@@ -5,7 +5,7 @@ use super::scratch::Scratch;
 use super::vision::{Activation, Projector};
 use super::vision_folders::{TOWER, complains, load};
 use super::*;
-use crate::checkpoint::quantize::quantize_row;
+use crate::formats::quantize_row;
 
 const CASE: &str = "mobilevlm_v1_grid4";
 

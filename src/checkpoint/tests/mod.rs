@@ -1,6 +1,5 @@
 //! Golden folders load with the right configuration, and broken files get one clear sentence.
 
-mod blocks;
 mod broken;
 mod configs;
 #[allow(dead_code, reason = "the types of blocks are for the tests of whole models")]

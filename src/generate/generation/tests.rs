@@ -1,14 +1,16 @@
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::backend::{DeviceInfo, Engine, Output};
+use crate::backend::{DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
 use crate::checkpoint::{Config, RopeConfig};
 use crate::error::ErrorKind;
-use crate::generate::model::{Inner, Text};
-use crate::generate::{Prompt, Sampler};
+use crate::generate::model::Inner;
+use crate::generate::text::Text;
+use crate::generate::{Generations, Prompt, Sampler};
+use crate::kernel::Family;
 
 const VOCAB: usize = 512;
 const CHUNK: usize = 256;
@@ -29,9 +31,9 @@ struct FakeSession {
     then: Option<(usize, u32)>,
     broken: usize,
     tokens: Vec<Option<u32>>,
-    /// The next position: passes are in order and leave no gap.
-    next: usize,
-    sampled: VecDeque<Sampled>,
+    /// Positions that were computed: passes leave no gap.
+    computed: HashSet<usize>,
+    sampled: VecDeque<Vec<Sampled>>,
     outputs: Vec<(String, Output)>,
     sessions: Arc<AtomicUsize>,
 }
@@ -100,7 +102,7 @@ impl Engine for Fake {
             then: self.then,
             broken: self.broken,
             tokens: vec![None; capacity],
-            next: 0,
+            computed: HashSet::new(),
             sampled: VecDeque::new(),
             outputs: Vec::new(),
             sessions: self.sessions.clone(),
@@ -115,8 +117,9 @@ impl Drop for FakeSession {
 }
 
 impl FakeSession {
-    fn logits(&self, position: usize) -> Vec<f32> {
-        let id = self.tokens[position].expect("a token that was written") as usize;
+    /// Of the row at `position` of the sequence at `slot`.
+    fn logits(&self, slot: usize, position: usize) -> Vec<f32> {
+        let id = self.tokens[slot + position].expect("a token that was written") as usize;
         let mut logits: Vec<f32> = (0..VOCAB).map(|index| -((index % 5) as f32)).collect();
         logits[(id + position) % VOCAB] = if position >= self.broken { f32::NAN } else { 9.0 };
         logits
@@ -124,37 +127,57 @@ impl FakeSession {
 }
 
 impl Session for FakeSession {
-    fn set_tokens(&mut self, position: usize, ids: &[u32]) -> Result<()> {
-        for (slot, &id) in self.tokens[position..position + ids.len()].iter_mut().zip(ids) {
+    fn set_tokens(&mut self, place: usize, ids: &[u32]) -> Result<()> {
+        for (slot, &id) in self.tokens[place..place + ids.len()].iter_mut().zip(ids) {
             *slot = Some(id);
         }
         Ok(())
     }
 
+    fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()> {
+        for i in 0..count {
+            assert!(self.computed.contains(&(from + i)), "position {} is copied before it is computed", from + i);
+            self.tokens[to + i] = self.tokens[from + i];
+            self.computed.insert(to + i);
+        }
+        Ok(())
+    }
+
     fn run(&mut self, step: &Step) -> Result<()> {
-        let first = step.rows[0].place();
-        assert_eq!(first, self.next, "passes are in order");
         assert!(step.rows.len() <= CHUNK);
-        self.next += step.rows.len();
-        let last = self.next - 1;
-        let token = |position: usize, id: u32| match self.then {
-            Some((from, then)) if position >= from => then,
-            _ => (id + position as u32) % VOCAB as u32,
-        };
+        if step.family == Family::Many {
+            assert_eq!(step.rows, step.rows[0].follow(step.rows.len()), "a prompt's rows follow each other");
+        }
+        for row in step.rows {
+            let before = row.position == 0 || self.computed.contains(&(row.place() - 1));
+            assert!(before, "{row:?} is computed before the one in front of it");
+            self.computed.insert(row.place());
+        }
+        let (slot, first) = (step.rows[0].slot as usize, step.rows[0].position as usize);
         match step.want {
             Want::Nothing => {}
             Want::Token => {
                 assert!(self.sampled.len() < self.depth, "no more steps in flight than the device takes");
-                let id = token(last, self.tokens[last].expect("a token that was written"));
-                self.tokens[self.next] = Some(id);
-                let logits = step.logits.then(|| self.logits(last));
-                let logprob = if last >= self.broken { f32::NAN } else { -0.25 };
-                self.sampled.push_back(Sampled { id, logprob, logits });
+                let chosen = if step.family == Family::Few { step.rows } else { &step.rows[step.rows.len() - 1..] };
+                let mut sampled = Vec::new();
+                for row in chosen {
+                    let (slot, position) = (row.slot as usize, row.position as usize);
+                    let id = match self.then {
+                        Some((from, then)) if position >= from => then,
+                        _ => (self.tokens[row.place()].expect("a token") + row.position) % VOCAB as u32,
+                    };
+                    self.tokens[row.place() + 1] = Some(id);
+                    let logits = step.logits.then(|| self.logits(slot, position));
+                    let logprob = if position >= self.broken { f32::NAN } else { -0.25 };
+                    sampled.push(Sampled { id, logprob, logits });
+                }
+                self.sampled.push_back(sampled);
             }
             Want::Logits | Want::Trace => {
-                let data = (first..self.next).flat_map(|position| self.logits(position)).collect();
-                let hidden = Output { rows: step.rows.len(), cols: 2, data: vec![first as f32; 2 * step.rows.len()] };
-                self.outputs = vec![("logits".into(), Output { rows: step.rows.len(), cols: VOCAB, data })];
+                let rows = step.rows.len();
+                let data = (first..first + rows).flat_map(|position| self.logits(slot, position)).collect();
+                let hidden = Output { rows, cols: 2, data: vec![first as f32; 2 * rows] };
+                self.outputs = vec![("logits".into(), Output { rows, cols: VOCAB, data })];
                 if step.want == Want::Trace {
                     self.outputs.insert(0, ("embeddings".into(), hidden));
                 }
@@ -163,15 +186,24 @@ impl Session for FakeSession {
         Ok(())
     }
 
-    fn sampled(&mut self) -> Result<Sampled> {
-        Ok(self.sampled.pop_front().expect("a step that chose a token"))
+    fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
+        *chosen = self.sampled.pop_front().expect("a step that chose a token");
+        Ok(())
     }
 
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         Ok(std::mem::take(&mut self.outputs))
     }
 
-    fn encode(&mut self, _: &[f32], _: bool, _: crate::backend::Progress) -> Result<Vec<(String, Output)>> {
+    fn encode(&mut self, _: &[f32], _: usize) -> Result<()> {
+        unreachable!("the model reads no pictures")
+    }
+
+    fn encode_slice(&mut self) -> Result<(usize, usize)> {
+        unreachable!("the model reads no pictures")
+    }
+
+    fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
         unreachable!("the model reads no pictures")
     }
 
@@ -213,6 +245,71 @@ fn any_depth_and_any_prompt_length_give_the_same_tokens() {
             assert_eq!((stats.prompt_tokens, stats.generated_tokens), (length, until_eos));
         }
     }
+}
+
+/// What each prompt was continued with, and its stop.
+fn generate_all(generations: &mut Generations, count: usize) -> Vec<(Vec<u32>, Option<Stop>)> {
+    let mut all = vec![(Vec::new(), None); count];
+    for (index, piece) in generations.by_ref() {
+        all[index].0.push(piece.unwrap().id);
+    }
+    while let Some((index, stats)) = generations.ended() {
+        assert_eq!(stats.generated_tokens, all[index].0.len());
+        all[index].1 = stats.stop;
+    }
+    all
+}
+
+#[test]
+fn prompts_together_are_continued_as_each_alone() {
+    let prompts: Vec<Vec<u32>> = [1, 40, 3, 600, 2, 7, 257, 1, 30]
+        .into_iter()
+        .enumerate()
+        .map(|(i, length)| (0..length).map(|index| 3 + ((i / 2 + index) * 31 % 500) as u32).collect())
+        .collect();
+    for (depth, parallel, limit) in [(1, 1, 9), (3, 2, 9), (3, 4, 1), (2, 8, 20), (4, 100, 13)] {
+        let fake = Fake { depth, then: Some((44, 2)), ..Fake::new() };
+        let sessions = fake.sessions.clone();
+        let model = fake.model(2048);
+        let generations = model.generate_all(prompts.clone(), &Sampler::greedy()).unwrap();
+        let mut generations = generations.parallel(parallel).max_tokens(limit);
+        let found = generate_all(&mut generations, prompts.len());
+        for (prompt, found) in prompts.iter().zip(&found) {
+            let (ids, stats) = generate(&model, prompt, limit);
+            assert_eq!(found, &(ids, stats.stop), "{} tokens, {parallel} together", prompt.len());
+        }
+        assert_eq!(sessions.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn a_prompt_that_is_wrong_is_an_error_with_its_index_and_the_others_go_on() {
+    let model = Fake::new().model(64);
+    let prompts = [vec![5, 6], vec![], vec![512], vec![7; 65], vec![8; 64], vec![9]];
+    let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().max_tokens(4);
+    let (mut right, mut wrong) = (std::collections::BTreeMap::<usize, usize>::new(), Vec::new());
+    for (index, piece) in generations.by_ref() {
+        match piece {
+            Ok(_) => *right.entry(index).or_default() += 1,
+            Err(error) => wrong.push((index, error.kind())),
+        }
+    }
+    assert_eq!(wrong, [(1, ErrorKind::Prompt), (2, ErrorKind::Prompt), (3, ErrorKind::Prompt)]);
+    assert_eq!(right, [(0, 4), (5, 4)].into());
+    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|(index, _)| index).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [0, 4, 5], "a prompt that fills the context ends at once");
+    assert!(model.generate_all(["a"], &Sampler::greedy().top_p(7.0)).is_err());
+}
+
+#[test]
+fn a_sequence_that_computes_nonsense_ends_alone() {
+    let model = Fake { broken: 10, ..Fake::new() }.model(64);
+    let prompts = [vec![5; 3], vec![6; 9]];
+    let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().max_tokens(5);
+    let errors: Vec<usize> = generations.by_ref().filter(|(_, piece)| piece.is_err()).map(|(index, _)| index).collect();
+    assert_eq!(errors, [1]);
+    assert_eq!(generations.ended().map(|(index, stats)| (index, stats.generated_tokens)), Some((0, 5)));
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Bits that several formats share: codes of four bits, and where a device wants single bits and pairs.
+
+use super::Halves;
+
+pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// N bytes of a block: the compiler knows how many, and checks no index.
+#[inline(always)]
+pub fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..].first_chunk().expect("a block holds its codes")
+}
+
+/// The f16 at a byte.
+#[inline(always)]
+pub fn half<H: Halves>(bytes: &[u8], at: usize) -> f32 {
+    H::widen(u16_at(bytes, at))
+}
+
+/// The low halves of N bytes, then their high halves.
+#[inline(always)]
+pub fn halves<const N: usize, const TWICE: usize>(bytes: &[u8; N]) -> [u8; TWICE] {
+    let mut q = [0; TWICE];
+    for j in 0..N {
+        q[j] = bytes[j] & 15;
+        q[j + N] = bytes[j] >> 4;
+    }
+    // The compiler would take the two loops apart into scalars; through memory, both vectorise.
+    std::hint::black_box(q)
+}
+
+/// A block of 32: 16 bytes at `at` hold the low four bits of each element. `value` gets the element and these bits.
+#[inline(always)]
+pub fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl Fn(usize, i32) -> f32) -> [f32; 32] {
+    let q: [u8; 32] = halves::<16, 32>(bytes_at(block, at));
+    let mut y = [0.0; 32];
+    for j in 0..32 {
+        y[j] = value(j, q[j] as i32);
+    }
+    y
+}
+
+/// The bytes as words.
+pub fn copy(words: &mut [u32], bytes: &[u8]) {
+    let words: &mut [u8] = bytemuck::cast_slice_mut(words);
+    words.copy_from_slice(&bytes[..words.len()]);
+}
+
+/// Four words of codes of 4 bits: byte j holds the low halves of `code(j)` and `code(j + 16)`.
+pub fn pack_nibbles(words: &mut [u32], code: impl Fn(usize) -> u8) {
+    for (i, word) in words.iter_mut().enumerate() {
+        *word = (0..4).fold(0, |word, k| {
+            let j = 4 * i + k;
+            word | u32::from((code(j) & 15) | (code(j + 16) & 15) << 4) << (8 * k)
+        });
+    }
+}
+
+/// A word of 32 bits: that of element 4t + k is bit 8k + t, so that four neighbours come out of one shift and one mask.
+pub fn spread_bits(bit: impl Fn(usize) -> u32) -> u32 {
+    (0..32).fold(0, |word, j| word | bit(j) << (8 * (j % 4) + j / 4))
+}
+
+/// A word of 16 pairs of bits: that of element 4t + k are bits 8k + 2t and 8k + 2t + 1.
+pub fn spread_pairs(pair: impl Fn(usize) -> u32) -> u32 {
+    (0..16).fold(0, |word, j| word | pair(j) << (8 * (j % 4) + 2 * (j / 4)))
+}
+
+/// Random bytes.
+pub fn random<const BYTES: usize>(next: &mut dyn FnMut() -> u32) -> [u8; BYTES] {
+    std::array::from_fn(|_| (next() >> 13) as u8)
+}
+
+/// Uniform in −bound .. bound.
+pub fn uniform(bound: f32, next: &mut dyn FnMut() -> u32) -> f32 {
+    bound * (next() as f32 / 2f32.powi(31) - 1.0)
+}
+
+/// Uniform in bound / 2 .. bound, so that the scales of blocks differ.
+pub fn scale(bound: f32, next: &mut dyn FnMut() -> u32) -> f32 {
+    bound * (0.5 + next() as f32 / 2f32.powi(33))
+}
+
+/// Writes an f16 at a byte.
+pub fn put_half(block: &mut [u8], at: usize, value: f32) {
+    block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes());
+}

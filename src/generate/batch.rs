@@ -1,0 +1,187 @@
+//! Several prompts at once: they share the passes of one session.
+
+use std::collections::VecDeque;
+
+use super::encode::Encoded;
+use super::generation::Stats;
+use super::model::Model;
+use super::prompt::Prompt;
+use super::sampler::Sampler;
+use super::scheduler::Scheduler;
+use super::sequence::Request;
+use super::stream::{Piece, TextStream};
+use crate::error::Result;
+
+/// The continuations of several prompts in the making: an iterator of the prompt's index, from 0, and a [`Piece`] or an
+/// error. Dropping it cancels all.
+///
+/// Each prompt is continued as [`Model::generate`] continues it alone, bit for bit. Prompts are taken from their iterator
+/// as others come to their end; what they begin with alike is computed once, and a picture that several show is read
+/// once. An error ends the prompt that it comes with; where the device fails, that is all of them.
+pub struct Generations {
+    model: Model,
+    prompts: Box<dyn Iterator<Item = Prompt> + Send>,
+    sampler: Sampler,
+    parallel: usize,
+    max_tokens: usize,
+    logprobs: usize,
+    /// Prompts that were taken so far.
+    taken: usize,
+    scheduler: Option<Scheduler>,
+    running: Vec<Running>,
+    ready: VecDeque<(usize, Result<Piece>)>,
+    ended: VecDeque<(usize, Stats)>,
+}
+
+/// A prompt that is being continued.
+struct Running {
+    index: usize,
+    key: usize,
+    prompt: Encoded,
+    stream: TextStream,
+}
+
+/// Sequences that run at a time unless [`Generations::parallel`] says otherwise.
+const PARALLEL: usize = 8;
+
+impl Model {
+    /// Continues several prompts together, [`Generations::parallel`] at a time: each weight is read once for all of them.
+    /// Nothing runs before the first piece is asked for. A sampler with a seed draws for each prompt what it would draw
+    /// for it alone; one without draws each from a seed of its own.
+    ///
+    /// An error if the sampler's options are out of range. What is wrong with a prompt comes with its index.
+    pub fn generate_all<P: Into<Prompt> + 'static>(
+        &self,
+        prompts: impl IntoIterator<Item = P, IntoIter: Send + 'static>,
+        sampler: &Sampler,
+    ) -> Result<Generations> {
+        sampler.resolve()?;
+        Ok(Generations {
+            model: self.clone(),
+            prompts: Box::new(prompts.into_iter().map(Into::into)),
+            sampler: sampler.clone(),
+            parallel: PARALLEL,
+            max_tokens: usize::MAX,
+            logprobs: 0,
+            taken: 0,
+            scheduler: None,
+            running: Vec::new(),
+            ready: VecDeque::new(),
+            ended: VecDeque::new(),
+        })
+    }
+}
+
+impl Generations {
+    /// How many prompts are continued at a time: 8 unless told. Each has a KV cache of its own.
+    pub fn parallel(mut self, prompts: usize) -> Self {
+        self.parallel = prompts.max(1);
+        self
+    }
+
+    /// Ends each continuation after this many tokens. Without it, when the context is full.
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = tokens;
+        self
+    }
+
+    /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
+    pub fn logprobs(mut self, count: usize) -> Self {
+        self.logprobs = count;
+        self
+    }
+
+    /// The index of a prompt that came to its end, and what it took; each once, in the order of their ends.
+    pub fn ended(&mut self) -> Option<(usize, Stats)> {
+        self.ended.pop_front()
+    }
+
+    /// Takes prompts while there is room for them.
+    fn fill(&mut self) {
+        let scheduler = self.scheduler.get_or_insert_with(|| Scheduler::new(self.model.0.clone(), self.parallel));
+        while scheduler.has_room()
+            && let Some(prompt) = self.prompts.next()
+        {
+            let index = self.taken;
+            self.taken += 1;
+            let encoded = self.model.0.encode(&prompt).and_then(|encoded| {
+                self.model.0.check(&encoded.ids, encoded.images.len())?;
+                Ok((encoded, self.sampler.resolve()?))
+            });
+            let (prompt, sampling) = match encoded {
+                Ok(encoded) => encoded,
+                Err(error) => {
+                    self.ready.push_back((index, Err(error)));
+                    continue;
+                }
+            };
+            let limit = self.max_tokens.min(self.model.0.context - prompt.ids.len());
+            let stream = TextStream::new(&self.model, limit, self.logprobs);
+            if stream.stop.is_some() {
+                self.ended.push_back((index, Stats::new(&self.model, &prompt).of(None, &stream)));
+                continue;
+            }
+            let key = scheduler.add(Request {
+                ids: prompt.ids.clone(),
+                images: prompt.images.clone(),
+                sampling,
+                limit,
+                logits: self.logprobs > 0,
+                continues: false,
+            });
+            self.running.push(Running { index, key, prompt, stream });
+        }
+    }
+
+    /// Reads one token of any prompt. False where all have ended.
+    fn advance(&mut self) -> Result<bool> {
+        self.fill();
+        let scheduler = self.scheduler.as_mut().expect("made when prompts were taken");
+        let Some((key, sampled)) = scheduler.next()? else { return Ok(false) };
+        let at = self.running.iter().position(|running| running.key == key).expect("its token came");
+        let Running { index, prompt, stream, .. } = &mut self.running[at];
+        let pushed = stream.push(&self.model, prompt.ids.len(), sampled);
+        self.ready.extend(std::iter::from_fn(|| stream.next()).map(|piece| (*index, Ok(piece))));
+        if stream.stop.is_some() || pushed.is_err() {
+            let times = scheduler.times(key);
+            scheduler.end(key);
+            let Running { index, prompt, stream, .. } = self.running.swap_remove(at);
+            match pushed {
+                Ok(()) => self.ended.push_back((index, Stats::new(&self.model, &prompt).of(times, &stream))),
+                Err(error) => self.ready.push_back((index, Err(error))),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Iterator for Generations {
+    type Item = (usize, Result<Piece>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            match self.advance() {
+                Ok(true) => {}
+                Ok(false) if self.ready.is_empty() => return None,
+                Ok(false) => {}
+                // The device failed, and with it every prompt; those that were not taken are left.
+                Err(error) => {
+                    self.prompts = Box::new(std::iter::empty());
+                    self.scheduler = None;
+                    let first = self.running.drain(..).map(|running| running.index).min();
+                    return first.map(|index| (index, Err(error)));
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Generations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let running: Vec<usize> = self.running.iter().map(|running| running.index).collect();
+        f.debug_struct("Generations").field("running", &running).finish_non_exhaustive()
+    }
+}

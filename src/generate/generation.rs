@@ -1,0 +1,266 @@
+//! One sequence: its prompt, then pieces of text.
+
+use super::clock::Times;
+use super::encode::Encoded;
+use super::model::Model;
+use super::prompt::{Kind, Message, Prompt};
+use super::sampler::{Sampler, Sampling};
+use super::scheduler::Scheduler;
+use super::sequence::Request;
+use super::stream::{Piece, Stop, TextStream};
+use crate::error::{Error, Result};
+
+/// A continuation in the making: an iterator of [`Piece`]s with its own KV cache. Dropping it cancels it.
+///
+/// It ends at the model's end token, after [`Generation::max_tokens`], when the context is full, or with an error.
+pub struct Generation {
+    model: Model,
+    prompt: Encoded,
+    /// Whether the prompt goes on with what the scheduler's last sequence was.
+    continues: bool,
+    release_vision: bool,
+    sampling: Sampling,
+    max_tokens: usize,
+    logprobs: usize,
+    /// Nothing after an error.
+    scheduler: Option<Scheduler>,
+    /// What the scheduler calls the sequence, and its text, once it runs.
+    running: Option<(usize, TextStream)>,
+    /// Bytes of weights before and after the vision half was released.
+    released: Option<(u64, u64)>,
+}
+
+/// What a generation took. Times are in seconds.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Stats {
+    pub prompt_tokens: usize,
+    /// Those of `prompt_tokens` that are rows of images.
+    pub image_tokens: usize,
+    /// The end token is not counted.
+    pub generated_tokens: usize,
+    /// Nothing while it runs, or if it failed.
+    pub stop: Option<Stop>,
+    pub load_s: f64,
+    /// Decoding and resizing images.
+    pub preprocess_s: f64,
+    /// Vision tower and projector.
+    pub vision_s: f64,
+    /// From when images were there until the first token was.
+    pub prefill_s: f64,
+    /// From the first token to the last.
+    pub decode_s: f64,
+    pub device: String,
+    pub backend: String,
+    /// Bytes of weights on the device.
+    pub weight_bytes: u64,
+    /// The same before and after the vision half was released, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_before_release: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_after_release: Option<u64>,
+    pub dispatches_per_token: usize,
+}
+
+impl Stats {
+    /// Of a sequence with a prompt.
+    pub(super) fn new(model: &Model, prompt: &Encoded) -> Self {
+        let engine = &model.0.engine;
+        let device = engine.device();
+        Stats {
+            prompt_tokens: prompt.ids.len(),
+            image_tokens: prompt.images.len() * model.0.image_tokens(),
+            generated_tokens: 0,
+            stop: None,
+            load_s: model.0.load_s,
+            preprocess_s: prompt.preprocess_s,
+            vision_s: 0.0,
+            prefill_s: 0.0,
+            decode_s: 0.0,
+            device: device.name.clone(),
+            backend: device.backend.clone(),
+            weight_bytes: engine.weight_bytes(),
+            weight_bytes_before_release: None,
+            weight_bytes_after_release: None,
+            dispatches_per_token: engine.dispatches_per_token(),
+        }
+    }
+
+    /// What a scheduler and a stream know of the sequence.
+    pub(super) fn of(mut self, times: Option<Times>, stream: &TextStream) -> Self {
+        let Times { vision_s, prefill_s, decode_s } = times.unwrap_or_default();
+        (self.vision_s, self.prefill_s, self.decode_s) = (vision_s, prefill_s, decode_s);
+        (self.generated_tokens, self.stop) = (stream.generated, stream.stop);
+        self
+    }
+}
+
+impl Model {
+    /// Continues a prompt. Nothing runs before the first piece is asked for.
+    pub fn generate(&self, prompt: impl Into<Prompt>, sampler: &Sampler) -> Result<Generation> {
+        let encoded = self.0.encode(&prompt.into())?;
+        let scheduler = Scheduler::new(self.0.clone(), 1);
+        Generation::new(self.clone(), encoded, sampler.resolve()?, scheduler)
+    }
+}
+
+impl Generation {
+    fn new(model: Model, prompt: Encoded, sampling: Sampling, scheduler: Scheduler) -> Result<Self> {
+        model.0.check(&prompt.ids, prompt.images.len())?;
+        Ok(Self {
+            model,
+            prompt,
+            continues: false,
+            release_vision: false,
+            sampling,
+            max_tokens: usize::MAX,
+            logprobs: 0,
+            scheduler: Some(scheduler),
+            running: None,
+            released: None,
+        })
+    }
+
+    /// Ends after this many tokens. Without it, when the context is full.
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = tokens;
+        self
+    }
+
+    /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
+    pub fn logprobs(mut self, count: usize) -> Self {
+        self.logprobs = count;
+        self
+    }
+
+    /// Drops the weights that read pictures as soon as this prompt's are read: [`Model::release_vision`].
+    pub fn release_vision(mut self) -> Self {
+        self.release_vision = true;
+        self
+    }
+
+    /// Reads the pictures of the prompt, telling `progress` how much of the work is done, and of how much.
+    ///
+    /// The first piece does this by itself; calling it is for showing progress.
+    pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
+        let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
+        let (key, stream) = self.running.get_or_insert_with(|| {
+            let limit = self.max_tokens.min(self.model.0.context - self.prompt.ids.len());
+            let request = Request {
+                ids: self.prompt.ids.clone(),
+                images: self.prompt.images.clone(),
+                sampling: self.sampling.clone(),
+                limit,
+                logits: self.logprobs > 0,
+                continues: self.continues,
+            };
+            (scheduler.add(request), TextStream::new(&self.model, limit, self.logprobs))
+        });
+        if stream.stop.is_some() {
+            return Ok(());
+        }
+        scheduler.encode_pictures(*key, &progress)?;
+        if std::mem::take(&mut self.release_vision) {
+            let engine = &self.model.0.engine;
+            let before = engine.weight_bytes();
+            engine.release_vision();
+            self.released = Some((before, engine.weight_bytes()));
+        }
+        Ok(())
+    }
+
+    /// Runs the prompt, telling `progress` how many of its tokens were handed to the device, and of how many.
+    ///
+    /// The first piece does this by itself; calling it is for showing progress.
+    pub fn prefill(&mut self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+        self.encode_images(|_, _| ())?;
+        match (&mut self.scheduler, &self.running) {
+            (Some(scheduler), Some((key, stream))) if stream.stop.is_none() => scheduler.prefill(*key, &mut progress),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next question of a conversation. What the cache holds of it is not computed again: pictures are not read a
+    /// second time. Options such as [`Generation::max_tokens`] begin anew.
+    ///
+    /// Errors: the prompt was no question or chat, or the conversation does not fit the context.
+    pub fn follow_up(mut self, question: impl Into<Prompt>, sampler: &Sampler) -> Result<Self> {
+        let (model, question) = (self.model.clone(), question.into());
+        let (Some(mut messages), Kind::User(text)) = (self.prompt.messages.take(), question.kind) else {
+            return Err(Error::prompt(
+                "a question can follow a question or a chat only, not ids or text that is continued as it is",
+            ));
+        };
+        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.text.trim());
+        messages.push(Message::new("assistant", reply));
+        let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
+        messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));
+        let images = self.prompt.images.iter().cloned().chain(added.images).collect();
+        let whole = Encoded { images, preprocess_s: added.preprocess_s, ..Encoded::default() };
+        let whole = model.0.text.encode_chat(messages, &model.0.config, whole)?;
+        if let (Some(scheduler), Some((key, _))) = (&mut self.scheduler, &self.running) {
+            scheduler.end(*key);
+        }
+        let scheduler = self.scheduler.take().unwrap_or_else(|| Scheduler::new(model.0.clone(), 1));
+        Ok(Self { continues: true, ..Self::new(model, whole, sampler.resolve()?, scheduler)? })
+    }
+
+    /// What it took so far.
+    pub fn stats(&self) -> Stats {
+        let stats = Stats::new(&self.model, &self.prompt);
+        let stats = Stats {
+            weight_bytes_before_release: self.released.map(|(before, _)| before),
+            weight_bytes_after_release: self.released.map(|(_, after)| after),
+            ..stats
+        };
+        match &self.running {
+            Some((key, stream)) => {
+                stats.of(self.scheduler.as_ref().and_then(|scheduler| scheduler.times(*key)), stream)
+            }
+            None => stats,
+        }
+    }
+
+    /// Reads one token.
+    fn advance(&mut self) -> Result<()> {
+        self.prefill(|_, _| ())?;
+        let (Some(scheduler), Some((_, stream))) = (&mut self.scheduler, &mut self.running) else { return Ok(()) };
+        if stream.stop.is_some() {
+            return Ok(());
+        }
+        let (_, sampled) = scheduler.next()?.expect("a sequence that may go on has a next token");
+        stream.push(&self.model, self.prompt.ids.len(), sampled)
+    }
+}
+
+impl Iterator for Generation {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((_, stream)) = &mut self.running {
+                if let Some(piece) = stream.next() {
+                    return Some(Ok(piece));
+                }
+                if stream.stop.is_some() {
+                    return None;
+                }
+            }
+            if self.scheduler.is_none() {
+                return None;
+            }
+            if let Err(error) = self.advance() {
+                self.scheduler = None;
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! Which rows go into the next pass: sequences that come and go share the passes of a session.
+//!
+//! A decoding step has a row of every sequence that decodes. Between two of them goes one piece of work for the first
+//! sequence that is not so far: a slice of a picture, or a chunk of its prompt. Several steps are in flight before the
+//! first token is read. A sequence computes what it would compute alone, bit for bit: the kernels see to it that a row
+//! does not depend on its neighbours, and prompts are not mixed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::clock::Times;
+use super::model::Inner;
+use super::sequence::{Places, Request, Sequence, Token};
+use crate::backend::{Sampled, Session, Step, Want};
+use crate::error::Result;
+use crate::kernel::{Family, Row};
+
+/// Runs sequences of one model, several at a time.
+pub(super) struct Scheduler {
+    model: Arc<Inner>,
+    /// Sequences that run at a time.
+    parallel: usize,
+    session: Option<Box<dyn Session>>,
+    /// Positions of the session.
+    capacity: usize,
+    places: Places,
+    pictures: Pictures,
+    waiting: VecDeque<Sequence>,
+    active: Vec<Sequence>,
+    /// The keys of the rows whose tokens were asked for, step by step.
+    in_flight: VecDeque<Vec<usize>>,
+    /// Tokens that came, and whose they are.
+    came: VecDeque<(usize, Sampled)>,
+    chosen: Vec<Sampled>,
+    rows: Vec<Row>,
+    keys: usize,
+}
+
+impl Scheduler {
+    pub fn new(model: Arc<Inner>, parallel: usize) -> Self {
+        Scheduler {
+            model,
+            parallel: parallel.max(1),
+            session: None,
+            capacity: 0,
+            places: Places::default(),
+            pictures: Pictures::default(),
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+            in_flight: VecDeque::new(),
+            came: VecDeque::new(),
+            chosen: Vec::new(),
+            rows: Vec::new(),
+            keys: 0,
+        }
+    }
+
+    /// Takes a request. Its key names the sequence from now on.
+    pub fn add(&mut self, request: Request) -> usize {
+        let key = self.keys;
+        self.keys += 1;
+        self.waiting.push_back(Sequence::new(key, request));
+        key
+    }
+
+    /// Whether another sequence would run at once.
+    pub fn has_room(&self) -> bool {
+        self.active.len() + self.waiting.len() < self.parallel
+    }
+
+    /// The next token of any sequence. Nothing where none may generate another: each must be ended.
+    pub fn next(&mut self) -> Result<Option<(usize, Sampled)>> {
+        loop {
+            if let Some(came) = self.came.pop_front() {
+                return Ok(Some(came));
+            }
+            self.admit();
+            let worked = self.prefill_some()?;
+            let stepped = self.decode_some()?;
+            if !worked && !stepped && self.in_flight.is_empty() {
+                return Ok(None);
+            }
+            if self.in_flight.len() >= self.depth() || !(worked || stepped) {
+                self.take()?;
+            }
+        }
+    }
+
+    /// Reads the pictures of a sequence, telling `progress` how much is done, and of how much.
+    pub fn encode_pictures(&mut self, key: usize, progress: &dyn Fn(usize, usize)) -> Result<()> {
+        self.admit();
+        let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return Ok(()) };
+        self.place(index)?;
+        let count = self.missing_pictures(index).count();
+        for before in 0..count {
+            while let Some((done, all)) = self.encode_some(index)? {
+                progress(before * all + done, count * all);
+                if done == all {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the prompt of a sequence, telling `progress` how many of its tokens were handed over, and of how many.
+    pub fn prefill(&mut self, key: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        self.encode_pictures(key, &|_, _| ())?;
+        let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return Ok(()) };
+        let all = self.active[index].request.ids.len();
+        while !self.active[index].is_prefilled() {
+            progress(self.active[index].held, all);
+            if !self.prompt_some(index)? {
+                self.take()?;
+            }
+        }
+        progress(all, all);
+        Ok(())
+    }
+
+    /// Ends a sequence. What it holds may begin others.
+    pub fn end(&mut self, key: usize) {
+        self.waiting.retain(|sequence| sequence.key != key);
+        self.came.retain(|(other, _)| *other != key);
+        let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return };
+        let sequence = self.active.remove(index);
+        // Steps that ran ahead wrote behind what is known.
+        let held =
+            if sequence.is_prefilled() { sequence.request.ids.len() + sequence.enqueued - 1 } else { sequence.held };
+        self.places.release(key, if sequence.is_prefilled() { &sequence.taken } else { &[] }, held);
+        if !sequence.is_prefilled() {
+            self.pictures.leave(&sequence.pictures);
+        }
+    }
+
+    /// What a sequence took so far.
+    pub fn times(&self, key: usize) -> Option<Times> {
+        self.active.iter().find(|sequence| sequence.key == key).map(Sequence::times)
+    }
+
+    fn depth(&self) -> usize {
+        self.session.as_ref().map_or(1, |session| session.depth().max(1))
+    }
+
+    /// Lets sequences in while there is room.
+    fn admit(&mut self) {
+        while self.active.len() < self.parallel
+            && let Some(sequence) = self.waiting.pop_front()
+        {
+            self.active.push(sequence);
+        }
+    }
+
+    /// A piece of work for the first sequence that does not decode yet. False where there is none, or a token must be
+    /// read first.
+    fn prefill_some(&mut self) -> Result<bool> {
+        let Some(index) = self.active.iter().position(|sequence| !sequence.is_prefilled()) else { return Ok(false) };
+        self.place(index)?;
+        if self.encode_some(index)?.is_some() {
+            return Ok(true);
+        }
+        self.prompt_some(index)
+    }
+
+    /// Finds a sequence its place, takes over what another one computed of its beginning, and writes its ids.
+    fn place(&mut self, index: usize) -> Result<()> {
+        if self.active[index].slot.is_some() {
+            return Ok(());
+        }
+        let unplaced = self.active.iter().filter(|sequence| sequence.slot.is_none()).map(Sequence::length);
+        let more: usize = unplaced.sum::<usize>() - self.active[index].length();
+        let each = self.model.image_tokens();
+        let sequence = &mut self.active[index];
+        let (serials, gone) = self.pictures.take(&sequence.request.images, self.parallel);
+        gone.into_iter().for_each(|serial| self.places.forget(serial));
+        sequence.pictures = serials;
+        let ids = self.model.picture_ids();
+        let tokens = sequence.request.ids.iter().map(|&id| match ids.row(id) {
+            Some(row) => Token::Picture { serial: sequence.pictures[row / each], row: row % each },
+            None => Token::Id(id),
+        });
+        let length = sequence.length();
+        let taken = self.places.take(sequence.key, length, tokens.collect(), sequence.request.continues);
+        sequence.slot = Some(taken.start);
+        sequence.held = taken.held;
+
+        // One growth for all that are here.
+        let needed = self.places.end();
+        let session = match &mut self.session {
+            Some(session) => {
+                if needed > self.capacity {
+                    self.capacity = needed + more;
+                    session.reserve(self.capacity)?;
+                }
+                session
+            }
+            None => {
+                self.capacity = needed + more;
+                self.session.insert(self.model.engine.session(self.capacity)?)
+            }
+        };
+        if let Some(from) = taken.copy_from {
+            session.copy(from, taken.start, taken.held)?;
+        }
+        let device_ids: Vec<u32> = sequence.request.ids[taken.held..]
+            .iter()
+            .map(|&id| match ids.row(id) {
+                Some(row) => ids.id(self.pictures.slot(sequence.pictures[row / each]) * each + row % each),
+                None => id,
+            })
+            .collect();
+        session.set_tokens(taken.start + taken.held, &device_ids)
+    }
+
+    /// The pictures of a sequence that are still to be read and that its prompt will reach.
+    fn missing_pictures(&self, index: usize) -> impl Iterator<Item = usize> {
+        let sequence = &self.active[index];
+        sequence.pictures.iter().copied().filter(|&serial| !self.pictures.is_encoded(serial))
+    }
+
+    /// A slice of the first picture that is missing: (done, of all). Nothing where none is.
+    fn encode_some(&mut self, index: usize) -> Result<Option<(usize, usize)>> {
+        let Some(serial) = self.missing_pictures(index).next() else { return Ok(None) };
+        let start = Instant::now();
+        let session = self.session.as_mut().expect("a sequence with a place has a session");
+        if self.pictures.begin(serial) {
+            let first = self.pictures.slot(serial) * self.model.image_tokens();
+            session.encode(self.pictures.pixels(serial), first)?;
+        }
+        let (done, all) = session.encode_slice()?;
+        if done == all {
+            self.pictures.encoded(serial);
+        }
+        self.active[index].clock.picture(start);
+        Ok(Some((done, all)))
+    }
+
+    /// A chunk of a prompt. False where a token must be read first.
+    fn prompt_some(&mut self, index: usize) -> Result<bool> {
+        let depth = self.depth();
+        let sequence = &mut self.active[index];
+        let (length, slot) = (sequence.request.ids.len(), sequence.slot.expect("a place"));
+        let start = sequence.held;
+        let end = length.min(start + self.model.engine.chunk());
+        if end == length && self.in_flight.len() >= depth {
+            return Ok(false);
+        }
+        sequence.clock.start();
+        let ids = self.model.picture_ids();
+        let images = sequence.request.ids[start..end].iter().any(|&id| ids.row(id).is_some());
+        let rows = sequence.request.sampling.row(slot, start).follow(end - start);
+        let want = if end == length { Want::Token } else { Want::Nothing };
+        let step = Step { rows: &rows, family: Family::Many, want, logits: sequence.request.logits, images };
+        self.session.as_mut().expect("a session").run(&step)?;
+        sequence.held = end;
+        self.places.hold(sequence.key, end);
+        if end == length {
+            sequence.enqueued = 1;
+            self.in_flight.push_back(vec![sequence.key]);
+            self.pictures.done(&sequence.pictures);
+        }
+        Ok(true)
+    }
+
+    /// A step for all sequences that decode. False where there is none, or enough are in flight.
+    fn decode_some(&mut self) -> Result<bool> {
+        if self.in_flight.len() >= self.depth() {
+            return Ok(false);
+        }
+        self.rows.clear();
+        let mut keys = Vec::new();
+        let mut logits = false;
+        for sequence in self.active.iter_mut().filter(|sequence| sequence.decodes()) {
+            let position = sequence.request.ids.len() + sequence.enqueued - 1;
+            self.rows.push(sequence.request.sampling.row(sequence.slot.expect("a place"), position));
+            keys.push(sequence.key);
+            logits |= sequence.request.logits;
+            sequence.enqueued += 1;
+        }
+        if keys.is_empty() {
+            return Ok(false);
+        }
+        let step = Step { rows: &self.rows, family: Family::Few, want: Want::Token, logits, images: false };
+        self.session.as_mut().expect("a session").run(&step)?;
+        self.in_flight.push_back(keys);
+        Ok(true)
+    }
+
+    /// Reads the tokens of the oldest step. Those of sequences that ended are dropped.
+    fn take(&mut self) -> Result<()> {
+        let Some(keys) = self.in_flight.pop_front() else { return Ok(()) };
+        self.session.as_mut().expect("a session").sampled(&mut self.chosen)?;
+        for (key, sampled) in keys.into_iter().zip(self.chosen.drain(..)) {
+            if let Some(sequence) = self.active.iter_mut().find(|sequence| sequence.key == key) {
+                sequence.clock.token(sequence.taken.is_empty());
+                sequence.taken.push(sampled.id);
+                self.came.push_back((key, sampled));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The pictures whose rows a session has, or will have. A picture that several prompts show is read once.
+#[derive(Default)]
+struct Pictures {
+    pictures: Vec<Picture>,
+    serials: usize,
+}
+
+struct Picture {
+    serial: usize,
+    /// Which M rows of the session are its.
+    slot: usize,
+    pixels: Arc<Vec<f32>>,
+    state: Encoding,
+    /// Sequences whose prompts are still to read it.
+    users: usize,
+}
+
+#[derive(PartialEq, Eq)]
+enum Encoding {
+    Not,
+    Begun,
+    Done,
+}
+
+/// Pictures that are kept beside those in use: the next prompts may show them again.
+const KEPT_PICTURES: usize = 16;
+
+impl Pictures {
+    /// The serials of some pictures, in order, and those of pictures that went for them.
+    fn take(&mut self, images: &[Arc<Vec<f32>>], parallel: usize) -> (Vec<usize>, Vec<usize>) {
+        let (mut serials, mut gone) = (Vec::new(), Vec::new());
+        for pixels in images {
+            let known = self.pictures.iter_mut().find(|p| Arc::ptr_eq(&p.pixels, pixels) || p.pixels == *pixels);
+            if let Some(picture) = known {
+                picture.users += 1;
+                serials.push(picture.serial);
+                continue;
+            }
+            if self.pictures.len() >= KEPT_PICTURES.max(2 * parallel)
+                && let Some(oldest) = self.pictures.iter().position(|picture| picture.users == 0)
+            {
+                gone.push(self.pictures.remove(oldest).serial);
+            }
+            let slot = (0..).find(|slot| self.pictures.iter().all(|picture| picture.slot != *slot));
+            let (slot, serial) = (slot.expect("some number is free"), self.serials);
+            self.serials += 1;
+            self.pictures.push(Picture { serial, slot, pixels: pixels.clone(), state: Encoding::Not, users: 1 });
+            serials.push(serial);
+        }
+        (serials, gone)
+    }
+
+    /// Says that a prompt has read its pictures.
+    fn done(&mut self, serials: &[usize]) {
+        for &serial in serials {
+            self.of_mut(serial).users -= 1;
+        }
+    }
+
+    /// Says that a prompt will not read its pictures. One that was being read begins anew for the next.
+    fn leave(&mut self, serials: &[usize]) {
+        self.done(serials);
+        for &serial in serials {
+            let picture = self.of_mut(serial);
+            if picture.state == Encoding::Begun {
+                picture.state = Encoding::Not;
+            }
+        }
+    }
+
+    fn slot(&self, serial: usize) -> usize {
+        self.of(serial).slot
+    }
+
+    fn pixels(&self, serial: usize) -> &[f32] {
+        &self.of(serial).pixels
+    }
+
+    fn is_encoded(&self, serial: usize) -> bool {
+        self.of(serial).state == Encoding::Done
+    }
+
+    /// Whether it had not begun.
+    fn begin(&mut self, serial: usize) -> bool {
+        let picture = self.of_mut(serial);
+        let first = picture.state == Encoding::Not;
+        if first {
+            picture.state = Encoding::Begun;
+        }
+        first
+    }
+
+    fn encoded(&mut self, serial: usize) {
+        self.of_mut(serial).state = Encoding::Done;
+    }
+
+    fn of(&self, serial: usize) -> &Picture {
+        self.pictures.iter().find(|picture| picture.serial == serial).expect("a picture in use stays")
+    }
+
+    fn of_mut(&mut self, serial: usize) -> &mut Picture {
+        self.pictures.iter_mut().find(|picture| picture.serial == serial).expect("a picture in use stays")
+    }
+}

@@ -1,0 +1,266 @@
+//! Sequences, and where they lie in the memory of a session.
+
+use std::sync::Arc;
+
+use super::clock::{Clock, Times};
+use super::sampler::Sampling;
+
+/// What is asked of a scheduler: a prompt to continue.
+pub(super) struct Request {
+    /// Ids; those past the vocabulary count the rows of `images`.
+    pub ids: Vec<u32>,
+    /// Pixels (3, S, S) of each picture.
+    pub images: Vec<Arc<Vec<f32>>>,
+    pub sampling: Sampling,
+    /// Tokens that may be generated: at least one.
+    pub limit: usize,
+    /// Whether logits come with each token.
+    pub logits: bool,
+    /// Whether it goes on where another sequence of the scheduler ended. It may then take over what that one generated,
+    /// whose sums were added in another order than a prompt's; others take over what was computed as a prompt only, so
+    /// that they compute what they would compute alone.
+    pub continues: bool,
+}
+
+/// What stands at a position, for comparing sequences: two of them share what they begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    Id(u32),
+    /// A row of a picture of the scheduler's.
+    Picture {
+        serial: usize,
+        row: usize,
+    },
+}
+
+/// A sequence that a scheduler runs.
+pub(super) struct Sequence {
+    pub key: usize,
+    pub request: Request,
+    /// What its pictures are called in the scheduler, in order.
+    pub pictures: Vec<usize>,
+    /// Its first position in the session, once it has one.
+    pub slot: Option<usize>,
+    /// Positions of the prompt that were handed to the device or taken over.
+    pub held: usize,
+    /// Tokens that were asked for, and those that came.
+    pub enqueued: usize,
+    pub taken: Vec<u32>,
+    pub clock: Clock,
+}
+
+impl Sequence {
+    pub fn new(key: usize, request: Request) -> Self {
+        let (pictures, taken) = (Vec::new(), Vec::new());
+        Sequence { key, request, pictures, slot: None, held: 0, enqueued: 0, taken, clock: Clock::default() }
+    }
+
+    /// Positions that it may come to need.
+    pub fn length(&self) -> usize {
+        self.request.ids.len() + self.request.limit
+    }
+
+    /// Whether all of its prompt was handed over.
+    pub fn is_prefilled(&self) -> bool {
+        self.enqueued > 0
+    }
+
+    /// Whether another token may be asked for. The first is read before a second is asked for: what it takes is the
+    /// prompt's time.
+    pub fn decodes(&self) -> bool {
+        !self.taken.is_empty() && self.enqueued < self.request.limit
+    }
+
+    pub fn times(&self) -> Times {
+        self.clock.times()
+    }
+}
+
+/// The ranges of a session's positions that sequences lie in, or lay in: what is held there may begin another sequence.
+#[derive(Default)]
+pub(super) struct Places {
+    /// In order of their starts.
+    places: Vec<Place>,
+    /// Counts the releases: the place that was released first goes first.
+    releases: usize,
+}
+
+struct Place {
+    start: usize,
+    length: usize,
+    /// What it holds, or will hold: the prompt, and after the release what was generated.
+    tokens: Vec<Token>,
+    /// Of `tokens`: those that were computed.
+    held: usize,
+    /// Of `tokens`: those that were computed as a prompt.
+    prompt: usize,
+    owner: Option<usize>,
+    released: usize,
+}
+
+/// A place for a sequence.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub start: usize,
+    /// Positions that need not be computed.
+    pub held: usize,
+    /// Where they lie, if it is elsewhere.
+    pub copy_from: Option<usize>,
+}
+
+impl Places {
+    /// A place of `length` positions for a prompt. Prefers what holds the longest beginning of it.
+    pub fn take(&mut self, owner: usize, length: usize, tokens: Vec<Token>, continues: bool) -> Taken {
+        // The last position is always computed: its row has the logits.
+        let common = |place: &Place| {
+            let held = if continues { place.held } else { place.held.min(place.prompt) };
+            let alike = place.tokens[..held].iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+            alike.min(tokens.len() - 1)
+        };
+        let best = (0..self.places.len()).max_by_key(|&i| (common(&self.places[i]), self.places[i].owner.is_none()));
+        let best = best.map(|i| (i, common(&self.places[i]))).filter(|&(_, held)| held > 0);
+        let prompt = tokens.len();
+        if let Some((i, held)) = best
+            && self.places[i].owner.is_none()
+            && self.places.get(i + 1).is_none_or(|next| next.start - self.places[i].start >= length)
+        {
+            let place = &mut self.places[i];
+            let prompt = if continues { place.prompt.min(held) } else { prompt };
+            let start = place.start;
+            *place = Place { start, length, tokens, held, prompt, owner: Some(owner), released: 0 };
+            return Taken { start, held, copy_from: None };
+        }
+        let source = best.map(|(i, held)| (self.places[i].start, self.places[i].prompt.min(held)));
+        let start = self.room(length, source.map(|(start, _)| start));
+        let at = self.places.partition_point(|place| place.start < start);
+        let held = best.map_or(0, |(_, held)| held);
+        // What was taken over of decoding stays that.
+        let prompt = if continues { source.map_or(prompt, |(_, prompt)| prompt) } else { prompt };
+        self.places.insert(at, Place { start, length, tokens, held, prompt, owner: Some(owner), released: 0 });
+        Taken { start, held, copy_from: source.map(|(start, _)| start) }
+    }
+
+    /// Says that the first `held` positions of a sequence were handed to the device.
+    pub fn hold(&mut self, owner: usize, held: usize) {
+        if let Some(place) = self.place(owner) {
+            place.held = held;
+        }
+    }
+
+    /// Ends a sequence. What it holds may begin others until its place is needed; `generated` are its tokens, of which
+    /// the first `held` positions of all are computed.
+    pub fn release(&mut self, owner: usize, generated: &[u32], held: usize) {
+        self.releases += 1;
+        let released = self.releases;
+        if let Some(place) = self.place(owner) {
+            place.tokens.extend(generated.iter().map(|&id| Token::Id(id)));
+            place.held = held.min(place.tokens.len());
+            place.owner = None;
+            place.released = released;
+        }
+    }
+
+    /// Forgets what holds rows of a picture that is gone.
+    pub fn forget(&mut self, gone: usize) {
+        let has = |place: &Place| {
+            place.tokens.iter().any(|token| matches!(token, Token::Picture { serial, .. } if *serial == gone))
+        };
+        self.places.retain(|place| place.owner.is_some() || !has(place));
+    }
+
+    /// The end of the last place.
+    pub fn end(&self) -> usize {
+        self.places.last().map_or(0, |place| place.start + place.length)
+    }
+
+    fn place(&mut self, owner: usize) -> Option<&mut Place> {
+        self.places.iter_mut().find(|place| place.owner == Some(owner))
+    }
+
+    /// The first gap of `length` positions. Where there is none, the place that was released first goes, but not the one
+    /// at `keep`; in the end the memory grows.
+    fn room(&mut self, length: usize, keep: Option<usize>) -> usize {
+        loop {
+            let mut start = 0;
+            for place in &self.places {
+                if place.start - start >= length {
+                    return start;
+                }
+                start = place.start + place.length;
+            }
+            let spare = |place: &Place| place.owner.is_none() && Some(place.start) != keep;
+            let oldest =
+                (0..self.places.len()).filter(|&i| spare(&self.places[i])).min_by_key(|&i| self.places[i].released);
+            match oldest {
+                Some(i) => drop(self.places.remove(i)),
+                None => return start,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u32]) -> Vec<Token> {
+        ids.iter().map(|&id| Token::Id(id)).collect()
+    }
+
+    #[test]
+    fn what_sequences_begin_with_is_found_and_taken_over_or_copied() {
+        let mut places = Places::default();
+        assert_eq!(places.take(0, 10, ids(&[1, 2, 3, 4]), false), Taken { start: 0, held: 0, copy_from: None });
+        // Nothing of the first was computed yet.
+        assert_eq!(places.take(1, 10, ids(&[1, 2, 3, 9]), false), Taken { start: 10, held: 0, copy_from: None });
+        places.hold(0, 3);
+        // Never all of it: the last row has the logits.
+        assert_eq!(places.take(2, 5, ids(&[1, 2, 3]), false), Taken { start: 20, held: 2, copy_from: Some(0) });
+        assert_eq!(places.end(), 25);
+
+        // What was generated serves those only that go on.
+        places.hold(0, 4);
+        places.release(0, &[5, 6], 6);
+        assert_eq!(places.take(3, 8, ids(&[1, 2, 3, 4, 5, 6, 7]), false), Taken { start: 0, held: 4, copy_from: None });
+        places.hold(3, 7);
+        places.release(3, &[8], 7);
+        assert_eq!(
+            places.take(4, 9, ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), true),
+            Taken { start: 0, held: 7, copy_from: None }
+        );
+        assert_eq!(places.end(), 25);
+    }
+
+    #[test]
+    fn the_memory_grows_when_no_place_is_left() {
+        let mut places = Places::default();
+        for (owner, start) in [(0, 0), (1, 4), (2, 8)] {
+            assert_eq!(places.take(owner, 4, ids(&[owner as u32, 7]), false).start, start);
+            places.hold(owner, 2);
+        }
+        places.release(1, &[], 2);
+        // Too long for the place in the middle, which goes all the same: nothing shares its beginning.
+        assert_eq!(places.take(3, 6, ids(&[9, 9]), false), Taken { start: 12, held: 0, copy_from: None });
+        assert_eq!(places.take(4, 4, ids(&[1, 7, 7]), false), Taken { start: 4, held: 0, copy_from: None });
+        // The last place may grow where it is.
+        places.release(3, &[], 0);
+        places.release(0, &[], 2);
+        assert_eq!(places.take(5, 9, ids(&[0, 7, 1]), false), Taken { start: 12, held: 2, copy_from: Some(0) });
+    }
+
+    #[test]
+    fn rows_of_pictures_are_alike_if_the_pictures_are() {
+        let picture = |serial| vec![Token::Id(1), Token::Picture { serial, row: 0 }, Token::Id(2)];
+        let mut places = Places::default();
+        places.take(0, 4, picture(5), false);
+        places.hold(0, 3);
+        places.release(0, &[], 3);
+        assert_eq!(places.take(1, 4, picture(6), false).held, 1);
+        places.hold(1, 3);
+        places.release(1, &[], 3);
+        assert_eq!(places.take(2, 4, picture(6), false).held, 2);
+        places.release(2, &[], 3);
+        places.forget(6);
+        assert_eq!(places.take(3, 4, picture(6), false).held, 0);
+    }
+}

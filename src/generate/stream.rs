@@ -1,0 +1,134 @@
+//! Tokens → pieces of text: characters, end tokens, the most probable tokens.
+
+use std::collections::VecDeque;
+
+use super::logits::{best, log_softmax};
+use super::model::Model;
+use super::tokenizer::Decoder;
+use crate::backend::Sampled;
+use crate::error::{Error, Result};
+
+/// One generated token.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Piece {
+    #[serde(rename = "token")]
+    pub id: u32,
+    /// The text that this token completes: empty inside a character, where the last of its tokens has it.
+    pub text: String,
+    /// Natural logarithm of the token's probability at temperature 1.
+    pub logprob: f32,
+    /// The most probable tokens with their logarithms, best first; empty unless [`Generation::logprobs`] asked.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl std::fmt::Display for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stop {
+    /// The model said so.
+    Eos,
+    /// `max_tokens` were generated, or the context is full.
+    Length,
+}
+
+/// The text of one sequence, as its tokens come.
+pub(super) struct TextStream {
+    decoder: Option<Decoder>,
+    /// The most probable tokens that each piece gets.
+    logprobs: usize,
+    /// Tokens that may be generated.
+    limit: usize,
+    /// Tokens that came, and those of them that are no end token.
+    taken: usize,
+    pub generated: usize,
+    /// The whole text so far.
+    pub text: String,
+    /// Pieces whose text waits for the rest of a character, and pieces to hand out.
+    waiting: Vec<Piece>,
+    ready: VecDeque<Piece>,
+    pub stop: Option<Stop>,
+}
+
+impl TextStream {
+    /// Of at most `limit` tokens. Where none may come, it has ended.
+    pub fn new(model: &Model, limit: usize, logprobs: usize) -> Self {
+        Self {
+            decoder: model.tokenizer().ok().map(|tokenizer| tokenizer.continuation()),
+            logprobs,
+            limit,
+            taken: 0,
+            generated: 0,
+            text: String::new(),
+            waiting: Vec::new(),
+            ready: VecDeque::new(),
+            stop: (limit == 0).then_some(Stop::Length),
+        }
+    }
+
+    /// A piece whose text is whole.
+    pub fn next(&mut self) -> Option<Piece> {
+        self.ready.pop_front()
+    }
+
+    /// Takes a token. An error if it is none of the vocabulary, or its logits are not numbers; `prompt` are the tokens
+    /// before the first.
+    pub fn push(&mut self, model: &Model, prompt: usize, sampled: Sampled) -> Result<()> {
+        let Sampled { id, mut logprob, logits } = sampled;
+        let config = &model.0.config;
+        self.taken += 1;
+        if id as usize >= config.vocab || logprob.is_nan() {
+            let after = prompt + self.taken - 1;
+            return Err(nonsense(model, &format!("no token after {after} (id {id}, log-probability {logprob})")));
+        }
+        if config.eos.contains(&id) {
+            self.finish(Stop::Eos);
+            return Ok(());
+        }
+        let mut top = Vec::new();
+        if let Some(logits) = logits.filter(|_| self.logprobs > 0) {
+            let logprobs = log_softmax(&logits).ok_or_else(|| not_a_number(model))?;
+            logprob = logprobs[id as usize];
+            top = best(&logprobs, self.logprobs);
+        }
+        let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).unwrap_or_default();
+        self.generated += 1;
+        self.text += &text;
+        self.waiting.push(Piece { id, text, logprob, top });
+        if !self.decoder.as_ref().is_some_and(Decoder::is_waiting) {
+            self.ready.extend(self.waiting.drain(..));
+        }
+        if self.taken == self.limit {
+            self.finish(Stop::Length);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, stop: Stop) {
+        if let (Some(decoder), Some(last)) = (&mut self.decoder, self.waiting.last_mut()) {
+            let rest = decoder.finish();
+            self.text += &rest;
+            last.text.push_str(&rest);
+        }
+        self.ready.extend(self.waiting.drain(..));
+        self.stop = Some(stop);
+    }
+}
+
+pub(super) fn not_a_number(model: &Model) -> Error {
+    nonsense(model, "logits that are not numbers")
+}
+
+/// The CPU path defines what is right: what it cannot compute, the file does not hold.
+fn nonsense(model: &Model, what: &str) -> Error {
+    let device = model.device();
+    if model.0.engine.device().backend == "cpu" {
+        return Error::checkpoint(format!("the model computes {what}: its weights or its configuration are damaged"));
+    }
+    Error::device(format!("{device} computed {what}: its driver may be wrong; try --device cpu"))
+}

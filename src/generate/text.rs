@@ -1,0 +1,166 @@
+//! A model's tokenizer and chat template: what turns chats and text into ids.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::prompt::{Message, PLACEHOLDER, Prompt};
+use super::template::ChatTemplate;
+use super::tokenizer::{Tokenizer, missing};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::text::TextFiles;
+use crate::error::{Error, Result};
+
+/// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
+pub(crate) struct Text {
+    path: PathBuf,
+    tokenizer: Option<Tokenizer>,
+    template: Option<Template>,
+}
+
+/// What turns a chat into text.
+pub(super) enum Template {
+    /// A template of the model's files.
+    Jinja(Box<ChatTemplate>),
+    /// MobileVLM's conversation style, which no file of a MobileVLM holds.
+    Vicuna,
+}
+
+impl Text {
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.config.vision.is_some())
+    }
+
+    /// Reads no weights.
+    #[cfg(any(test, feature = "cli"))]
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_files(path, TextFiles::open(path)?, crate::checkpoint::is_mobilevlm(path)?)
+    }
+
+    fn from_files(path: &Path, files: Option<TextFiles>, mobilevlm: bool) -> Result<Self> {
+        let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
+        if let Some(files) = files {
+            let tokenizer = Tokenizer::new(&files)?;
+            text.template = ChatTemplate::new(&files, &tokenizer)?.map(|template| Template::Jinja(Box::new(template)));
+            text.tokenizer = Some(tokenizer);
+        }
+        if mobilevlm {
+            text.template = Some(Template::Vicuna);
+        }
+        Ok(text)
+    }
+
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| missing(&self.path))
+    }
+
+    pub(super) fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
+    }
+
+    pub(super) fn no_template(&self) -> Error {
+        Error::prompt(format!("{} has no chat template: it continues plain text", self.path.display()))
+    }
+
+    pub(super) fn text_only(&self) -> Error {
+        Error::prompt(format!(
+            "{} reads text only, and the prompt has a picture: load a MobileVLM, or give the vision half with --mmproj",
+            self.path.display()
+        ))
+    }
+
+    /// The text of a chat, by the model's template. `generation` asks for the words after which the assistant speaks.
+    pub fn render(&self, messages: &[Value], generation: bool) -> Result<String> {
+        self.tokenizer()?;
+        match self.template() {
+            Some(Template::Jinja(template)) => template.render(messages, generation),
+            Some(Template::Vicuna) => {
+                let messages = messages.iter().enumerate().map(|(index, message)| {
+                    let text = |key: &str| message.get(key).and_then(Value::as_str);
+                    let read = || Some(Message::new(text("role")?, text("content")?));
+                    let number = index + 1;
+                    read().ok_or_else(|| {
+                        Error::prompt(format!(
+                            "message {number} of the chat lacks `role` or `content`, which are strings"
+                        ))
+                    })
+                });
+                vicuna(&messages.collect::<Result<Vec<_>>>()?, generation)
+            }
+            None => Err(self.no_template()),
+        }
+    }
+
+    /// The ids of what [`Text::render`] gives, [`Prompt::IMAGE`] among them where pictures are.
+    pub fn rendered_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        match self.template() {
+            Some(Template::Vicuna) => cut(tokenizer, text),
+            // Templates of files write the start token themselves.
+            _ => tokenizer.encode_without_special(text),
+        }
+    }
+}
+
+/// Each piece between placeholders is tokenized by itself; the start token stays on the first only.
+pub(super) fn cut(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for (index, piece) in text.split(PLACEHOLDER).enumerate() {
+        if index == 0 {
+            ids = tokenizer.encode(piece)?;
+        } else {
+            ids.push(Prompt::IMAGE);
+            ids.extend(tokenizer.encode_without_special(piece)?);
+        }
+    }
+    Ok(ids)
+}
+
+/// MobileVLM's conversation style `v1`, which is Vicuna's: a sentence, then turns.
+fn vicuna(messages: &[Message], generation: bool) -> Result<String> {
+    const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
+                          helpful, detailed, and polite answers to the user's questions.";
+    let (system, turns) = match messages {
+        [first, rest @ ..] if first.role == "system" => (first.content.as_str(), rest),
+        _ => (SYSTEM, messages),
+    };
+    let mut text = format!("{system} ");
+    for (turn, message) in turns.iter().enumerate() {
+        let (role, name, end) = if turn % 2 == 0 { ("user", "USER", " ") } else { ("assistant", "ASSISTANT", "</s>") };
+        if message.role != role {
+            return Err(Error::prompt(format!(
+                "turn {} of the chat is the {}'s, expected the {role}'s: the model was made for questions and answers in turns",
+                turn + 1,
+                message.role
+            )));
+        }
+        text += &format!("{name}: {}{end}", message.content);
+    }
+    match (generation, turns.len() % 2) {
+        (false, _) => Ok(text),
+        (true, 1) => Ok(text + "ASSISTANT:"),
+        _ => Err(Error::prompt("the chat is empty or ends with the assistant: give it a question to answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_that_of_the_authors() {
+        let messages = ["hello", "Hi!", "what?"].into_iter().zip(["user", "assistant", "user"]);
+        let messages: Vec<Message> = messages.map(|(content, role)| Message::new(role, content)).collect();
+        assert_eq!(
+            vicuna(&messages, true).unwrap(),
+            "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, \
+             detailed, and polite answers to the user's questions. USER: hello ASSISTANT: Hi!</s>USER: what? ASSISTANT:"
+        );
+        let system = [Message::new("system", "Be short."), Message::new("user", "a")];
+        assert_eq!(vicuna(&system, true).unwrap(), "Be short. USER: a ASSISTANT:");
+        assert!(vicuna(&messages[..2], false).unwrap().ends_with("USER: hello ASSISTANT: Hi!</s>"));
+        assert!(vicuna(&messages[..1], false).unwrap().ends_with("questions. USER: hello "));
+        assert!(vicuna(&messages[..2], true).unwrap_err().to_string().contains("ends with the assistant"));
+        assert!(vicuna(&messages[1..], true).unwrap_err().to_string().contains("turn 1"));
+    }
+}
