@@ -60,7 +60,8 @@ pub mod ops;
 pub mod plan;
 #[doc(hidden)]
 pub mod tensor;
-mod threads;
+#[doc(hidden)]
+pub mod threads;
 
 pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};

@@ -40,16 +40,21 @@ impl Tensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// The bytes of logical row `row`.
-    pub fn row(&self, row: usize) -> &[u8] {
-        let stored = match self.order {
+    /// Where logical row `row` lies in the bytes, counted in rows.
+    pub fn stored_row(&self, row: usize) -> usize {
+        match self.order {
             RowOrder::Stored => row,
             RowOrder::Interleaved { head_dim } => {
                 let (head, within) = (row / head_dim, row % head_dim);
                 let (half, j) = (within / (head_dim / 2), within % (head_dim / 2));
                 head * head_dim + 2 * j + half
             }
-        };
+        }
+    }
+
+    /// The bytes of logical row `row`.
+    pub fn row(&self, row: usize) -> &[u8] {
+        let stored = self.stored_row(row);
         let bytes = self.dtype.row_bytes(self.cols());
         &self.bytes[stored * bytes..(stored + 1) * bytes]
     }

@@ -1,16 +1,421 @@
-//! Work over the rows of a result, on every core where the feature `threads` allows.
+//! A team of threads that runs a closure in step: woken once, meeting at barriers, sharing items of work.
+//!
+//! Whoever waits spins for some ten microseconds, then yields, then sleeps: where another program takes a core, the members
+//! that wait leave theirs to the one that lost it.
 
-/// Elements at a time, where an operator goes element by element.
-pub const PIECE: usize = 4096;
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Calls `work(r, row)` for each row of `out`, `width` elements each.
-pub fn rows<T: Send>(out: &mut [T], width: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    // One row is not worth waking a thread for.
-    #[cfg(feature = "threads")]
-    if out.len() > width {
-        use rayon::prelude::*;
-        out.par_chunks_mut(width).enumerate().for_each(|(r, row)| work(r, row));
-        return;
+/// Looks at what is waited for before a thread yields: 10 to 20 µs.
+const SPINS: u32 = 300;
+/// Yields before a thread sleeps.
+const YIELDS: u32 = 4;
+
+/// Threads that work together. The one that calls [`Team::run`] is a member, the others wait for it.
+pub struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    /// Runs of several callers go one after the other.
+    turn: Mutex<()>,
+}
+
+/// One thread's view of a run.
+pub struct Member<'a> {
+    shared: &'a Shared,
+    pub index: usize,
+    pub count: usize,
+    /// Calls of [`Member::each`] so far: every member makes the same ones.
+    calls: Cell<u32>,
+}
+
+struct Shared {
+    begun: Gate,
+    passed: Gate,
+    finished: Gate,
+    job: Job,
+    /// Members that are at the barrier.
+    arrived: AtomicUsize,
+    /// Workers that have not finished the run.
+    left: AtomicUsize,
+    /// The call of [`Member::each`] that is under way, and its next item: the upper and the lower half.
+    claims: AtomicU64,
+    /// A member panicked: the others stop at the next barrier.
+    broken: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    closing: AtomicBool,
+}
+
+/// What the present run does, and by how many.
+struct Job(UnsafeCell<Option<(&'static (dyn Fn(&Member) + Sync), usize)>>);
+
+// SAFETY: written by the caller of a run while all workers wait for `begun`, and only read until they have `finished`.
+unsafe impl Sync for Job {}
+// SAFETY: what it points at is `Sync`.
+unsafe impl Send for Job {}
+
+/// The payload of a member that stops because another one panicked.
+struct Stopped;
+
+impl Team {
+    /// A team of `count`, or of fewer where the system gives no more threads.
+    pub fn new(count: usize) -> Self {
+        let shared = Arc::new(Shared {
+            begun: Gate::default(),
+            passed: Gate::default(),
+            finished: Gate::default(),
+            job: Job(UnsafeCell::new(None)),
+            arrived: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
+            claims: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            closing: AtomicBool::new(false),
+        });
+        let several = cfg!(all(feature = "threads", not(target_family = "wasm")));
+        let spawn = |index| {
+            let shared = shared.clone();
+            // From before the thread runs: a run may begin before the thread does.
+            let seen = shared.begun.epoch();
+            std::thread::Builder::new().name("dunlin".into()).spawn(move || shared.work(index, seen)).ok()
+        };
+        let wanted = if several { 1..count.max(1) } else { 1..1 };
+        let workers = wanted.map_while(spawn).collect();
+        Team { shared, workers, turn: Mutex::new(()) }
     }
-    out.chunks_mut(width).enumerate().for_each(|(r, row)| work(r, row));
+
+    /// A team of as many as the machine runs at once.
+    pub fn of_cores() -> Self {
+        Team::new(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    pub fn count(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Every member runs `work` once, side by side. If one panics, the others stop at their next barrier, and so does this.
+    /// Not to be called by a member of the same team.
+    pub fn run(&self, work: impl Fn(&Member) + Sync) {
+        let turn = locked(&self.turn);
+        let shared = &*self.shared;
+        let count = self.count();
+        let job: &(dyn Fn(&Member) + Sync) = &work;
+        // SAFETY: only the lifetime changes, and no worker has the job any more when this function returns.
+        let job: &'static (dyn Fn(&Member) + Sync) = unsafe { std::mem::transmute(job) };
+        // SAFETY: all workers wait for `begun`.
+        unsafe { *shared.job.0.get() = Some((job, count)) };
+        shared.arrived.store(0, SeqCst);
+        shared.left.store(count - 1, SeqCst);
+        shared.claims.store(0, SeqCst);
+        shared.broken.store(false, SeqCst);
+        let seen = shared.finished.epoch();
+        if count > 1 {
+            shared.begun.open();
+        }
+        shared.take_part(0);
+        if count > 1 {
+            shared.finished.wait(seen);
+        }
+        let panic = locked(&shared.panic).take();
+        drop(turn);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, SeqCst);
+        self.shared.begun.open();
+        for worker in self.workers.drain(..) {
+            // Members catch their panics.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The life of a worker.
+    fn work(&self, index: usize, mut seen: u32) {
+        loop {
+            self.begun.wait(seen);
+            seen = seen.wrapping_add(1);
+            if self.closing.load(SeqCst) {
+                return;
+            }
+            self.take_part(index);
+            if self.left.fetch_sub(1, SeqCst) == 1 {
+                self.finished.open();
+            }
+        }
+    }
+
+    /// One member's part of a run.
+    fn take_part(&self, index: usize) {
+        // SAFETY: nobody writes it during a run.
+        let (job, count) = unsafe { *self.job.0.get() }.expect("a run has a job");
+        let member = Member { shared: self, index, count, calls: Cell::new(0) };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(&member))) {
+            if !panic.is::<Stopped>() {
+                locked(&self.panic).get_or_insert(panic);
+            }
+            self.broken.store(true, SeqCst);
+            self.passed.open();
+        }
+    }
+}
+
+impl Member<'_> {
+    /// Waits until every member is here: what they did before is seen by all afterwards.
+    pub fn barrier(&self) {
+        if self.count == 1 {
+            return;
+        }
+        let shared = self.shared;
+        // Before the look at `broken`: whoever breaks the run opens the gate after.
+        let seen = shared.passed.epoch();
+        if !shared.broken.load(SeqCst) {
+            if shared.arrived.fetch_add(1, SeqCst) + 1 == self.count {
+                shared.arrived.store(0, SeqCst);
+                shared.passed.open();
+            } else {
+                shared.passed.wait(seen);
+            }
+        }
+        if shared.broken.load(SeqCst) {
+            // No panic of its own: nothing is printed.
+            resume_unwind(Box::new(Stopped));
+        }
+    }
+
+    /// Calls `work(i)` for `i` in 0 .. count, each by whichever member is free. All members call this with the same count; it
+    /// returns when all items are taken, which is before others have finished theirs.
+    pub fn each(&self, count: usize, mut work: impl FnMut(usize)) {
+        let call = self.calls.get() + 1;
+        self.calls.set(call);
+        while let Some(i) = self.claim(call, count) {
+            work(i);
+        }
+    }
+
+    fn claim(&self, call: u32, count: usize) -> Option<usize> {
+        let claims = &self.shared.claims;
+        let mut now = claims.load(SeqCst);
+        loop {
+            let next = match ((now >> 32) as u32).cmp(&call) {
+                std::cmp::Ordering::Less => 0,
+                std::cmp::Ordering::Equal => now as u32,
+                // Somebody found all items of this call taken.
+                std::cmp::Ordering::Greater => return None,
+            };
+            if next as usize >= count {
+                return None;
+            }
+            match claims.compare_exchange_weak(now, u64::from(call) << 32 | u64::from(next + 1), SeqCst, SeqCst) {
+                Ok(_) => return Some(next as usize),
+                Err(found) => now = found,
+            }
+        }
+    }
+}
+
+/// A number that counts up, and threads that wait for it to do so.
+#[derive(Default)]
+struct Gate {
+    epoch: AtomicU32,
+    /// Threads that sleep, or are about to.
+    sleepers: AtomicU32,
+    lock: Mutex<()>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn epoch(&self) -> u32 {
+        self.epoch.load(SeqCst)
+    }
+
+    fn open(&self) {
+        self.epoch.fetch_add(1, SeqCst);
+        // Either a sleeper sees the new epoch, or it is counted here.
+        if self.sleepers.load(SeqCst) > 0 {
+            drop(locked(&self.lock));
+            self.opened.notify_all();
+        }
+    }
+
+    /// Waits until the epoch is not `seen` any more.
+    fn wait(&self, seen: u32) {
+        for turn in 0..SPINS + YIELDS {
+            if self.epoch() != seen {
+                return;
+            }
+            if turn < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        let mut guard = locked(&self.lock);
+        self.sleepers.fetch_add(1, SeqCst);
+        while self.epoch() == seen {
+            guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, SeqCst);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A slice that members of a team write parts of.
+#[derive(Clone, Copy)]
+pub struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: elements go from one thread to another, and whoever takes a part promises that nobody else has it.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Parts { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// # Safety
+    ///
+    /// `start` points at `len` elements, which nothing but these parts reads or writes during `'a`.
+    pub unsafe fn from_raw(start: *mut T, len: usize) -> Self {
+        Parts { start, len, slice: PhantomData }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Elements `range`.
+    ///
+    /// # Safety
+    ///
+    /// While the part is used, nobody else has one that overlaps it.
+    #[expect(clippy::mut_from_ref, reason = "that is what this type is for")]
+    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {} elements", self.len);
+        // SAFETY: within the slice, and alone by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// Calls `work(r, memory, row)` for each row of `out`, `width` elements each, by a team of its own. Every member has a memory
+/// from `memory()`.
+pub fn rows<T: Send, M>(
+    out: &mut [T],
+    width: usize,
+    memory: impl Fn() -> M + Sync,
+    work: impl Fn(usize, &mut M, &mut [T]) + Sync,
+) {
+    /// Rows at a time.
+    const SOME: usize = 16;
+    let count = out.len() / width;
+    let parts = Parts::new(out);
+    let run = |member: &Member| {
+        let mut memory = memory();
+        member.each(count.div_ceil(SOME), |i| {
+            for r in i * SOME..count.min((i + 1) * SOME) {
+                // SAFETY: each row is in one item, and each item is taken once.
+                work(r, &mut memory, unsafe { parts.part(r * width..(r + 1) * width) });
+            }
+        });
+    };
+    if count <= SOME { Team::new(1).run(run) } else { Team::of_cores().run(run) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(values: &[AtomicUsize]) -> usize {
+        values.iter().map(|value| value.load(SeqCst)).sum()
+    }
+
+    #[test]
+    fn items_are_taken_once_and_barriers_hold() {
+        for count in [1, 2, 5] {
+            let team = Team::new(count);
+            for _ in 0..50 {
+                let done: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+                team.run(|member| {
+                    for round in 1..=20 {
+                        member.each(60, |i| drop(done[i].fetch_add(1, SeqCst)));
+                        member.each(40, |i| drop(done[60 + i].fetch_add(1, SeqCst)));
+                        member.barrier();
+                        assert_eq!(sum(&done), 100 * round);
+                        member.barrier();
+                    }
+                });
+                assert!(done.iter().all(|done| done.load(SeqCst) == 20));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_run_and_the_team_goes_on() {
+        let team = Team::new(3);
+        for bad in 0..team.count() {
+            let run = || {
+                team.run(|member| {
+                    member.barrier();
+                    assert!(member.index != bad, "member {bad} is bad");
+                    member.barrier();
+                    member.barrier();
+                });
+            };
+            let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("a member panicked");
+            let text = panic.downcast_ref::<String>().expect("its own message");
+            assert_eq!(text, &format!("member {bad} is bad"));
+            let done = AtomicUsize::new(0);
+            team.run(|_| drop(done.fetch_add(1, SeqCst)));
+            assert_eq!(done.load(SeqCst), team.count());
+        }
+    }
+
+    #[test]
+    fn callers_take_turns_and_sleepers_wake() {
+        let team = Team::new(2);
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for i in 0..20 {
+                        team.run(|member| {
+                            // Long enough for the other to fall asleep.
+                            if member.index == i % 2 && i % 5 == 0 {
+                                std::thread::sleep(std::time::Duration::from_millis(2));
+                            }
+                            member.barrier();
+                            member.each(10, |_| drop(total.fetch_add(1, SeqCst)));
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(SeqCst), 4 * 20 * 10);
+    }
+
+    #[test]
+    fn rows_are_written_by_their_numbers() {
+        for count in [0, 3, 100] {
+            let mut out = vec![0; 3 * count];
+            rows(&mut out, 3, || 7, |r, _, row| row.fill(r));
+            assert_eq!(out, (0..3 * count).map(|i| i / 3).collect::<Vec<_>>());
+        }
+    }
 }

@@ -68,6 +68,8 @@ pub struct EngineOptions {
     pub max_binding: Option<u64>,
     /// Pretend that a rasteriser is hardware: run the kernels that suit a GPU. For tests.
     pub hardware: bool,
+    /// Members of the CPU's team; as many as there are cores by default. For tests.
+    pub threads: Option<usize>,
 }
 
 /// Called while loading: (done, of all).

@@ -1,3 +1,207 @@
-//! What the CPU does faster than the plain loops that say what is meant. All SIMD of the program is here.
+//! How a CPU does fast what operators mean: one file an operator, with its name, where plain loops are too slow.
+//!
+//! Every member of a team runs a kernel at the same time and takes items of its work. An operator without a kernel runs its
+//! reference, by ranges of rows where they do not depend on each other. All SIMD of the crate is in here.
+//!
+//! Within a family a row's sums are added in one order, however many rows there are (tests/model/rows.rs).
 
 pub mod dot;
+mod exp;
+mod norm;
+mod panel;
+mod product;
+mod rows;
+mod simd;
+
+use std::any::Any;
+use std::ops::Range;
+
+use crate::kernel::{Family, Row};
+use crate::ops::{Operator, Read, TensorType};
+use crate::threads::{Member, Parts};
+
+/// A kernel: what one member of the team does for one step.
+pub type Kernel = fn(&dyn Operator, &Call, &Member, &mut Scratch);
+
+/// What a step reads and writes. All members of a team have the same.
+pub struct Call<'a> {
+    pub reads: &'a [Read<'a>],
+    /// State, then results, as in [`Operator::reference`].
+    pub writes: &'a [Parts<'a, f32>],
+    /// The table of the pass.
+    pub rows: &'a [Row],
+    pub family: Family,
+    /// Rows of the last result.
+    pub m: usize,
+    /// Floats that members share while the step runs.
+    pub workspace: Parts<'a, f32>,
+}
+
+/// Declares the kernels: `operator: Type`. Each module has `run(&Type, &Call, &Member, &mut Scratch)`, and
+/// `workspace(&Type, reads: &[&TensorType])` if it stands behind the semicolon.
+macro_rules! kernels {
+    ($($name:ident: $op:ident),*; $($shared:ident: $shared_op:ident),*) => {
+        $(mod $name;)*
+
+        /// The kernel of an operator: its own, or its reference.
+        pub fn kernel(op: &str) -> Kernel {
+            match op {
+                $(stringify!($name) => |op, call, member, scratch| {
+                    $name::run(operator::<crate::ops::$name::$op>(op), call, member, scratch)
+                },)*
+                _ => by_reference,
+            }
+        }
+
+        /// The operators that have a kernel.
+        pub const KERNELS: &[&str] = &[$(stringify!($name)),*];
+
+        /// Floats that the members share while an operator runs.
+        pub fn workspace(op: &dyn Operator, reads: &[&TensorType]) -> usize {
+            match op.name() {
+                $(stringify!($shared) => $shared::workspace(operator::<crate::ops::$shared::$shared_op>(op), reads),)*
+                _ => 0,
+            }
+        }
+    };
+}
+
+kernels! {
+    linear: Linear,
+    norm_matmul: NormMatmul,
+    norm_swiglu: NormSwiglu,
+    norm_qkv_rope: NormQkvRope,
+    attention: Attention,
+    rms_norm: RmsNorm,
+    layer_norm: LayerNorm,
+    swiglu: Swiglu,
+    activation: Activation,
+    conv2d: Conv2d,
+    depthwise_conv2d: DepthwiseConv2d,
+    avg_pool2d: AvgPool2d,
+    sample: Sample;
+    conv2d: Conv2d,
+    sample: Sample
+}
+
+fn operator<T: Operator>(op: &dyn Operator) -> &T {
+    (op as &dyn Any).downcast_ref().expect("an operator has the type of its name")
+}
+
+/// The most that an operator reads, and writes.
+pub const MOST_OPERANDS: usize = 8;
+
+/// The operator's reference: by ranges of rows, where it says that it may, or all at once.
+fn by_reference(op: &dyn Operator, call: &Call, member: &Member, _: &mut Scratch) {
+    let Some(by_row) = op.by_rows() else {
+        return member.each(1, |_| {
+            // SAFETY: one member runs this, and a step has its results to itself.
+            let mut writes = call.writes.iter().map(|parts| unsafe { parts.part(0..parts.len()) });
+            let mut slices: [&mut [f32]; MOST_OPERANDS] = std::array::from_fn(|_| writes.next().unwrap_or_default());
+            op.reference(call.reads, &mut slices[..call.writes.len()], call.rows);
+        });
+    };
+    let [y] = call.writes else { panic!("{} has rows and writes one result", op.name()) };
+    let count = call.m;
+    let y_cols = y.len() / count;
+    let some = count.div_ceil(4 * member.count).max(1);
+    member.each(count.div_ceil(some), |i| {
+        let range = i * some..count.min((i + 1) * some);
+        let mut reads = [Read::F32(&[]); MOST_OPERANDS];
+        for (i, (slice, read)) in reads.iter_mut().zip(call.reads).enumerate() {
+            *slice = *read;
+            if by_row.contains(&i) {
+                let cols = read.f32().len() / count;
+                *slice = Read::F32(&read.f32()[range.start * cols..range.end * cols]);
+            }
+        }
+        // SAFETY: each row is in one item.
+        let y = unsafe { y.part(range.start * y_cols..range.end * y_cols) };
+        let rows = &call.rows[range.start.min(call.rows.len())..];
+        op.reference(&reads[..call.reads.len()], &mut [y], rows);
+    });
+}
+
+/// A member's own memory for what a kernel needs in between. It grows to what was asked for and stays.
+#[derive(Default)]
+pub struct Scratch(Floats);
+
+impl Scratch {
+    /// Slices of these lengths, with anything in them.
+    pub fn take<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
+        self.0.grow(lengths.iter().map(|length| length.next_multiple_of(LINE)).sum());
+        let mut rest = &mut self.0[..];
+        lengths.map(|length| {
+            let (slice, after) = std::mem::take(&mut rest).split_at_mut(length.next_multiple_of(LINE));
+            rest = after;
+            &mut slice[..length]
+        })
+    }
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read through pointers")] [f32; LINE]);
+
+/// Floats that begin at a cache line.
+#[derive(Default)]
+pub struct Floats(Vec<Line>);
+
+impl Floats {
+    /// Makes room for `count`; what is there stays.
+    pub fn grow(&mut self, count: usize) {
+        let lines = self.0.len().max(count.div_ceil(LINE));
+        self.0.resize(lines, Line([0.0; LINE]));
+    }
+
+    /// The first of them.
+    pub fn start(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: lines are floats without gaps.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), LINE * self.0.len()) }
+    }
+}
+
+impl std::ops::DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: lines are floats without gaps.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), LINE * self.0.len()) }
+    }
+}
+
+/// The part of `count` items that is number `i` of parts of `size`.
+fn piece(i: usize, size: usize, count: usize) -> Range<usize> {
+    i * size..count.min((i + 1) * size)
+}
+
+/// Calls `work` with pieces of some thousand elements of a result that is computed element by element.
+fn elements(y: &Parts<f32>, member: &Member, mut work: impl FnMut(Range<usize>, &mut [f32])) {
+    const PIECE: usize = 2048;
+    member.each(y.len().div_ceil(PIECE), |i| {
+        let range = piece(i, PIECE, y.len());
+        // SAFETY: each element is in one item.
+        work(range.clone(), unsafe { y.part(range) });
+    });
+}
+
+/// Calls `work` with each row of a result, `cols` elements wide.
+fn each_row(y: &Parts<f32>, cols: usize, member: &Member, mut work: impl FnMut(usize, &mut [f32])) {
+    let count = y.len() / cols;
+    let some = count.div_ceil(4 * member.count).max(1);
+    member.each(count.div_ceil(some), |i| {
+        for r in piece(i, some, count) {
+            // SAFETY: each row is in one item.
+            work(r, unsafe { y.part(r * cols..(r + 1) * cols) });
+        }
+    });
+}

@@ -11,9 +11,7 @@
 
 use crate::kernel::source::ACTIVATION;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::exp::exp;
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
-use crate::threads::{self, PIECE};
 
 #[derive(Clone, Debug)]
 pub struct Activation {
@@ -58,26 +56,14 @@ impl Kind {
         }
     }
 
-    /// x → f(x), each of them.
-    pub fn apply_all(self, x: &mut [f32]) {
-        // A constant in each arm: a choice inside the loop would not vectorise.
-        macro_rules! apply {
-            ($($kind:ident)*) => {
-                match self { $(Kind::$kind => x.iter_mut().for_each(|x| *x = Kind::$kind.apply(*x))),* }
-            };
-        }
-        apply!(Gelu QuickGelu Relu HardSwish HardSigmoid)
-    }
-
     /// f(x)
-    #[inline(always)]
     pub fn apply(self, x: f32) -> f32 {
         match self {
             Kind::Gelu => {
                 let x = f64::from(x);
                 (0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))) as f32
             }
-            Kind::QuickGelu => x / (1.0 + exp(-1.702 * x)),
+            Kind::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
             Kind::Relu => x.max(0.0),
             Kind::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
             Kind::HardSigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
@@ -112,11 +98,13 @@ impl Operator for Activation {
     }
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
-        let x = reads[0].f32();
-        threads::rows(writes[0], PIECE, |piece, y| {
-            y.copy_from_slice(&x[piece * PIECE..][..y.len()]);
-            self.kind.apply_all(y);
-        });
+        for (y, x) in writes[0].iter_mut().zip(reads[0].f32()) {
+            *y = self.kind.apply(*x);
+        }
+    }
+
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[0])
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {

@@ -36,6 +36,10 @@ impl Operator for Add {
         }
     }
 
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[0, 1])
+    }
+
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let count = reads[0].ty.count();
         vec![Dispatch {

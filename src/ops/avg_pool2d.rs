@@ -10,7 +10,6 @@ use std::ops::Range;
 
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
-use crate::threads;
 
 #[derive(Clone, Debug)]
 pub struct AvgPool2d {
@@ -50,7 +49,7 @@ impl Operator for AvgPool2d {
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let x = reads[0].f32();
         let channels = x.len() / (self.height * self.width);
-        threads::rows(writes[0], channels, |cell, y| {
+        for (cell, y) in writes[0].chunks_exact_mut(channels).enumerate() {
             let rows = window(cell / self.out_width, self.height, self.out_height);
             let cols = window(cell % self.out_width, self.width, self.out_width);
             let pixels = rows.len() * cols.len();
@@ -60,7 +59,7 @@ impl Operator for AvgPool2d {
                 y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
             }
             y.iter_mut().for_each(|y| *y /= pixels as f32);
-        });
+        }
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
@@ -85,7 +84,7 @@ impl Operator for AvgPool2d {
 }
 
 /// The pixels of cell `i` of `cells`, along a side of `pixels`.
-fn window(i: usize, pixels: usize, cells: usize) -> Range<usize> {
+pub fn window(i: usize, pixels: usize, cells: usize) -> Range<usize> {
     i * pixels / cells..((i + 1) * pixels).div_ceil(cells)
 }
 

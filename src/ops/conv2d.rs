@@ -5,6 +5,7 @@
 //! A convolution whose stride is its kernel's size: squares that do not overlap, so a matrix product. Patch p lies at
 //! (p / grid, p % grid); k counts its channels, then its rows, then its columns.
 
+use crate::formats::dequantize_row;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
 use crate::ops::product::{self, GemmKernels, gemm_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
@@ -34,8 +35,15 @@ pub fn kernels() -> Vec<&'static Kernel> {
 
 impl Conv2d {
     /// Patches of a side.
-    fn grid(&self) -> usize {
+    pub fn grid(&self) -> usize {
         self.size / self.patch
+    }
+
+    /// Where element k of a patch lies in the picture.
+    pub fn place(&self, patch: usize, k: usize) -> usize {
+        let (s, p, grid) = (self.size, self.patch, self.grid());
+        let (channel, row, column) = (k / (p * p), k / p % p, k % p);
+        (channel * s + patch / grid * p + row) * s + patch % grid * p + column
     }
 }
 
@@ -54,15 +62,13 @@ impl Operator for Conv2d {
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, w) = (reads[0].f32(), reads[1].weight());
-        let (s, p, grid) = (self.size, self.patch, self.grid());
-        let mut patches = Vec::with_capacity(grid * grid * w.cols);
-        for patch in 0..grid * grid {
-            for k in 0..w.cols {
-                let (channel, row, column) = (k / (p * p), k / p % p, k % p);
-                patches.push(x[(channel * s + patch / grid * p + row) * s + patch % grid * p + column]);
+        let mut row = vec![0.0; w.cols];
+        for (c, w_row) in w.rows_in(0..w.rows()).enumerate() {
+            dequantize_row(w.dtype, w_row, &mut row);
+            for (patch, y) in writes[0].chunks_exact_mut(w.rows()).enumerate() {
+                y[c] = row.iter().enumerate().map(|(k, w)| x[self.place(patch, k)] * w).sum();
             }
         }
-        product::product(&patches, w, writes[0]);
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {

@@ -9,7 +9,6 @@
 
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
-use crate::threads;
 
 #[derive(Clone, Debug)]
 pub struct DepthwiseConv2d {
@@ -70,7 +69,7 @@ impl Operator for DepthwiseConv2d {
         let (x, kernel) = (reads[0].f32(), reads[1].f32());
         let channels = kernel.len() / TAPS;
         let (_, out_width) = self.out();
-        threads::rows(writes[0], channels, |pixel, y| {
+        for (pixel, y) in writes[0].chunks_exact_mut(channels).enumerate() {
             match reads.get(2) {
                 Some(bias) => y.copy_from_slice(bias.f32()),
                 None => y.fill(0.0),
@@ -86,7 +85,7 @@ impl Operator for DepthwiseConv2d {
                     }
                 }
             }
-        });
+        }
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {

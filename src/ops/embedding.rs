@@ -53,6 +53,10 @@ impl Operator for Embedding {
         }
     }
 
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[])
+    }
+
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (_, cols) = reads[1].ty.matrix();
         let blocks = layout::blocks(cols);

@@ -4,7 +4,6 @@
 
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
-use crate::threads;
 
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
@@ -39,15 +38,18 @@ impl Operator for LayerNorm {
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, gain, bias) = (reads[0].f32(), reads[1].f32(), reads[2].f32());
         let cols = gain.len();
-        threads::rows(writes[0], cols, |row, y| {
-            let x = &x[row * cols..][..cols];
+        for (x, y) in x.chunks_exact(cols).zip(writes[0].chunks_exact_mut(cols)) {
             let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / cols as f64;
             let squares: f64 = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum();
             let factor = 1.0 / (squares / cols as f64 + f64::from(self.eps)).sqrt();
             for c in 0..cols {
                 y[c] = ((f64::from(x[c]) - mean) * factor) as f32 * gain[c] + bias[c];
             }
-        });
+        }
+    }
+
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[0])
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {

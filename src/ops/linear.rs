@@ -57,7 +57,7 @@ impl Linear {
     }
 
     /// What it reads behind x and W.
-    fn more<T: Copy>(&self, reads: &[T]) -> (Option<T>, Option<T>) {
+    pub fn more<T: Copy>(&self, reads: &[T]) -> (Option<T>, Option<T>) {
         let mut more = reads[2..].iter().copied();
         let found = (self.bias.then(|| more.next()).flatten(), self.residual.then(|| more.next()).flatten());
         assert_eq!(reads.len(), 2 + usize::from(self.bias) + usize::from(self.residual), "what {self:?} reads");

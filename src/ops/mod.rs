@@ -3,8 +3,6 @@
 
 mod case;
 mod cost;
-mod exp;
-mod panel;
 mod product;
 mod weight;
 
@@ -78,6 +76,12 @@ pub trait Operator: Any + fmt::Debug + Send + Sync {
     ///
     /// [`infer`]: Operator::infer
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]);
+
+    /// Which of the reads have a row for each row of the result, where a row of the result depends on its rows of those and
+    /// on the others as a whole: then ranges of rows may be computed side by side.
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        None
+    }
 
     /// The GPU work: which kernels, with what, how many workgroups.
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile)

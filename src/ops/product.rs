@@ -1,12 +1,10 @@
 //! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
 
-use crate::cpu::dot::{dequantize_row, dot_rows};
+use crate::formats::dequantize_row;
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
-use crate::ops::panel::{COLS, add_products};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, params, weight_kernel};
 use crate::tensor::DType;
-use crate::threads;
 
 /// The params of a product, or the first of them.
 #[repr(C)]
@@ -201,64 +199,6 @@ pub fn plain_product(x: &[f32], w: &Matrix, y: &mut [f32]) {
             y[r * n + c] = x.iter().zip(&row).map(|(x, w)| x * w).sum();
         }
     }
-}
-
-/// The product, on all cores.
-pub fn product(x: &[f32], w: &Matrix, y: &mut [f32]) {
-    match x.len() / w.cols {
-        1 => threads::rows(y, 1, |row, y| [y[0]] = dot_rows(w.dtype, w.row(row), [x])),
-        m if m < 12 => few_rows(x, w, m, y),
-        m => many_rows(x, w, m, y),
-    }
-}
-
-/// Rows of W side by side; each is read once for up to four rows of x.
-fn few_rows(x: &[f32], w: &Matrix, m: usize, y: &mut [f32]) {
-    let (k, n) = (w.cols, w.rows());
-    let mut transposed = vec![0.0; m * n];
-    threads::rows(&mut transposed, m, |row, y| {
-        let w_row = w.row(row);
-        let mut quads = x.chunks_exact(4 * k).zip(y.chunks_exact_mut(4));
-        for (x, y) in &mut quads {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|i| &x[i * k..(i + 1) * k]);
-            y.copy_from_slice(&dot_rows(w.dtype, w_row, [a, b, c, d]));
-        }
-        for r in m / 4 * 4..m {
-            [y[r]] = dot_rows(w.dtype, w_row, [&x[r * k..(r + 1) * k]]);
-        }
-    });
-    for (r, y) in y.chunks_exact_mut(n).enumerate() {
-        for (c, y) in y.iter_mut().enumerate() {
-            *y = transposed[c * m + r];
-        }
-    }
-}
-
-/// Panels of W side by side: 32 rows decoded, 256 columns at a time, which stay in the cache for all rows of x.
-fn many_rows(x: &[f32], w: &Matrix, m: usize, y: &mut [f32]) {
-    /// Whole blocks of every format.
-    const DEPTH: usize = 256;
-    let (k, n) = (w.cols, w.rows());
-    let (block, block_bytes) = w.dtype.block();
-    let mut by_panel = vec![[0.0; COLS]; n.div_ceil(COLS) * m];
-    threads::rows(&mut by_panel, m, |p, y| {
-        let mut panel = [[0.0; COLS]; DEPTH];
-        let mut decoded = [0.0; DEPTH];
-        for first in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - first);
-            for c in 0..COLS.min(n - p * COLS) {
-                let bytes = &w.row(p * COLS + c)[first / block * block_bytes..][..w.dtype.row_bytes(depth)];
-                dequantize_row(w.dtype, bytes, &mut decoded[..depth]);
-                panel.iter_mut().zip(&decoded[..depth]).for_each(|(panel, w)| panel[c] = *w);
-            }
-            add_products(&x[first..], k, &panel[..depth], y);
-        }
-    });
-    threads::rows(y, n, |r, y| {
-        for (y, panel) in y.chunks_mut(COLS).zip(by_panel.chunks_exact(m)) {
-            y.copy_from_slice(&panel[r][..y.len()]);
-        }
-    });
 }
 
 /// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of fewer.

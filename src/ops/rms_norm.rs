@@ -61,6 +61,10 @@ impl Operator for RmsNorm {
         }
     }
 
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[0])
+    }
+
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {

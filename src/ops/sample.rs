@@ -25,10 +25,10 @@ pub struct Sample {
 }
 
 /// Tokens that the repeat penalty looks back on.
-const WINDOW: usize = 64;
+pub const WINDOW: usize = 64;
 
 /// Words of a row of the table.
-const TABLE_COLS: usize = size_of::<Row>() / 4;
+pub const TABLE_COLS: usize = size_of::<Row>() / 4;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -89,8 +89,7 @@ fn choose(logits: &[f32], row: &Row, seen: &[f32]) -> (u32, f32) {
         seen.dedup();
         // Ids past the vocabulary are rows of an image.
         for id in seen.into_iter().filter(|&id| id < logits.len()) {
-            let l = &mut penalised[id];
-            *l = if *l > 0.0 { *l / row.repeat_penalty } else { *l * row.repeat_penalty };
+            penalised[id] = penalise(penalised[id], row);
         }
     }
     let id = if row.temperature > 0.0 {
@@ -103,6 +102,11 @@ fn choose(logits: &[f32], row: &Row, seen: &[f32]) -> (u32, f32) {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mass: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
     (id as u32, (f64::from(logits[id] - largest) - mass.ln()) as f32)
+}
+
+/// The logit of an id that was seen.
+pub fn penalise(logit: f32, row: &Row) -> f32 {
+    if logit > 0.0 { logit / row.repeat_penalty } else { logit * row.repeat_penalty }
 }
 
 /// The smallest logit that the filters keep.
@@ -147,7 +151,7 @@ fn argmax(logits: &[f32], score: impl Fn(usize, f32) -> Option<f32>) -> usize {
 }
 
 /// −ln(−ln u), u in (0, 1) from a hash of seed, position and id.
-fn gumbel(id: u32, position: u32, seed: u32) -> f32 {
+pub fn gumbel(id: u32, position: u32, seed: u32) -> f32 {
     let bits = hash(id ^ hash(position ^ hash(seed)));
     let u = ((bits >> 9) as f32 + 0.5) / 8_388_608.0;
     -(-u.ln()).ln()

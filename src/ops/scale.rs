@@ -41,6 +41,10 @@ impl Operator for Scale {
         }
     }
 
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[0])
+    }
+
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {

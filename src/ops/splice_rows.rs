@@ -56,6 +56,10 @@ impl Operator for SpliceRows {
         }
     }
 
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[1])
+    }
+
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
         let (n, cols) = reads[1].ty.matrix();
         let (rows, _) = reads[2].ty.matrix();

@@ -3,9 +3,7 @@
 //! gate, up, y: (rows, cols)
 
 use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::exp::exp;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
-use crate::threads::{self, PIECE};
 
 #[derive(Clone, Debug)]
 pub struct Swiglu;
@@ -24,7 +22,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 
 /// z · σ(z)
 pub fn silu(z: f32) -> f32 {
-    z / (1.0 + exp(-z))
+    z / (1.0 + (-z).exp())
 }
 
 impl Operator for Swiglu {
@@ -39,10 +37,13 @@ impl Operator for Swiglu {
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (gate, up) = (reads[0].f32(), reads[1].f32());
-        threads::rows(writes[0], PIECE, |piece, y| {
-            let given = gate[piece * PIECE..].iter().zip(&up[piece * PIECE..]);
-            y.iter_mut().zip(given).for_each(|(y, (gate, up))| *y = silu(*gate) * up);
-        });
+        for (y, (gate, up)) in writes[0].iter_mut().zip(gate.iter().zip(up)) {
+            *y = silu(*gate) * up;
+        }
+    }
+
+    fn by_rows(&self) -> Option<&'static [usize]> {
+        Some(&[0, 1])
     }
 
     fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {

@@ -1,5 +1,7 @@
 //! Weight matrices as operators see them: the rows of one or several stored tensors, in their own format.
 
+use std::ops::Range;
+
 use crate::kernel::layout::WeightLayout;
 use crate::kernel::{DeviceProfile, Kernel, Plane, Slot};
 use crate::ops::Operand;
@@ -21,8 +23,27 @@ impl Matrix {
         Matrix { dtype, cols, parts }
     }
 
+    /// The tensors that lie one below the other.
+    pub fn parts(&self) -> &[Tensor] {
+        &self.parts
+    }
+
     pub fn rows(&self) -> usize {
         self.parts.iter().map(Tensor::rows).sum()
+    }
+
+    /// The stored bytes of some rows, in order.
+    pub fn rows_in(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        assert!(range.end <= self.rows(), "rows {range:?} of a matrix of {}", self.rows());
+        let size = self.dtype.row_bytes(self.cols);
+        let mut first = 0;
+        self.parts.iter().flat_map(move |part| {
+            let start = first;
+            first += part.rows();
+            let bytes: &[u8] = &part.bytes;
+            let within = range.start.clamp(start, first) - start..range.end.clamp(start, first) - start;
+            within.map(move |row| &bytes[part.stored_row(row) * size..][..size])
+        })
     }
 
     /// The stored bytes of a row.

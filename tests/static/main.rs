@@ -4,6 +4,7 @@
 mod support;
 
 mod constants;
+mod cpu;
 mod images;
 mod imports;
 mod kernels;

@@ -11,6 +11,7 @@ use crate::graph::{Graph, GraphBuilder, ValueKind};
 use crate::kernel::ValueId;
 use crate::ops::{Case, Elem, Fill, Matrix, TensorType};
 use crate::tensor::Tensor;
+use crate::threads::Team;
 pub use report::{Check, OperatorCheck, WrongCase, check};
 
 /// A case as a graph of one node, with its contents.
@@ -73,7 +74,19 @@ impl Prepared {
     /// The results by the operators' references, as bits.
     pub fn reference(&self, case: &Case) -> Vec<Vec<u32>> {
         let mut host = self.on_host();
-        let outputs: HashMap<String, Vec<f32>> = host.runner().run(&case.rows).into_iter().collect();
+        let outputs = host.runner().run(&case.rows);
+        self.bits(&host, outputs)
+    }
+
+    /// The results by the CPU's kernels, as bits.
+    pub fn on_cpu(&self, case: &Case, team: &Team) -> Vec<Vec<u32>> {
+        let mut host = self.on_host();
+        let outputs = host.runner().run_kernels(&case.rows, team);
+        self.bits(&host, outputs)
+    }
+
+    fn bits(&self, host: &OnHost, outputs: Vec<(String, Vec<f32>)>) -> Vec<Vec<u32>> {
+        let outputs: HashMap<String, Vec<f32>> = outputs.into_iter().collect();
         let results = self.results.iter().map(|(name, _)| outputs.get(name).or(host.state.get(name)));
         results.map(|data| data.expect("a result").iter().map(|v| v.to_bits()).collect()).collect()
     }

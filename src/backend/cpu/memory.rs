@@ -1,0 +1,294 @@
+//! The memory of a session, and plans bound to it: what each step runs and where its operands lie.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::cpu::runner::Weights;
+use crate::cpu::{self, Call, Floats, Kernel, MOST_OPERANDS, Scratch};
+use crate::graph::{Node, ValueKind};
+use crate::kernel::{Family, Row, ValueId};
+use crate::ops::{Elem, Matrix, Operator, Read, TensorType};
+use crate::plan::Plan;
+use crate::threads::{Member, Parts, Team};
+
+/// Arena, workspace, state, and what members need in between.
+pub struct Memory {
+    /// First the arena, then the workspace, which members of a team share while a step runs, then state.
+    regions: Vec<Region>,
+    /// Where each state is in `regions`.
+    state: HashMap<String, usize>,
+    scratch: Vec<Mutex<Scratch>>,
+    /// Where the regions lie, of the run under way.
+    bases: Vec<Base>,
+}
+
+#[derive(Default)]
+struct Region {
+    data: Floats,
+    /// Floats in use.
+    len: usize,
+    /// Of a state: those of a position.
+    each: usize,
+}
+
+const ARENA: usize = 0;
+const WORKSPACE: usize = 1;
+
+/// The floats of a region.
+#[derive(Clone, Copy)]
+struct Base(*mut f32, usize);
+
+// SAFETY: what members of a team do through it is argued for in `Bound::run`; outside of that nobody follows it.
+unsafe impl Send for Base {}
+// SAFETY: as above.
+unsafe impl Sync for Base {}
+
+/// A plan, and where each of its steps finds what it reads and writes in a [`Memory`].
+pub struct Bound {
+    pub plan: Arc<Plan>,
+    steps: Vec<Step>,
+}
+
+struct Step {
+    op: Arc<dyn Operator>,
+    kernel: Kernel,
+    family: Family,
+    /// Rows of the last result.
+    m: usize,
+    reads: Vec<Operand>,
+    writes: Vec<Place>,
+    /// Floats that its members share.
+    workspace: usize,
+    /// Whether it reads or overwrites what steps since the last barrier wrote or read.
+    barrier: bool,
+    /// Multiply-adds of its product, if it is one.
+    work: usize,
+}
+
+/// What a step reads.
+enum Operand {
+    F32(Place),
+    U32(Place),
+    Vector(Vec<f32>),
+    Table(Arc<Vec<f32>>),
+    Weight(Matrix),
+}
+
+/// Floats of a region; of a state all that there are.
+#[derive(Clone, PartialEq)]
+struct Place {
+    region: usize,
+    range: Option<Range<usize>>,
+}
+
+impl Place {
+    fn overlaps(&self, other: &Place) -> bool {
+        self.region == other.region
+            && match (&self.range, &other.range) {
+                (Some(some), Some(other)) => some.start < other.end && other.start < some.end,
+                _ => true,
+            }
+    }
+
+    fn of(&self, bases: &[Base]) -> Base {
+        let Base(start, len) = bases[self.region];
+        let range = self.range.clone().unwrap_or(0..len);
+        assert!(range.start <= range.end && range.end <= len, "floats {range:?} of {len}");
+        // SAFETY: within the region.
+        Base(unsafe { start.add(range.start) }, range.len())
+    }
+}
+
+impl Memory {
+    pub fn new(team: &Team) -> Self {
+        let scratch = (0..team.count()).map(|_| Mutex::default()).collect();
+        let regions = vec![Region::default(), Region::default()];
+        Memory { regions, state: HashMap::new(), scratch, bases: Vec::new() }
+    }
+
+    /// Makes room for `positions` positions of a state, `each` floats each; what is there stays.
+    pub fn reserve_state(&mut self, name: &str, positions: usize, each: usize) {
+        let next = self.regions.len();
+        let index = *self.state.entry(name.into()).or_insert(next);
+        if index == next {
+            self.regions.push(Region { each, ..Region::default() });
+        }
+        self.reserve(index, positions * each);
+    }
+
+    fn reserve(&mut self, region: usize, len: usize) {
+        let region = &mut self.regions[region];
+        region.len = region.len.max(len);
+        region.data.grow(region.len);
+    }
+
+    #[track_caller]
+    pub fn state_mut(&mut self, name: &str) -> &mut [f32] {
+        let region = &mut self.regions[self.state[name]];
+        &mut region.data[..region.len]
+    }
+
+    /// Copies `count` positions of every state but `except`.
+    pub fn copy_state(&mut self, from: usize, to: usize, count: usize, except: &[&str]) {
+        for (name, &index) in self.state.iter().filter(|(name, _)| !except.contains(&name.as_str())) {
+            let Region { data, len, each } = &mut self.regions[index];
+            assert!((from.max(to) + count) * *each <= *len, "positions of {name}");
+            data.copy_within(from * *each..(from + count) * *each, to * *each);
+        }
+    }
+
+    /// Writes an input of a plan.
+    pub fn write(&mut self, plan: &Plan, id: ValueId, data: &[f32]) {
+        self.regions[ARENA].data[range(plan, id)].copy_from_slice(data);
+    }
+
+    /// What an input or a temporary of a plan holds.
+    pub fn read(&self, plan: &Plan, id: ValueId) -> &[f32] {
+        &self.regions[ARENA].data[range(plan, id)]
+    }
+}
+
+impl Bound {
+    /// Finds the operands of a plan. The state that it names is there.
+    pub fn new(plan: Arc<Plan>, weights: &Weights, memory: &mut Memory) -> Self {
+        let graph = &plan.graph;
+        let types = |node: &Node| -> Vec<TensorType> { node.reads.iter().map(|id| graph.ty(*id).clone()).collect() };
+        let shared: Vec<usize> = (graph.nodes.iter())
+            .map(|node| cpu::workspace(&*node.op, &types(node).iter().collect::<Vec<_>>()))
+            .collect();
+        memory.reserve(ARENA, plan.arena as usize / 4);
+        memory.reserve(WORKSPACE, shared.iter().copied().max().unwrap_or(0));
+        let place = |id: &ValueId| match &graph.value(*id).kind {
+            ValueKind::State(name) => Place { region: memory.state[name], range: None },
+            _ => Place { region: ARENA, range: Some(range(&plan, *id)) },
+        };
+
+        // What steps since the last barrier read and wrote.
+        let (mut read, mut written): (Vec<Place>, Vec<Place>) = (Vec::new(), Vec::new());
+        let mut steps = Vec::with_capacity(graph.nodes.len());
+        for (node, &shared) in graph.nodes.iter().zip(&shared) {
+            let operand = |id: &ValueId| {
+                let value = graph.value(*id);
+                match &value.kind {
+                    ValueKind::Weight(names) if matches!(value.ty.elem, Elem::Weight(_)) => {
+                        Operand::Weight(weights.matrix(names))
+                    }
+                    ValueKind::Weight(names) => Operand::Vector(weights.vectors[names].clone()),
+                    ValueKind::Table(_, data) => Operand::Table(data.clone()),
+                    _ if value.ty.elem == Elem::U32 => Operand::U32(place(id)),
+                    _ => Operand::F32(place(id)),
+                }
+            };
+            let reads: Vec<Operand> = node.reads.iter().map(operand).collect();
+            let writes: Vec<Place> = node.writes.iter().map(place).collect();
+
+            let reading = reads.iter().filter_map(|read| match read {
+                Operand::F32(place) | Operand::U32(place) => Some(place.clone()),
+                _ => None,
+            });
+            let reading: Vec<Place> = reading.collect();
+            let mut writing = writes.clone();
+            if shared > 0 {
+                writing.push(Place { region: WORKSPACE, range: None });
+            }
+            let meet = |some: &[Place], others: &[Place]| some.iter().any(|a| others.iter().any(|b| a.overlaps(b)));
+            let barrier = meet(&reading, &written) || meet(&writing, &written) || meet(&writing, &read);
+            if barrier {
+                read.clear();
+                written.clear();
+            }
+            read.extend(reading);
+            written.extend(writing);
+
+            let m = node.writes.last().map_or(1, |id| graph.ty(*id).shape[0]);
+            let weight = reads.iter().find_map(|read| if let Operand::Weight(w) = read { Some(w) } else { None });
+            steps.push(Step {
+                op: node.op.clone(),
+                kernel: cpu::kernel(node.op.name()),
+                family: node.family,
+                m,
+                work: weight.map_or(0, |w| m * w.rows() * w.cols),
+                reads,
+                writes,
+                workspace: shared,
+                barrier,
+            });
+        }
+        Bound { plan, steps }
+    }
+
+    /// Steps.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Multiply-adds of a step's product.
+    pub fn work(&self, step: usize) -> usize {
+        self.steps[step].work
+    }
+
+    /// Runs some steps, on all members of the team at once.
+    pub fn run(&self, memory: &mut Memory, team: &Team, rows: &[Row], part: Range<usize>) {
+        let Memory { regions, scratch, bases, .. } = memory;
+        bases.clear();
+        bases.extend(regions.iter_mut().map(|region| Base(region.data.start(), region.len)));
+        let (steps, bases) = (&self.steps[part], &bases[..]);
+        team.run(|member| {
+            let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
+            for (i, step) in steps.iter().enumerate() {
+                if step.barrier && i > 0 {
+                    member.barrier();
+                }
+                step.run(bases, member, rows, &mut scratch);
+            }
+        });
+    }
+}
+
+impl Step {
+    /// One member's part of the step.
+    fn run(&self, bases: &[Base], member: &Member, rows: &[Row], scratch: &mut Scratch) {
+        // SAFETY of all: the memory is borrowed for the whole run, and only steps reach it. Of those between two barriers none
+        // writes what another one reads or writes, and of the results of one step each member takes parts of its own.
+        let parts = |Base(start, len)| unsafe { Parts::from_raw(start, len) };
+        let reads: [Read; MOST_OPERANDS] = std::array::from_fn(|i| match self.reads.get(i) {
+            Some(Operand::F32(place)) => {
+                let Base(start, len) = place.of(bases);
+                Read::F32(unsafe { std::slice::from_raw_parts(start, len) })
+            }
+            Some(Operand::U32(place)) => {
+                let Base(start, len) = place.of(bases);
+                Read::U32(unsafe { std::slice::from_raw_parts(start.cast(), len) })
+            }
+            Some(Operand::Vector(data)) => Read::F32(data),
+            Some(Operand::Table(data)) => Read::F32(data),
+            Some(Operand::Weight(matrix)) => Read::Weight(matrix),
+            None => Read::F32(&[]),
+        });
+        let writes: [Parts<f32>; MOST_OPERANDS] = std::array::from_fn(|i| match self.writes.get(i) {
+            Some(place) => parts(place.of(bases)),
+            None => Parts::new(&mut []),
+        });
+        let call = Call {
+            reads: &reads[..self.reads.len()],
+            writes: &writes[..self.writes.len()],
+            rows,
+            family: self.family,
+            m: self.m,
+            workspace: parts(Base(bases[WORKSPACE].0, self.workspace)),
+        };
+        (self.kernel)(&*self.op, &call, member, scratch);
+    }
+}
+
+/// Where a temporary or an input lies in the arena, in floats.
+fn range(plan: &Plan, id: ValueId) -> Range<usize> {
+    let (offset, _) = plan.places[&id];
+    let start = offset as usize / 4;
+    start..start + plan.graph.ty(id).count()
+}

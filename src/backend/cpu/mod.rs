@@ -1,0 +1,162 @@
+//! A model on the CPU: the plans that a GPU replays, by the kernels of [`crate::cpu`] and a team of threads.
+
+mod memory;
+mod runner;
+mod session;
+
+pub use memory::{Bound, Memory};
+pub use runner::{Runner, Weights};
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::{DeviceInfo, Engine, EngineOptions, Progress, Session};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::graph::ValueKind;
+use crate::kernel::{DeviceProfile, Family};
+use crate::models::{Pass, Recipe};
+use crate::ops::Matrix;
+use crate::plan::{Fusion, Plan};
+use crate::threads::Team;
+use session::CpuSession;
+
+/// A CPU as plans know it: weights in one piece, caches of float32.
+pub fn profile() -> DeviceProfile {
+    DeviceProfile { name: "cpu".into(), backend: "cpu", max_binding: u64::MAX, ..DeviceProfile::baseline() }
+}
+
+/// Plans that are kept: prompts of other lengths push out those of prompts.
+const MOST_PLANS: usize = 32;
+
+/// A model on the CPU.
+pub struct CpuEngine {
+    shared: Arc<Shared>,
+    info: DeviceInfo,
+    weight_bytes: u64,
+}
+
+/// What an engine and its sessions have in common.
+struct Shared {
+    team: Team,
+    weights: Weights,
+    /// Makes the plan of a pass.
+    build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
+    plans: Mutex<HashMap<Pass, Arc<Plan>>>,
+    vision: Mutex<Option<Arc<Vision>>>,
+    /// Columns of a picture's rows.
+    hidden: usize,
+}
+
+/// The vision half of a model.
+struct Vision {
+    plan: Arc<Plan>,
+    weights: Weights,
+    weight_bytes: u64,
+}
+
+impl CpuEngine {
+    pub fn load(checkpoint: &Checkpoint, options: &EngineOptions, progress: Progress) -> Result<Self> {
+        let recipe = Recipe::new(checkpoint, options.context.unwrap_or(checkpoint.config.context))?;
+        let hidden = checkpoint.config.hidden;
+        let fuse = |graph| Plan::new(graph, &profile(), Fusion::On);
+        let vision = recipe.vision().map(|graph| Arc::new(fuse(graph)));
+        let build = move |pass| Ok(fuse(recipe.graph(pass)?));
+
+        let plan = build(Pass::decode(1))?;
+        let count = plan.groups.stored.len();
+        let all = count + vision.as_ref().map_or(0, |plan| plan.groups.stored.len());
+        let (weights, weight_bytes) = load_weights(&plan, checkpoint, &|done, _| progress(done, all))?;
+        let vision = match vision {
+            Some(plan) => {
+                let (weights, weight_bytes) = load_weights(&plan, checkpoint, &|done, _| progress(count + done, all))?;
+                Some(Arc::new(Vision { plan, weights, weight_bytes }))
+            }
+            None => None,
+        };
+        let info = DeviceInfo { name: "cpu".into(), backend: "cpu".into() };
+        let team = options.threads.map_or_else(Team::of_cores, Team::new);
+        let plans = Mutex::new(HashMap::from([(Pass::decode(1), Arc::new(plan))]));
+        let shared = Shared { team, weights, build: Box::new(build), plans, vision: Mutex::new(vision), hidden };
+        Ok(CpuEngine { shared: Arc::new(shared), info, weight_bytes })
+    }
+}
+
+/// The weights of a plan, and their bytes.
+fn load_weights(plan: &Plan, checkpoint: &Checkpoint, progress: Progress) -> Result<(Weights, u64)> {
+    let mut weights = Weights::default();
+    let mut bytes = 0;
+    for (i, stored) in plan.groups.stored.iter().enumerate() {
+        for (name, &rows) in stored.names.iter().zip(&stored.rows) {
+            let names = vec![name.clone()];
+            if stored.dtype.is_some() {
+                let tensor = checkpoint.take(name, &[rows, stored.cols])?;
+                bytes += tensor.bytes.len() as u64;
+                weights.matrices.insert(names, Matrix::new(vec![tensor]));
+            } else {
+                let tensor = checkpoint.take(name, &[stored.cols])?;
+                bytes += tensor.bytes.len() as u64;
+                weights.vectors.insert(names, tensor.to_f32());
+            }
+        }
+        progress(i + 1, plan.groups.stored.len());
+    }
+    Ok((weights, bytes))
+}
+
+impl Shared {
+    fn vision(&self) -> Option<Arc<Vision>> {
+        self.vision.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.get(&pass) {
+            return Ok(plan.clone());
+        }
+        if plans.len() >= MOST_PLANS {
+            plans.retain(|pass, _| pass.family == Family::Few);
+        }
+        let plan = Arc::new((self.build)(pass)?);
+        plans.insert(pass, plan.clone());
+        Ok(plan)
+    }
+}
+impl Engine for CpuEngine {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weight_bytes + self.vision_bytes()
+    }
+
+    fn vision_bytes(&self) -> u64 {
+        self.shared.vision().map_or(0, |vision| vision.weight_bytes)
+    }
+
+    fn release_vision(&self) {
+        *self.shared.vision.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn dispatches_per_token(&self) -> usize {
+        0
+    }
+
+    fn chunk(&self) -> usize {
+        256
+    }
+
+    fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
+        let plan = self.shared.plan(Pass::decode(1))?;
+        let bytes: usize = (plan.graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
+            .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
+            .fold(0, usize::saturating_add);
+        // Asked for once and given back: zeroed memory that is not there would end the process.
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|error| {
+            let message = format!("{capacity} tokens need {} MB of KV cache; take a shorter --context", bytes >> 20);
+            Error::out_of_memory(message).caused_by(error)
+        })?;
+        Ok(Box::new(CpuSession::new(self.shared.clone(), capacity)?))
+    }
+}

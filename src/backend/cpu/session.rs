@@ -1,0 +1,204 @@
+//! Sequences on the CPU: a memory, and the plans of passes bound to it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::backend::cpu::{Bound, MOST_PLANS, Memory, Shared, Vision};
+use crate::backend::{Output, Sampled, Session, Step, no_vision};
+use crate::error::Result;
+use crate::graph::ValueKind;
+use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
+use crate::models::{self, Pass, TABLE, Want};
+use crate::plan::Plan;
+
+pub struct CpuSession {
+    shared: Arc<Shared>,
+    memory: Memory,
+    bound: HashMap<Pass, Bound>,
+    /// Tokens that were chosen and not taken, and how many each step chose.
+    sampled: VecDeque<Sampled>,
+    counts: VecDeque<usize>,
+    outputs: Vec<(String, Output)>,
+    encoder: Option<Encoder>,
+    /// Passes since the last picture.
+    since_picture: usize,
+}
+
+/// The memory that pictures are encoded in, and how far the present one is.
+struct Encoder {
+    vision: Arc<Vision>,
+    memory: Memory,
+    bound: Bound,
+    /// Steps that are done, of the picture whose rows go to rows `first..`.
+    next: usize,
+    first: usize,
+}
+
+/// Multiply-adds of a slice of a picture: some ten milliseconds of a core.
+const SLICE: usize = 1 << 30;
+
+/// Passes after which the memory of the vision half goes: more pictures may be on their way between the first ones.
+const KEEP_ENCODER: usize = 16;
+
+impl CpuSession {
+    pub fn new(shared: Arc<Shared>, capacity: usize) -> Result<Self> {
+        let memory = Memory::new(&shared.team);
+        let mut session = CpuSession {
+            shared,
+            memory,
+            bound: HashMap::new(),
+            sampled: VecDeque::new(),
+            counts: VecDeque::new(),
+            outputs: Vec::new(),
+            encoder: None,
+            since_picture: 0,
+        };
+        session.reserve(capacity)?;
+        Ok(session)
+    }
+}
+
+impl Session for CpuSession {
+    fn set_tokens(&mut self, place: usize, ids: &[u32]) -> Result<()> {
+        let tokens = self.memory.state_mut(models::TOKENS);
+        for (token, id) in tokens[place..].iter_mut().zip(ids) {
+            *token = f32::from_bits(*id);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()> {
+        self.memory.copy_state(from, to, count, &[models::IMAGES, TABLE]);
+        Ok(())
+    }
+
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let pass = step.pass();
+        self.since_picture += 1;
+        if self.since_picture > KEEP_ENCODER {
+            self.encoder = None;
+        }
+        if !self.bound.contains_key(&pass) {
+            if self.bound.len() >= MOST_PLANS {
+                self.bound.retain(|pass, _| pass.family == Family::Few);
+            }
+            let bound = Bound::new(self.shared.plan(pass)?, &self.shared.weights, &mut self.memory);
+            self.bound.insert(pass, bound);
+        }
+        let bound = &self.bound[&pass];
+        bound.run(&mut self.memory, &self.shared.team, step.rows, 0..bound.len());
+        match step.want {
+            Want::Nothing => {}
+            Want::Token => {
+                let find = |name| output(&self.memory, &bound.plan, name);
+                let (sampled, logits) = (find("sampled"), find("logits"));
+                let vocab = logits.len() / (sampled.len() / 2);
+                let chosen = sampled.chunks_exact(2).zip(logits.chunks_exact(vocab)).map(|(sampled, logits)| {
+                    let logits = step.logits.then(|| logits.to_vec());
+                    Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits }
+                });
+                self.sampled.extend(chosen);
+                self.counts.push_back(sampled.len() / 2);
+            }
+            Want::Logits | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
+        }
+        Ok(())
+    }
+
+    fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
+        let count = self.counts.pop_front().expect("a token was asked for");
+        chosen.clear();
+        chosen.extend(self.sampled.drain(..count));
+        Ok(())
+    }
+
+    fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
+        Ok(std::mem::take(&mut self.outputs))
+    }
+
+    fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
+        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        self.since_picture = 0;
+        let same = self.encoder.as_ref().is_some_and(|encoder| Arc::ptr_eq(&encoder.vision, &vision));
+        if !same {
+            self.encoder = Some(Encoder::new(&self.shared, vision));
+        }
+        let encoder = self.encoder.as_mut().expect("just made");
+        let plan = &encoder.bound.plan;
+        encoder.memory.write(plan, input(plan), pixels);
+        (encoder.next, encoder.first) = (0, first);
+        Ok(())
+    }
+
+    fn encode_slice(&mut self) -> Result<(usize, usize)> {
+        let Encoder { memory, bound, next, first, .. } = self.encoder.as_mut().expect("a picture was given");
+        let (start, mut work) = (*next, 0);
+        while *next < bound.len() && work < SLICE {
+            work += bound.work(*next);
+            *next += 1;
+        }
+        // Caches take a row each, and a picture may have more rows than a pass of tokens.
+        let most = bound.plan.graph.values.iter().map(|value| value.ty.shape[0]).max().unwrap_or(1);
+        bound.run(memory, &self.shared.team, &Row::at(0).follow(most), start..*next);
+        if *next == bound.len() {
+            let rows = output(memory, &bound.plan, models::PROJECTED);
+            let cols = self.shared.hidden;
+            self.memory.reserve_state(models::IMAGES, *first + rows.len() / cols, cols);
+            self.memory.state_mut(models::IMAGES)[*first * cols..][..rows.len()].copy_from_slice(rows);
+        }
+        Ok((*next, bound.len()))
+    }
+
+    fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
+        let encoder = self.encoder.as_ref().expect("a picture was encoded");
+        Ok(outputs(&encoder.memory, &encoder.bound.plan))
+    }
+
+    fn reserve(&mut self, capacity: usize) -> Result<()> {
+        for value in &self.shared.plan(Pass::decode(1))?.graph.values {
+            if let ValueKind::State(name) = &value.kind {
+                let positions = if name == TABLE { MOST_ROWS } else { capacity };
+                self.memory.reserve_state(name, positions, value.ty.shape[1..].iter().product());
+            }
+        }
+        Ok(())
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+}
+
+impl Encoder {
+    fn new(shared: &Shared, vision: Arc<Vision>) -> Self {
+        let mut memory = Memory::new(&shared.team);
+        for value in &vision.plan.graph.values {
+            if let ValueKind::State(name) = &value.kind {
+                memory.reserve_state(name, value.ty.shape[0], value.ty.shape[1..].iter().product());
+            }
+        }
+        let bound = Bound::new(vision.plan.clone(), &vision.weights, &mut memory);
+        Encoder { vision, memory, bound, next: 0, first: 0 }
+    }
+}
+
+fn input(plan: &Plan) -> ValueId {
+    let pixels = |kind: &ValueKind| matches!(kind, ValueKind::Input(name) if name == models::PIXELS);
+    let index = plan.graph.values.iter().position(|value| pixels(&value.kind)).expect("a vision half reads pixels");
+    ValueId(index as u32)
+}
+
+/// The floats of an output.
+fn output<'a>(memory: &'a Memory, plan: &Plan, name: &str) -> &'a [f32] {
+    let found = plan.graph.outputs.iter().find(|(output, _)| output == name);
+    memory.read(plan, found.unwrap_or_else(|| panic!("the output {name}")).1)
+}
+
+/// All outputs with their shapes.
+fn outputs(memory: &Memory, plan: &Plan) -> Vec<(String, Output)> {
+    let output = |(name, id): &(String, ValueId)| {
+        let (rows, cols) = plan.graph.ty(*id).matrix();
+        (name.clone(), Output { rows, cols, data: memory.read(plan, *id).to_vec() })
+    };
+    plan.graph.outputs.iter().map(output).collect()
+}

@@ -1,0 +1,71 @@
+//! `norm_qkv_rope`: an item is some pairs of elements of a head, which rotate together.
+
+use crate::cpu::norm::rms_norm;
+use crate::cpu::product::rows_of_item;
+use crate::cpu::{Call, Scratch, piece, rows};
+use crate::ops::norm_qkv_rope::NormQkvRope;
+use crate::threads::Member;
+
+pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch) {
+    let [x, gain, w, angles] = call.reads else { panic!("norm_qkv_rope reads x, gain, W and angles") };
+    let (x, gain, w, angles) = (x.f32(), gain.f32(), w.weight(), angles.f32());
+    let [keys, values, q] = call.writes else { panic!("norm_qkv_rope writes keys, values and q") };
+    let (d, m) = (op.head_dim, x.len() / w.cols);
+    let pairs = d / 2;
+    let some = (rows_of_item(w) / 2).clamp(1, pairs);
+    let [normed, a, b] = scratch.take([x.len(), 2 * some * m, some * m]);
+    rms_norm(x, gain, op.eps, normed);
+
+    let parts = pairs.div_ceil(some);
+    member.each(w.rows() / d * parts, |i| {
+        let (head, range) = (i / parts, piece(i % parts, some, pairs));
+        // The first and the second elements of the pairs: in turns, or half a head apart.
+        let count = range.len() * m;
+        let (first, step) = (head * d, if op.interleaved { 2 * m } else { m });
+        let (a, b): (&[f32], &[f32]) = if op.interleaved {
+            let both = &mut a[..2 * count];
+            rows::products(w, first + 2 * range.start..first + 2 * range.end, normed, both);
+            (both, &both[m..])
+        } else {
+            let (a, b) = (&mut a[..count], &mut b[..count]);
+            rows::products(w, first + range.start..first + range.end, normed, a);
+            rows::products(w, first + pairs + range.start..first + pairs + range.end, normed, b);
+            (a, b)
+        };
+
+        for (r, row) in call.rows[..m].iter().enumerate() {
+            let (q_heads, k_heads) = (op.q_rows / d, op.k_rows / d);
+            let cached = |head: usize| (row.place() * op.kv_heads + head) * d;
+            let (to, at, rotated) = if head < q_heads {
+                (q, r * op.q_rows + head * d, true)
+            } else if head < q_heads + k_heads {
+                (keys, cached(head - q_heads), true)
+            } else {
+                (values, cached(head - q_heads - k_heads), false)
+            };
+            let angles = &angles[row.position as usize * d..][..d];
+            let pair = |j: usize| {
+                let (x, y) = (a[j * step + r], b[j * step + r]);
+                if !rotated {
+                    return (x, y);
+                }
+                let angle = &angles[2 * (range.start + j)..];
+                (x * angle[0] - y * angle[1], y * angle[0] + x * angle[1])
+            };
+            if op.interleaved {
+                // SAFETY: each pair of a head is in one item, and no two rows have one place.
+                let to = unsafe { to.part(at + 2 * range.start..at + 2 * range.end) };
+                for (j, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    *to = pair(j).into();
+                }
+            } else {
+                // SAFETY: as above; the halves of a head do not overlap.
+                let low = unsafe { to.part(at + range.start..at + range.end) };
+                let high = unsafe { to.part(at + pairs + range.start..at + pairs + range.end) };
+                for (j, (low, high)) in low.iter_mut().zip(high).enumerate() {
+                    (*low, *high) = pair(j);
+                }
+            }
+        }
+    });
+}

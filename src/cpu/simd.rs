@@ -1,0 +1,84 @@
+//! One loop, compiled for several sets of instructions.
+
+/// The widest instructions that the processor has and the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Whatever the target always has.
+    Target,
+    /// AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// What this processor has.
+#[inline]
+pub fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::OnceLock;
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        return *LEVEL.get_or_init(|| {
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            match (avx2, avx512) {
+                (true, true) => Level::Avx512,
+                (true, false) => Level::Avx2,
+                _ => Level::Target,
+            }
+        });
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Level::Target
+}
+
+/// Whether `mul_add` is one instruction on the plain target.
+pub const TARGET_FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+/// `a · b + c`, in one instruction where that is one.
+#[inline(always)]
+pub fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Declares functions whose loops are compiled for each [`Level`]; the constant `FMA` says whether `mul_add` is one instruction.
+macro_rules! simd {
+    ($($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
+        $(
+            $(#[$doc])*
+            pub fn $name($($arg: $ty),*) $(-> $ret)? {
+                #[inline(always)]
+                #[allow(clippy::extra_unused_type_parameters)]
+                fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
+
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+                    fn avx512($($arg: $ty),*) $(-> $ret)? {
+                        body::<true>($($arg),*)
+                    }
+
+                    #[target_feature(enable = "avx2,fma,f16c")]
+                    fn avx2($($arg: $ty),*) $(-> $ret)? {
+                        body::<true>($($arg),*)
+                    }
+
+                    match $crate::cpu::simd::level() {
+                        // SAFETY of both: the processor has them.
+                        $crate::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                        $crate::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                        $crate::cpu::simd::Level::Target => {}
+                    }
+                }
+                body::<{ $crate::cpu::simd::TARGET_FMA }>($($arg),*)
+            }
+        )*
+    };
+}
+pub(super) use simd;
