@@ -25,8 +25,8 @@ fn params_have_the_layout_of_their_rust_twin() {
 }
 
 #[test]
-fn run_has_the_layout_of_its_rust_twin() {
-    none(all().flat_map(run).collect());
+fn row_has_the_layout_of_its_rust_twin() {
+    none(all().flat_map(row).collect());
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn constants_of_a_kernel_are_its_overrides() {
     none(all().flat_map(overrides).collect());
 }
 
-/// Group 0: the dispatch's tensors, in order. Group 1: `params`, and `run` where it is used.
+/// Group 0: the dispatch's tensors, in order. Group 1: `params`, and `batch` where it is used.
 fn bindings(t: &Translated) -> Complaints {
     let mut complaints = Vec::new();
     let mut found = BTreeMap::new();
@@ -61,7 +61,11 @@ fn bindings(t: &Translated) -> Complaints {
             }
             continue;
         };
-        let ty = t.module.types[variable.ty].name.clone().unwrap_or_default();
+        let name_of = |ty: naga::Handle<naga::Type>| t.module.types[ty].name.clone().unwrap_or_default();
+        let ty = match t.module.types[variable.ty].inner {
+            TypeInner::Array { base, .. } => format!("array<{}>", name_of(base)),
+            _ => name_of(variable.ty),
+        };
         if found.insert((binding.group, binding.binding), (name.clone(), variable.space, ty)).is_some() {
             complaints.push(format!("`{name}` has the binding of another variable"));
         }
@@ -81,7 +85,7 @@ fn bindings(t: &Translated) -> Complaints {
     }
     for (binding, name, ty) in [(0, "params", "Params"), (1, "batch", "array<Row>")] {
         match found.remove(&(1, binding)) {
-            // Group 1 has one layout for all kernels; only `run` may be left alone.
+            // Group 1 has one layout for all kernels; only `batch` may be left alone.
             None if binding == 0 => {
                 complaints.push("@group(1) @binding(0) is missing: var<uniform> params: Params".into())
             }
@@ -121,13 +125,13 @@ fn params(t: &Translated) -> Complaints {
 }
 
 /// `Row`: names, order, offsets, types and size of `kernel::Row`.
-fn run(t: &Translated) -> Complaints {
+fn row(t: &Translated) -> Complaints {
     let Some((members, span)) = structure(&t.module, "Row") else { return Vec::new() };
     let mut complaints = Vec::new();
     if span as usize != size_of::<Row>() {
         complaints.push(format!("shared/rows.wgsl: Row is {span} bytes, kernel::Row {}", size_of::<Row>()));
     }
-    let wanted = run_members();
+    let wanted = row_members();
     for (i, wanted) in wanted.iter().enumerate() {
         let found = members.get(i);
         if found != Some(wanted) {
@@ -331,12 +335,12 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
     check(params, edited(add, "count: u32,", "count: u32,\n    more: u32,"), "Params is 8 bytes, its Rust twin 4");
     check(params, edited(add, "count: u32,", "count: u32,\n    more: vec2<u32>,"), "more is no 4-byte scalar");
 
-    let with_run = |from: &str, to: &str| {
+    let with_row = |from: &str, to: &str| {
         let modules: Vec<&'static SharedModule> = rope
             .modules
             .iter()
             .map(|module| match module.name {
-                "run" => {
+                "rows" => {
                     assert!(module.source.contains(from), "shared/rows.wgsl has no `{from}`");
                     leak(SharedModule { source: module.source.replacen(from, to, 1).leak(), ..**module })
                 }
@@ -345,10 +349,10 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
             .collect();
         leak(Kernel { modules: modules.leak(), ..copy(rope) })
     };
-    check(run, with_run("seed: u32", "seed: f32"), "member 2 of Row");
-    check(run, with_run("    top_k: u32,", "    k: u32,"), "member 4 of Row");
-    check(run, with_run("    min_p: f32,         // 0: all\n", ""), "Row is 28 bytes");
-    check(run, with_run("    seed: u32,\n", "    seed: u32,\n    more: u32,\n"), "Row has 9 members");
+    check(row, with_row("seed: u32", "seed: f32"), "member 2 of Row");
+    check(row, with_row("    top_k: u32,", "    k: u32,"), "member 4 of Row");
+    check(row, with_row("    min_p: f32,         // 0: all\n", ""), "Row is 28 bytes");
+    check(row, with_row("    seed: u32,\n", "    seed: u32,\n    more: u32,\n"), "Row has 9 members");
 
     let wide = edited(add, "@workgroup_size(64)", "@workgroup_size(512)");
     check(limits, wide, "512 invocations");
@@ -391,7 +395,7 @@ fn structure(module: &naga::Module, name: &str) -> Option<(Vec<(String, u32, Opt
 }
 
 /// The members of `kernel::Row` as [`structure`] would give them. Does not compile unless it lists them all.
-fn run_members() -> Vec<(String, u32, Option<ScalarKind>)> {
+fn row_members() -> Vec<(String, u32, Option<ScalarKind>)> {
     trait Word {
         const KIND: ScalarKind;
     }
