@@ -103,7 +103,7 @@ impl Parts {
     /// The word and the lowest bit of a number: the i-th from the one on that covers block `b`.
     fn place(&self, part: usize, b: usize, i: usize) -> (usize, usize) {
         let (part, columns, first) = self.parts[part];
-        let bit = ((b * formats::BLOCK >> columns) + i) * part.bits;
+        let bit = (((b * formats::BLOCK) >> columns) + i) * part.bits;
         (first + bit / 32, bit % 32)
     }
 }
