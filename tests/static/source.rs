@@ -49,7 +49,7 @@ impl SourceFile {
         self.stem() == "tests" || self.path.contains("/tests/")
     }
 
-    /// `src/ops/matmul.rs` → `ops`, `src/error.rs` → `error`.
+    /// `src/ops/linear.rs` → `ops`, `src/error.rs` → `error`.
     pub fn top_module(&self) -> String {
         let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
         inside.split(['/', '.']).next().unwrap_or(inside).to_string()

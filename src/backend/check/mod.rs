@@ -164,19 +164,23 @@ pub mod gpu {
     /// is not a number or another id.
     pub fn deviation(case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
         let prepared = Prepared::new(case);
-        let wanted = prepared.reference(case);
-        let found = prepared.on_device(case, gpu, profile)?;
-        let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
-        let results = prepared.results.iter().zip(found.iter().zip(&wanted));
-        let shares = results.map(|((_, id), (found, wanted))| match nmse(prepared.graph.ty(*id), found, wanted) {
-            0.0 => 0.0,
-            error if error.is_nan() => f64::INFINITY,
-            error => error / limit,
-        });
-        Ok(shares.fold(0.0, f64::max))
+        prepared.deviation(case, &prepared.reference(case), gpu, profile)
     }
 
     impl Prepared {
+        /// [`deviation`] from results of the reference, which are the same for every device.
+        pub fn deviation(&self, case: &Case, wanted: &[Vec<u32>], gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
+            let found = self.on_device(case, gpu, profile)?;
+            let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
+            let results = self.results.iter().zip(found.iter().zip(wanted));
+            let shares = results.map(|((_, id), (found, wanted))| match nmse(self.graph.ty(*id), found, wanted) {
+                0.0 => 0.0,
+                error if error.is_nan() => f64::INFINITY,
+                error => error / limit,
+            });
+            Ok(shares.fold(0.0, f64::max))
+        }
+
         /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
         pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
             let mut plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
