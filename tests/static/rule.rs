@@ -71,6 +71,22 @@ impl<'a> Inspection<'a> {
         found
     }
 
+    /// The names in the `formats!` table of src/formats/mod.rs: pairs like `Q4_0 q4_0`.
+    pub fn format_names(&mut self) -> BTreeSet<String> {
+        let Some(file) = self.file("src/formats/mod.rs") else { return BTreeSet::new() };
+        let tokens = file.tokens();
+        let start = tokens.iter().position(|token| token.so_far.ends_with("macro_rules! ")).unwrap_or(tokens.len());
+        let table = &tokens[start..];
+        let end = table.iter().position(|token| token.text == "pub").unwrap_or(table.len());
+        let pairs = table[..end].windows(2).filter(|pair| pair[0].text != pair[1].text);
+        let pairs = pairs.filter(|pair| pair[0].text.to_ascii_lowercase() == pair[1].text);
+        let found: BTreeSet<String> = pairs.map(|pair| pair[1].text.to_string()).collect();
+        if found.is_empty() {
+            self.add(file, 1, "no format is read from the table `formats!`".into());
+        }
+        found
+    }
+
     pub fn operator_names(&mut self) -> BTreeSet<String> {
         self.operators().into_iter().map(|operator| operator.name).collect()
     }

@@ -192,13 +192,14 @@ pub mod gpu {
             }
             let mut uploads = Uploads::default();
             for stored in &plan.groups.stored {
-                uploads.weight(gpu, stored, profile.max_binding, |name, _| {
+                let take = |name: &str, _: &[usize]| {
                     self.weights.get(name).cloned().ok_or_else(|| Error::checkpoint(format!("{name} is missing")))
-                })?;
+                };
+                gpu.block_on(uploads.weight(gpu, stored, profile.max_binding, take))?;
             }
             for value in &plan.graph.values {
                 if let ValueKind::Table(name, data) = &value.kind {
-                    uploads.table(gpu, name, data)?;
+                    gpu.block_on(uploads.table(gpu, name, data))?;
                 }
             }
             let runner = Runner::new(gpu, profile, plan, &uploads)?;

@@ -16,6 +16,8 @@ pub struct Gpu {
     pub profile: DeviceProfile,
     pub pipelines: Pipelines,
     faults: Arc<Mutex<Option<Fault>>>,
+    /// What a future that is not ready waits for.
+    pub(super) expected: Mutex<Option<wgpu::SubmissionIndex>>,
 }
 
 /// What the driver reported first. It stays: a device with a fault is opened anew.
@@ -248,7 +250,7 @@ impl Gpu {
             reduced_precision: true,
         };
         let pipelines = Pipelines::new(&device);
-        Ok(Gpu { device, queue, profile, pipelines, faults })
+        Ok(Gpu { device, queue, profile, pipelines, faults, expected: Mutex::default() })
     }
 
     pub fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> wgpu::Buffer {
@@ -279,14 +281,5 @@ impl Gpu {
             }
             Some(Fault::Other(message)) => Err(Error::device(format!("{name} refused its work: {message}"))),
         }
-    }
-
-    /// Waits until `submission`, or everything, is done.
-    pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-        self.device.poll(wait).map_err(|error| {
-            Error::device(format!("{} did not finish its work", self.profile.name)).caused_by(error)
-        })?;
-        self.check()
     }
 }

@@ -71,7 +71,8 @@ impl GpuEngine {
             let all = halves().map(|plan| plan.groups.stored.len()).sum();
             let mut before = 0;
             for plan in halves() {
-                uploads.push(upload(&gpu, &profile, plan, checkpoint, &|done, _| progress(before + done, all))?);
+                let report = |done, _| progress(before + done, all);
+                uploads.push(gpu.block_on(upload(&gpu, &profile, plan, checkpoint, &report))?);
                 before += plan.groups.stored.len();
             }
             Ok(uploads)
@@ -138,25 +139,25 @@ fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &Engi
 }
 
 /// Uploads every weight and table that a plan reads.
-fn upload(
+async fn upload(
     gpu: &Gpu,
     profile: &DeviceProfile,
     plan: &Plan,
     checkpoint: &Checkpoint,
-    progress: Progress,
+    progress: Progress<'_>,
 ) -> Result<Uploads> {
     let mut uploads = Uploads::default();
     let count = plan.groups.stored.len();
     for (i, stored) in plan.groups.stored.iter().enumerate() {
-        uploads.weight(gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape))?;
+        uploads.weight(gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape)).await?;
         progress(i + 1, count);
     }
     for value in &plan.graph.values {
         if let ValueKind::Table(name, data) = &value.kind {
-            uploads.table(gpu, name, data)?;
+            uploads.table(gpu, name, data).await?;
         }
     }
-    uploads.finish(gpu)?;
+    uploads.finish(gpu).await?;
     Ok(uploads)
 }
 
@@ -381,7 +382,7 @@ impl Session for GpuSession {
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
         let (count, readback) = self.in_flight.pop_front().expect("a token was asked for");
-        let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
+        let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         let (sampled, logits) = words.split_at(2 * count);
         let vocab = logits.len() / count;
@@ -396,7 +397,7 @@ impl Session for GpuSession {
 
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         let Some((pass, readback)) = self.outputs.take() else { return Ok(Vec::new()) };
-        let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
+        let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
         Ok(named(&*self.shared.plan(pass)?, &bytes))
     }
 
@@ -418,7 +419,7 @@ impl Session for GpuSession {
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
         let (gpu, at) = (&self.shared.gpu, self.first_row as u64 * self.row_bytes());
         let encoder = self.encoder.as_mut().expect("a picture was given");
-        let (done, all) = encoder.slice(gpu)?;
+        let (done, all) = gpu.block_on(encoder.slice(gpu))?;
         self.since_picture = 0;
         if done == all {
             let tokens = encoder.tokens();
@@ -437,7 +438,7 @@ impl Session for GpuSession {
         let mut commands = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let copy = self.readbacks.record(gpu, &mut commands, &encoder.outputs());
         let submission = gpu.submit(commands.finish());
-        let bytes = self.readbacks.finish(gpu, Readbacks::request(copy, submission))?;
+        let bytes = gpu.block_on(self.readbacks.finish(gpu, Readbacks::request(copy, submission)))?;
         Ok(named(encoder.plan(), &bytes))
     }
 
