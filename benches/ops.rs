@@ -1,7 +1,7 @@
 //! Every case that is marked `.bench()`, on the CPU path and on every adapter: µs, GB/s, GFLOP/s.
 //!
 //! cargo bench --bench ops                             everything
-//! cargo bench --bench ops -- matmul                   what has this in its name: device/operator shapes
+//! cargo bench --bench ops -- linear                   what has this in its name: device/operator shapes
 //! DUNLIN_DEVICE=cpu,gl cargo bench --bench ops        devices whose label has one of these parts
 //!
 //! Bytes are those that must move, each once, weights in their own format; the same case runs again and again, so what

@@ -7,6 +7,7 @@ struct Params {
     heads: u32,
     head_dim: u32,    // D
     head_stride: u32, // D rounded up to 4
+    each: u32,        // 0: the rows follow the first one; a picture may have more rows than the table
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
@@ -20,7 +21,11 @@ fn cache_write(@builtin(global_invocation_id) id: vec3<u32>) {
     if head >= params.rows * params.heads {
         return;
     }
-    let row = batch[head / params.heads];
-    let at = ((row.slot + row.position) * params.heads + head % params.heads) * params.head_stride + id.x % params.head_dim;
+    let row = head / params.heads;
+    var place = batch[0].slot + batch[0].position + row;
+    if params.each != 0u {
+        place = batch[row].slot + batch[row].position;
+    }
+    let at = (place * params.heads + head % params.heads) * params.head_stride + id.x % params.head_dim;
     cache[at] = Kv(x[id.x]);
 }

@@ -17,8 +17,9 @@
 //!
 //! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
 //!   [`Device::check`] compares the kernels that run on an adapter with the CPU path.
-//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device. It is cheap to clone and shared between threads.
-//!   [`LoadOptions`] converts weights while loading, bounds the context, and reports progress.
+//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device, read from disk or from memory ([`Files::memory`]).
+//!   It is cheap to clone and shared between threads. [`LoadOptions`] converts weights while loading, bounds the context,
+//!   and reports progress.
 //! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:
 //!   a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
 //! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work;
@@ -28,8 +29,8 @@
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
 //!
-//! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `threads`
-//! (the CPU path uses every core).
+//! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `mmap`
+//! (files are mapped; without it they are read), `threads` (the CPU path uses every core).
 
 // Hidden modules are for this project's own tests, benches and program; they promise nothing.
 #[doc(hidden)]
@@ -39,6 +40,7 @@ pub mod checkpoint;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod clock;
 #[doc(hidden)]
 pub mod cpu;
 mod error;
@@ -61,6 +63,7 @@ pub mod tensor;
 #[doc(hidden)]
 pub mod threads;
 
+pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
     Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Message, Model,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+#[cfg(feature = "mmap")]
 use memmap2::Mmap;
 
 pub use crate::formats::DType;
@@ -85,6 +86,7 @@ pub struct Bytes {
 #[derive(Clone)]
 enum Owner {
     Memory(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    #[cfg(feature = "mmap")]
     File(Arc<Mmap>),
 }
 
@@ -96,6 +98,7 @@ impl Bytes {
     }
 
     /// All bytes of a mapped file.
+    #[cfg(feature = "mmap")]
     pub fn mapped(file: Mmap) -> Self {
         let range = 0..file.len();
         Self { owner: Owner::File(Arc::new(file)), range }
@@ -103,7 +106,7 @@ impl Bytes {
 
     /// Gives the pages of a mapped file back to the system; a later read brings them in again. Bytes in memory stay.
     pub fn release(&self) {
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "mmap"))]
         if let Owner::File(file) = &self.owner
             && !self.range.is_empty()
         {
@@ -128,6 +131,7 @@ impl std::ops::Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
             Owner::Memory(owner) => (**owner).as_ref(),
+            #[cfg(feature = "mmap")]
             Owner::File(file) => &file[..],
         };
         &all[self.range.clone()]

@@ -354,8 +354,12 @@ mod tests {
                 let done: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
                 team.run(|member| {
                     for round in 1..=20 {
-                        member.each(60, |i| drop(done[i].fetch_add(1, SeqCst)));
-                        member.each(40, |i| drop(done[60 + i].fetch_add(1, SeqCst)));
+                        member.each(60, |i| {
+                            let _ = done[i].fetch_add(1, SeqCst);
+                        });
+                        member.each(40, |i| {
+                            let _ = done[60 + i].fetch_add(1, SeqCst);
+                        });
                         member.barrier();
                         assert_eq!(sum(&done), 100 * round);
                         member.barrier();
@@ -382,7 +386,9 @@ mod tests {
             let text = panic.downcast_ref::<String>().expect("its own message");
             assert_eq!(text, &format!("member {bad} is bad"));
             let done = AtomicUsize::new(0);
-            team.run(|_| drop(done.fetch_add(1, SeqCst)));
+            team.run(|_| {
+                let _ = done.fetch_add(1, SeqCst);
+            });
             assert_eq!(done.load(SeqCst), team.count());
         }
     }
@@ -401,7 +407,9 @@ mod tests {
                                 std::thread::sleep(std::time::Duration::from_millis(2));
                             }
                             member.barrier();
-                            member.each(10, |_| drop(total.fetch_add(1, SeqCst)));
+                            member.each(10, |_| {
+                                let _ = total.fetch_add(1, SeqCst);
+                            });
                         });
                     }
                 });

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::config::{MOST_LAYERS, is_epsilon};
 use super::config_json::parse;
-use super::files::{is_file, map};
+use super::files::Files;
 use super::vision::Activation;
 use super::vision_tensors::{Facts, MEAN, NORM_EPS, STD};
 use crate::error::{Error, Result};
@@ -30,9 +30,9 @@ enum Size {
 }
 
 /// Reads what a CLIP folder says of its vision half.
-pub fn read(folder: &Path) -> Result<Facts> {
+pub fn read(files: &Files, folder: &Path) -> Result<Facts> {
     let file = folder.join("config.json");
-    if !is_file(&file) {
+    if !files.is_file(&file) {
         return Err(Error::checkpoint(format!(
             "the vision tower {} has no config.json; give a CLIP folder, such as openai/clip-vit-large-patch14-336",
             folder.display(),
@@ -41,7 +41,7 @@ pub fn read(folder: &Path) -> Result<Facts> {
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
     let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
 
-    let whole: Value = parse(&file, &map(&file)?)?;
+    let whole: Value = parse(&file, &files.read(&file)?)?;
     let model_type = whole.get("model_type").and_then(Value::as_str).unwrap_or_default();
     let vision = match (model_type, whole.get("vision_config")) {
         ("clip", Some(vision)) => vision,
@@ -85,7 +85,7 @@ pub fn read(folder: &Path) -> Result<Facts> {
         let number = value.as_f64().filter(|&number| is_epsilon(number));
         number.ok_or_else(|| bad(format!("layer_norm_eps is {value}, expected a number of at least 0, such as 1e-5")))
     })?;
-    let (mean, std) = colours(&folder.join("preprocessor_config.json"), image_size)?;
+    let (mean, std) = colours(files, &folder.join("preprocessor_config.json"), image_size)?;
     Ok(Facts {
         image_size: Some(image_size),
         patch: Some(patch),
@@ -100,11 +100,11 @@ pub fn read(folder: &Path) -> Result<Facts> {
 }
 
 /// Mean and standard deviation of each colour: of the file, where it is there and says so.
-fn colours(file: &Path, image_size: usize) -> Result<([f32; 3], [f32; 3])> {
-    if !is_file(file) {
+fn colours(files: &Files, file: &Path, image_size: usize) -> Result<([f32; 3], [f32; 3])> {
+    if !files.is_file(file) {
         return Ok((MEAN, STD));
     }
-    let json: Preprocessor = parse(file, &map(file)?)?;
+    let json: Preprocessor = parse(file, &files.read(file)?)?;
     for (key, size) in [("size", json.size), ("crop_size", json.crop_size)] {
         let sides = match size {
             None => continue,

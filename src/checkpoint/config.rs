@@ -1,6 +1,6 @@
 //! What a checkpoint says the model is: what its files say, completed by the shapes of its tensors → [`Config`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::stored::Stored;
@@ -263,7 +263,7 @@ pub(super) fn is_epsilon(value: f64) -> bool {
     value >= 0.0 && (value as f32).is_finite()
 }
 
-// The tensors of the family, under their canonical names.
+// The tensors whose shapes complete the configuration, under their canonical names.
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const NORM: &str = "model.norm.weight";
@@ -272,52 +272,10 @@ const Q: &str = "self_attn.q_proj.weight";
 const K: &str = "self_attn.k_proj.weight";
 const GATE: &str = "mlp.gate_proj.weight";
 
-/// Every tensor of a layer.
-pub(super) const LAYER: [&str; 9] = [
-    "input_layernorm.weight",
-    Q,
-    K,
-    "self_attn.v_proj.weight",
-    "self_attn.o_proj.weight",
-    "post_attention_layernorm.weight",
-    GATE,
-    "mlp.up_proj.weight",
-    "mlp.down_proj.weight",
-];
-
 pub(super) fn layer_tensor(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
 }
 
 pub(super) fn missing(path: &Path, name: &str) -> Error {
     Error::checkpoint(format!("{}: tensor `{name}` is missing; the download may be incomplete", path.display()))
-}
-
-/// Refuses tensors that the model does not have: a model that ignores some of its weights is another model.
-pub(super) fn check_names(config: &Config, path: &Path, tensors: &BTreeMap<String, Stored>) -> Result<()> {
-    let mut expected = vec![EMBEDDING.to_string(), NORM.to_string()];
-    if !config.tied {
-        expected.push(HEAD.to_string());
-    }
-    expected.extend((0..config.layers).flat_map(|layer| LAYER.map(|name| layer_tensor(layer, name))));
-    if let Some(name) = expected.iter().find(|name| !tensors.contains_key(*name)) {
-        return Err(missing(path, name));
-    }
-    if tensors.len() > expected.len() {
-        let known: BTreeSet<String> = expected.into_iter().collect();
-        let mut unknown = tensors.keys().filter(|name| !known.contains(*name));
-        let name = unknown.next().expect("there are more tensors than known names");
-        let more = match unknown.count() {
-            0 => String::new(),
-            count => format!(" and {count} more are"),
-        };
-        let verb = if more.is_empty() { " is" } else { "" };
-        return Err(Error::unsupported(format!(
-            "{}: tensor `{name}`{more}{verb} not part of a {} model of {} layers as dunlin runs it",
-            path.display(),
-            config.architecture,
-            config.layers,
-        )));
-    }
-    Ok(())
 }

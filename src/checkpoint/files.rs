@@ -1,37 +1,139 @@
-//! Where the bytes of files come from: the disk; for the model `demo`, the program itself.
+//! Where the bytes of files come from: the disk, memory, or, for the model `demo`, the program itself.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
 
-/// Whether there is such a file.
-pub(crate) fn is_file(path: &Path) -> bool {
-    embedded(path).is_some() || path.is_file()
+/// The files of a model: a folder or a file on disk, or named bytes in memory.
+///
+/// A path on disk is `Files` wherever they are asked for: `Model::load("MobileLLM-125M", &device)`.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// What is opened; messages name it.
+    path: PathBuf,
+    /// The files in memory by name. Without them, paths are of the disk or of the model inside the program.
+    memory: Option<Arc<BTreeMap<PathBuf, Bytes>>>,
 }
 
-/// Whether there is such a folder.
-pub(crate) fn is_dir(path: &Path) -> bool {
-    is_embedded(path) || path.is_dir()
-}
+/// The folder that files in memory lie in, as messages call it.
+const IN_MEMORY: &str = "memory:model";
 
-/// Maps a file. An empty file gives no bytes.
-pub(crate) fn map(path: &Path) -> Result<Bytes> {
-    if let Some(bytes) = embedded(path) {
-        return Ok(Bytes::new(bytes));
+impl Files {
+    /// Files in memory, for a browser or an app that keeps models in an archive: `("config.json", bytes)`, and so on.
+    ///
+    /// Names are relative to the model's folder. With a `config.json` they are a Hugging Face folder; without, the first that
+    /// ends in `.gguf` is the model. Whatever else is named while the model is opened ([`LoadOptions::mmproj`], a vision
+    /// tower) must be one of them too: nothing on disk is looked at.
+    ///
+    /// ```no_run
+    /// # fn main() -> dunlin::Result<()> {
+    /// # let (model, mmproj): (Vec<u8>, Vec<u8>) = unimplemented!();
+    /// use dunlin::{Device, Files, LoadOptions, Model};
+    ///
+    /// let files = Files::memory([("mobilevlm.gguf", model), ("mmproj.gguf", mmproj)]);
+    /// let model = Model::load_with(files, &Device::auto(), &LoadOptions::new().mmproj("mmproj.gguf"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`LoadOptions::mmproj`]: crate::LoadOptions::mmproj
+    pub fn memory<N, B>(files: impl IntoIterator<Item = (N, B)>) -> Self
+    where
+        N: Into<PathBuf>,
+        B: AsRef<[u8]> + Send + Sync + 'static,
+    {
+        let files: Vec<_> = files.into_iter().map(|(name, bytes)| (name.into(), Bytes::new(bytes))).collect();
+        let gguf = files.iter().map(|(name, _)| name).find(|name| name.extension().is_some_and(|end| end == "gguf"));
+        let path = match gguf {
+            Some(gguf) if !files.iter().any(|(name, _)| name == "config.json") => Path::new(IN_MEMORY).join(gguf),
+            _ => PathBuf::from(IN_MEMORY),
+        };
+        Self { path, memory: Some(Arc::new(files.into_iter().collect())) }
     }
+
+    /// What is opened, as messages name it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is anything under this path.
+    pub(crate) fn exists(&self, path: &Path) -> bool {
+        self.is_file(path) || self.is_dir(path) || self.memory.is_none() && path.exists()
+    }
+
+    /// Whether there is such a file.
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
+        match &self.memory {
+            Some(files) => files.contains_key(in_memory(path)),
+            None => embedded(path).is_some() || path.is_file(),
+        }
+    }
+
+    /// Whether there is such a folder.
+    pub(crate) fn is_dir(&self, path: &Path) -> bool {
+        match &self.memory {
+            Some(files) => files.keys().any(|name| lies_in(name, in_memory(path))),
+            None => is_embedded(path) || path.is_dir(),
+        }
+    }
+
+    /// The content of a file. A file on disk is mapped where the feature `mmap` is on, else read.
+    pub(crate) fn read(&self, path: &Path) -> Result<Bytes> {
+        match &self.memory {
+            Some(files) => files
+                .get(in_memory(path))
+                .cloned()
+                .ok_or_else(|| Error::checkpoint(format!("{} is not among the files in memory", path.display()))),
+            None => embedded(path).map_or_else(|| on_disk(path), |bytes| Ok(Bytes::new(bytes))),
+        }
+    }
+}
+
+impl<P: AsRef<Path>> From<P> for Files {
+    fn from(path: P) -> Self {
+        Self { path: path.as_ref().to_path_buf(), memory: None }
+    }
+}
+
+/// The name of a file in memory: options and configurations give it without the folder.
+fn in_memory(path: &Path) -> &Path {
+    path.strip_prefix(IN_MEMORY).unwrap_or(path)
+}
+
+/// Whether a file's name has `folder` in front.
+fn lies_in(name: &Path, folder: &Path) -> bool {
+    name.ancestors().skip(1).any(|above| above == folder)
+}
+
+/// The content of a file on disk. An empty file gives no bytes.
+fn on_disk(path: &Path) -> Result<Bytes> {
     let failed = |error: std::io::Error| Error::checkpoint(format!("{}: {error}", path.display())).caused_by(error);
     let file = std::fs::File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(Error::checkpoint(format!("{} is not a file", path.display())));
     }
+    // An empty file cannot be mapped.
     if metadata.len() == 0 {
         return Ok(Bytes::new(Vec::new()));
     }
+    content(file).map_err(failed)
+}
+
+#[cfg(feature = "mmap")]
+fn content(file: std::fs::File) -> std::io::Result<Bytes> {
     // SAFETY: the usual contract of mapped files: nobody truncates a model while it is in use.
-    let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-    Ok(Bytes::mapped(mapped))
+    Ok(Bytes::mapped(unsafe { memmap2::Mmap::map(&file) }?))
+}
+
+#[cfg(not(feature = "mmap"))]
+fn content(mut file: std::fs::File) -> std::io::Result<Bytes> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(Bytes::new(bytes))
 }
 
 /// The bytes of an embedded file.
@@ -42,9 +144,7 @@ fn embedded(path: &Path) -> Option<&'static [u8]> {
 
 /// Whether a path is the embedded model, or a folder of it.
 fn is_embedded(path: &Path) -> bool {
-    inside(path).is_some_and(|folder| {
-        FILES.iter().any(|(name, _)| Path::new(name).ancestors().skip(1).any(|above| above == folder))
-    })
+    inside(path).is_some_and(|folder| FILES.iter().any(|(name, _)| lies_in(Path::new(name), folder)))
 }
 
 /// What a path names within the embedded model. A model on disk comes before it, and nothing else that is called so.
@@ -92,11 +192,33 @@ mod tests {
         let there = cfg!(feature = "demo");
         assert_eq!(FILES.is_empty(), !there);
         for name in ["demo", EMBEDDED_DEMO] {
+            let files = Files::from(name);
             let inside = |file: &str| Path::new(name).join(file);
-            assert_eq!(is_dir(Path::new(name)), there);
-            assert_eq!(is_file(&inside("config.json")), there);
-            assert_eq!(map(&inside("config.json")).is_ok(), there);
-            assert!(!is_file(&inside("nothing.json")) && !is_dir(&inside("nothing")));
+            assert_eq!(files.is_dir(files.path()), there);
+            assert_eq!(files.is_file(&inside("config.json")), there);
+            assert_eq!(files.read(&inside("config.json")).is_ok(), there);
+            assert!(!files.is_file(&inside("nothing.json")) && !files.is_dir(&inside("nothing")));
+        }
+    }
+
+    #[test]
+    fn files_in_memory_are_a_folder_or_the_first_gguf() {
+        let of = |names: &[&str]| Files::memory(names.iter().map(|&name| (name, name.as_bytes().to_vec())));
+        let opened = |names: &[&str]| of(names).path().to_str().expect("our names").replace('\\', "/");
+        assert_eq!(opened(&["b.gguf", "a.gguf"]), "memory:model/b.gguf");
+        assert_eq!(opened(&["a.gguf", "config.json"]), "memory:model");
+        assert_eq!(opened(&[]), "memory:model");
+
+        let files = of(&["config.json", "openai/clip/config.json"]);
+        for folder in ["memory:model", "memory:model/openai", "openai/clip"].map(Path::new) {
+            assert!(files.is_dir(folder) && files.exists(folder) && !files.is_file(folder), "{}", folder.display());
+        }
+        let read = |path: &str| files.read(Path::new(path)).map(|bytes| bytes.to_vec());
+        assert_eq!(read("memory:model/openai/clip/config.json").unwrap(), b"openai/clip/config.json");
+        assert_eq!(read("config.json").unwrap(), b"config.json");
+        // The disk and the model inside the program are out of reach.
+        for elsewhere in ["Cargo.toml", "demo/config.json", "embedded:demo/config.json"].map(Path::new) {
+            assert!(!files.exists(elsewhere) && files.read(elsewhere).is_err(), "{}", elsewhere.display());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::Description;
-use super::files::{is_file, map};
+use super::files::Files;
 use super::stored::Stored;
 use super::{config_json, safetensors, torch};
 use crate::error::{Error, Result};
@@ -27,41 +27,42 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-pub fn read(folder: &Path) -> Result<(Description, Vec<(String, Stored)>)> {
+pub fn read(files: &Files) -> Result<(Description, Vec<(String, Stored)>)> {
+    let folder = files.path();
     let config_file = folder.join("config.json");
-    if !is_file(&config_file) {
+    if !files.is_file(&config_file) {
         return Err(Error::checkpoint(format!(
             "{} has no config.json; give a Hugging Face folder or a .gguf file",
             folder.display(),
         )));
     }
     let generation_file = folder.join("generation_config.json");
-    let generation = if is_file(&generation_file) { Some(map(&generation_file)?) } else { None };
+    let generation = if files.is_file(&generation_file) { Some(files.read(&generation_file)?) } else { None };
     let generation = generation.as_deref().map(|content| (generation_file.as_path(), content));
-    let description = config_json::read(&config_file, &map(&config_file)?, generation)?;
-    Ok((description, weights(folder)?))
+    let description = config_json::read(&config_file, &files.read(&config_file)?, generation)?;
+    Ok((description, weights(files, folder)?))
 }
 
 /// The tensors of every file of weights.
-pub fn weights(folder: &Path) -> Result<Vec<(String, Stored)>> {
+pub fn weights(files: &Files, folder: &Path) -> Result<Vec<(String, Stored)>> {
     for (single, index, reader) in WEIGHTS {
         let single = folder.join(single);
-        if is_file(&single) {
-            return reader(&single, &map(&single)?);
+        if files.is_file(&single) {
+            return reader(&single, &files.read(&single)?);
         }
         let index = folder.join(index);
-        if is_file(&index) {
-            return sharded(folder, &index, reader);
+        if files.is_file(&index) {
+            return sharded(files, folder, &index, reader);
         }
     }
     let names = WEIGHTS.map(|(single, index, _)| format!("{single} or {index}")).join(", or ");
     Err(Error::checkpoint(format!("{} has no weights: expected {names}", folder.display())))
 }
 
-fn sharded(folder: &Path, index_file: &Path, reader: Reader) -> Result<Vec<(String, Stored)>> {
+fn sharded(files: &Files, folder: &Path, index_file: &Path, reader: Reader) -> Result<Vec<(String, Stored)>> {
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", index_file.display()));
     let index: Index =
-        serde_json::from_slice(&map(index_file)?).map_err(|error| bad(error.to_string()).caused_by(error))?;
+        serde_json::from_slice(&files.read(index_file)?).map_err(|error| bad(error.to_string()).caused_by(error))?;
     let mut tensors = Vec::new();
     for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
         // An index names files beside it, and nothing else on this machine.
@@ -69,10 +70,10 @@ fn sharded(folder: &Path, index_file: &Path, reader: Reader) -> Result<Vec<(Stri
             return Err(bad(format!("`{shard}` is not the name of a file beside it")));
         }
         let file = folder.join(shard);
-        if !is_file(&file) {
+        if !files.is_file(&file) {
             return Err(bad(format!("the shard {shard} is missing; the download may be incomplete")));
         }
-        tensors.extend(reader(&file, &map(&file)?)?);
+        tensors.extend(reader(&file, &files.read(&file)?)?);
     }
     let found: BTreeSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
     for (name, shard) in &index.weight_map {

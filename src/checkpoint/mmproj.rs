@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::clip_json::check_colours;
 use super::config::{MOST_LAYERS, is_epsilon};
-use super::files::{is_file, map};
+use super::files::Files;
 use super::gguf::{Gguf, Value};
 use super::stored::Stored;
 use super::vision::{Activation, VisionConfig};
@@ -23,11 +23,11 @@ const BLOCK: [(&str, &str); 6] = [
 ];
 
 /// Reads the vision half of `language` from the file at `path`.
-pub fn read(path: &Path, language: Language) -> Result<(VisionConfig, BTreeMap<String, Stored>)> {
-    if !is_file(path) {
+pub fn read(files: &Files, path: &Path, language: Language) -> Result<(VisionConfig, BTreeMap<String, Stored>)> {
+    if !files.is_file(path) {
         return Err(Error::checkpoint(format!("--mmproj {} is not a file; give a .gguf file", path.display())));
     }
-    let (gguf, tensors) = Gguf::read(path, &map(path)?)?;
+    let (gguf, tensors) = Gguf::read(path, &files.read(path)?)?;
     let architecture = gguf.metadata("general.architecture").and_then(Value::as_str).unwrap_or_default();
     if architecture != "clip" {
         return Err(Error::unsupported(format!(

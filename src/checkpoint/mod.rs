@@ -31,6 +31,7 @@ use self::stored::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 pub use config::{Config, RopeConfig};
+pub use files::Files;
 pub use gguf::{Gguf, Value};
 pub use vision::{VisionConfig, VisionFiles};
 
@@ -47,18 +48,19 @@ pub struct Checkpoint {
 
 /// Whether a model says of itself that it has a vision half: a folder does, a language model's GGUF file does not.
 #[cfg(any(test, feature = "cli"))]
-pub fn is_mobilevlm(path: &Path) -> Result<bool> {
-    let file = path.join("config.json");
-    if !files::is_file(&file) {
+pub fn is_mobilevlm(files: &Files) -> Result<bool> {
+    let file = files.path().join("config.json");
+    if !files.is_file(&file) {
         return Ok(false);
     }
-    let json: serde_json::Value = config_json::parse(&file, &files::map(&file)?)?;
+    let json: serde_json::Value = config_json::parse(&file, &files.read(&file)?)?;
     Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
 }
 
 /// For a path that is neither a folder nor a file: mostly nothing, but devices, pipes and sockets exist.
-fn not_there(path: &Path) -> Error {
-    let what = if path.exists() { "is neither a folder nor a file" } else { "does not exist" };
+fn not_there(files: &Files) -> Error {
+    let path = files.path();
+    let what = if files.exists(path) { "is neither a folder nor a file" } else { "does not exist" };
     Error::checkpoint(format!(
         "{} {what}; give a Hugging Face folder (config.json, weights, tokenizer) or a .gguf file",
         path.display(),
@@ -69,7 +71,7 @@ fn not_there(path: &Path) -> Error {
 #[derive(Debug)]
 pub enum Source {
     /// A Hugging Face folder.
-    Folder(PathBuf),
+    Folder(Files),
     Gguf(Gguf),
 }
 
@@ -86,32 +88,34 @@ pub struct TensorInfo<'a> {
 
 impl Checkpoint {
     /// Opens a Hugging Face folder or a `.gguf` file. Weights are mapped, not read.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, &VisionFiles::default())
+    pub fn open(files: impl Into<Files>) -> Result<Self> {
+        Self::open_with(files, &VisionFiles::default())
     }
 
     /// Opens a model whose vision half, or a part of it, lies in files of its own.
-    pub fn open_with(path: &Path, vision: &VisionFiles) -> Result<Self> {
-        if files::is_dir(path) {
-            let (description, tensors) = folder::read(path)?;
-            Self::new(path, description, tensors, Source::Folder(path.to_path_buf()), vision)
-        } else if files::is_file(path) {
-            Self::read_gguf(path, files::map(path)?, vision)
+    pub fn open_with(files: impl Into<Files>, vision: &VisionFiles) -> Result<Self> {
+        let files = files.into();
+        let path = files.path();
+        if files.is_dir(path) {
+            let (description, tensors) = folder::read(&files)?;
+            Self::new(&files, description, tensors, Source::Folder(files.clone()), vision)
+        } else if files.is_file(path) {
+            Self::read_gguf(&files, files.read(path)?, vision)
         } else {
-            Err(not_there(path))
+            Err(not_there(&files))
         }
     }
 
     /// Reads a GGUF file from memory. `path` is its name in messages.
     pub fn from_gguf(path: &Path, bytes: Bytes) -> Result<Self> {
-        Self::read_gguf(path, bytes, &VisionFiles::default())
+        Self::read_gguf(&path.into(), bytes, &VisionFiles::default())
     }
 
-    fn read_gguf(path: &Path, bytes: Bytes, vision: &VisionFiles) -> Result<Self> {
-        let (gguf, tensors) = Gguf::read(path, &bytes)?;
+    fn read_gguf(files: &Files, bytes: Bytes, vision: &VisionFiles) -> Result<Self> {
+        let (gguf, tensors) = Gguf::read(files.path(), &bytes)?;
         let (description, tensors) = gguf.describe(tensors)?;
         let permuted = gguf.permuted();
-        let mut checkpoint = Self::new(path, description, tensors, Source::Gguf(gguf), vision)?;
+        let mut checkpoint = Self::new(files, description, tensors, Source::Gguf(gguf), vision)?;
         if permuted {
             let order = RowOrder::Interleaved { head_dim: checkpoint.config.head_dim };
             for (name, stored) in &mut checkpoint.tensors {
@@ -125,14 +129,15 @@ impl Checkpoint {
     }
 
     fn new(
-        path: &Path,
+        files: &Files,
         mut description: config::Description,
         tensors: Vec<(String, Stored)>,
         source: Source,
         vision: &VisionFiles,
     ) -> Result<Self> {
+        let path = files.path();
         let mut tensors = canonical(path, tensors)?;
-        let half = vision_half(path, &description, &mut tensors, vision)?;
+        let half = vision_half(files, &description, &mut tensors, vision)?;
         if half.is_some() {
             description.architecture = config::MOBILEVLM.to_string();
         }
@@ -141,7 +146,6 @@ impl Checkpoint {
             // Some files hold a head that the model never uses.
             tensors.remove(config::HEAD);
         }
-        config::check_names(&config, path, &tensors)?;
         if let Some((vision, half)) = half {
             config.vision = Some(vision);
             tensors.extend(half);
@@ -172,6 +176,31 @@ impl Checkpoint {
     ///
     /// Mapped where the file's layout is the one that runs. [`Bytes::release`] gives its pages back after an upload.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.stored(name, shape)?.load(name, self.weights)
+    }
+
+    /// Refuses a checkpoint that does not hold just the tensors that a model states, name → shape: one that lacks some, and
+    /// one that has more, since a model that ignores some of its weights is another model.
+    pub fn check(&self, stated: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+        for (name, shape) in stated {
+            self.stored(name, shape)?;
+        }
+        let mut unknown = self.tensors.keys().filter(|name| !stated.contains_key(*name));
+        let Some(name) = unknown.next() else { return Ok(()) };
+        let (more, verb) = match unknown.count() {
+            0 => (String::new(), " is"),
+            count => (format!(" and {count} more are"), ""),
+        };
+        Err(Error::unsupported(format!(
+            "{}: tensor `{name}`{more}{verb} not part of a {} model of {} layers as dunlin runs it",
+            self.path.display(),
+            self.config.architecture,
+            self.config.layers,
+        )))
+    }
+
+    /// The tensor called `name`, checked to have `shape`.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
         let stored = self.tensors.get(name).ok_or_else(|| config::missing(&self.path, name))?;
         if stored.shape != shape {
             return Err(Error::checkpoint(format!(
@@ -180,7 +209,7 @@ impl Checkpoint {
                 stored.shape,
             )));
         }
-        stored.load(name, self.weights)
+        Ok(stored)
     }
 
     /// The element type that [`Checkpoint::take`] gives, where there is such a tensor.
@@ -206,11 +235,12 @@ impl Checkpoint {
 
 /// The vision half of a model that has one. Takes what belongs to it out of the model's own `tensors`.
 fn vision_half(
-    path: &Path,
+    files: &Files,
     description: &config::Description,
     tensors: &mut BTreeMap<String, Stored>,
-    files: &VisionFiles,
+    vision: &VisionFiles,
 ) -> Result<Option<(VisionConfig, BTreeMap<String, Stored>)>> {
+    let path = files.path();
     let (architecture, hidden) = (&*description.architecture, description.hidden);
     let whole = architecture == config::MOBILEVLM;
     let (own, language) =
@@ -220,7 +250,7 @@ fn vision_half(
         let path = path.display();
         Error::unsupported(format!("{flag} goes with {models}; {path} is a model of the architecture {architecture}"))
     };
-    match (&files.mmproj, &files.tower) {
+    match (&vision.mmproj, &vision.tower) {
         (Some(_), Some(_)) => {
             Err(Error::unsupported("--mmproj holds a vision tower of its own; leave --vision-tower out"))
         }
@@ -229,11 +259,11 @@ fn vision_half(
         }
         (Some(file), None) => {
             if whole {
-                vision_folder::check_prompt(path)?;
+                vision_folder::check_prompt(files)?;
             }
-            mmproj::read(file, vision_tensors::Language { path, hidden }).map(Some)
+            mmproj::read(files, file, vision_tensors::Language { path, hidden }).map(Some)
         }
-        (None, tower) if whole => vision_folder::read(path, own, tower.as_deref(), hidden).map(Some),
+        (None, tower) if whole => vision_folder::read(files, own, tower.as_deref(), hidden).map(Some),
         (None, Some(_)) => Err(other_model("--vision-tower", "a MobileVLM folder")),
         (None, None) => Ok(None),
     }

@@ -13,10 +13,15 @@ pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
     let source = Tensor { order: RowOrder::Stored, ..tensor.clone() };
     let mut bytes = vec![0; rows * dtype.row_bytes(cols)];
     if !bytes.is_empty() {
-        threads::rows(&mut bytes, dtype.row_bytes(cols), || vec![0.0; cols], |row, values, bytes| {
-            source.read_row(row, values);
-            quantize_row(dtype, values, bytes);
-        });
+        threads::rows(
+            &mut bytes,
+            dtype.row_bytes(cols),
+            || vec![0.0; cols],
+            |row, values, bytes| {
+                source.read_row(row, values);
+                quantize_row(dtype, values, bytes);
+            },
+        );
     }
     // The source has been read for the last time.
     tensor.bytes.release();

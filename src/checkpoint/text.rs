@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::files::Files;
 use super::gguf::{Array, Gguf};
 use super::sentencepiece::{self, Piece, PieceKind, SentencePiece};
-use super::{Checkpoint, Source, files};
+use super::{Checkpoint, Source};
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
 
@@ -82,34 +83,37 @@ impl TextFiles {
     }
 
     /// Reads what a Hugging Face folder or a `.gguf` file says about text; it may say nothing.
-    pub fn open(path: &Path) -> Result<Option<Self>> {
-        if files::is_dir(path) {
-            Self::read(path)
-        } else if files::is_file(path) {
-            let (gguf, _) = Gguf::read(path, &files::map(path)?)?;
+    pub fn open(files: impl Into<Files>) -> Result<Option<Self>> {
+        let files = files.into();
+        let path = files.path();
+        if files.is_dir(path) {
+            Self::read(&files)
+        } else if files.is_file(path) {
+            let (gguf, _) = Gguf::read(path, &files.read(path)?)?;
             Self::from_gguf(path, &gguf)
         } else {
-            Err(super::not_there(path))
+            Err(super::not_there(&files))
         }
     }
 
     /// What the files of an open checkpoint say about text.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>> {
         match checkpoint.source() {
-            Source::Folder(folder) => Self::read(folder),
+            Source::Folder(files) => Self::read(files),
             Source::Gguf(gguf) => Self::from_gguf(&checkpoint.path, gguf),
         }
     }
 
     /// Reads `tokenizer.json`, else `tokenizer.model`, with the JSON files beside it. A folder may have neither.
-    pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+    pub fn read(files: &Files) -> Result<Option<Self>> {
+        let folder = files.path();
+        let config = read_json(files, &folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         let json = folder.join("tokenizer.json");
         let model = folder.join("tokenizer.model");
         let mut special = special_tokens(&config);
         // Folders older than `added_tokens_decoder` have the last word in a second file.
         if config.get("added_tokens_decoder").is_none()
-            && let Some(map) = read_json(&folder.join("special_tokens_map.json"))?
+            && let Some(map) = read_json(files, &folder.join("special_tokens_map.json"))?
         {
             for (key, text) in special_tokens(&map) {
                 special.retain(|(old, _)| *old != key || key.starts_with("additional"));
@@ -117,10 +121,10 @@ impl TextFiles {
             }
         }
         let flag = |key: &str| config.get(key).and_then(Value::as_bool);
-        let mut text = if let Some(bytes) = read_bytes(&json)? {
+        let mut text = if let Some(bytes) = read_bytes(files, &json)? {
             let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default().to_owned();
             Self::new(json, Vocabulary::HuggingFace { json: bytes.to_vec(), class })
-        } else if let Some(bytes) = read_bytes(&model)? {
+        } else if let Some(bytes) = read_bytes(files, &model)? {
             let model_name = model.display().to_string();
             let sentencepiece = sentencepiece::read(&model_name, &bytes)?;
             let prefix = match flag("legacy").unwrap_or(true) {
@@ -130,7 +134,7 @@ impl TextFiles {
             };
             let (bos, eos) = (sentencepiece.bos, sentencepiece.eos);
             let mut text = Self::new(model, Vocabulary::SentencePiece { model: sentencepiece, prefix });
-            text.added = added_tokens(folder, &config, &special, &text.vocabulary)?;
+            text.added = added_tokens(files, &config, &special, &text.vocabulary)?;
             // MobileLLM's configuration names its special tokens "", and means the vocabulary's own.
             (text.bos, text.eos) = (bos, eos);
             text
@@ -139,7 +143,7 @@ impl TextFiles {
         };
         text.special = special;
         (text.add_bos, text.add_eos) = (flag("add_bos_token"), flag("add_eos_token"));
-        text.templates = templates(folder, &config)?;
+        text.templates = templates(files, &config)?;
         Ok(Some(text))
     }
 
@@ -254,14 +258,14 @@ fn special_tokens(json: &Value) -> Vec<(String, String)> {
 
 /// The added tokens of a SentencePiece folder: those with an id in its files, then the special ones by name.
 fn added_tokens(
-    folder: &Path,
+    files: &Files,
     config: &Value,
     special: &[(String, String)],
     vocabulary: &Vocabulary,
 ) -> Result<Vec<AddedToken>> {
     let Vocabulary::SentencePiece { model, .. } = vocabulary else { return Ok(Vec::new()) };
     let mut added = Vec::new();
-    let malformed = |file: &str| Error::checkpoint(format!("{}: malformed {file}", folder.display()));
+    let malformed = |file: &str| Error::checkpoint(format!("{}: malformed {file}", files.path().display()));
     if let Some(tokens) = config.get("added_tokens_decoder").and_then(Value::as_object) {
         for (id, token) in tokens {
             let flag = |key: &str| token.get(key).and_then(Value::as_bool).unwrap_or(false);
@@ -270,7 +274,7 @@ fn added_tokens(
             let (special, lstrip, rstrip) = (flag("special"), flag("lstrip"), flag("rstrip"));
             added.push(AddedToken { id, text, special, lstrip, rstrip });
         }
-    } else if let Some(Value::Object(tokens)) = read_json(&folder.join("added_tokens.json"))? {
+    } else if let Some(Value::Object(tokens)) = read_json(files, &files.path().join("added_tokens.json"))? {
         for (text, id) in tokens {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| malformed("added_tokens.json"))?;
             added.push(AddedToken { id, text, special: false, lstrip: false, rstrip: false });
@@ -294,7 +298,7 @@ fn added_tokens(
 
 /// `chat_template.jinja`, `additional_chat_templates/NAME.jinja`, or the key of `tokenizer_config.json`: a string, or
 /// a list of named templates.
-fn templates(folder: &Path, config: &Value) -> Result<Vec<(String, String)>> {
+fn templates(files: &Files, config: &Value) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     match config.get("chat_template") {
         Some(Value::String(template)) => found.push(("default".to_owned(), template.clone())),
@@ -306,8 +310,8 @@ fn templates(folder: &Path, config: &Value) -> Result<Vec<(String, String)>> {
         }
         _ => {}
     }
-    let file = folder.join("chat_template.jinja");
-    if let Some(bytes) = read_bytes(&file)? {
+    let file = files.path().join("chat_template.jinja");
+    if let Some(bytes) = read_bytes(files, &file)? {
         let template = String::from_utf8(bytes.to_vec())
             .map_err(|error| Error::checkpoint(format!("{} is not UTF-8", file.display())).caused_by(error))?;
         found.retain(|(name, _)| name != "default");
@@ -316,14 +320,14 @@ fn templates(folder: &Path, config: &Value) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
+fn read_json(files: &Files, path: &Path) -> Result<Option<Value>> {
+    let Some(bytes) = read_bytes(files, path)? else { return Ok(None) };
     let json = serde_json::from_slice(&bytes)
         .map_err(|error| Error::checkpoint(format!("{} is not valid JSON", path.display())).caused_by(error))?;
     Ok(Some(json))
 }
 
 /// The bytes of a file that may be missing.
-fn read_bytes(path: &Path) -> Result<Option<Bytes>> {
-    if files::is_file(path) { files::map(path).map(Some) } else { Ok(None) }
+fn read_bytes(files: &Files, path: &Path) -> Result<Option<Bytes>> {
+    if files.is_file(path) { files.read(path).map(Some) } else { Ok(None) }
 }

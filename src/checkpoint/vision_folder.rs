@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::files::{is_dir, map};
+use super::files::Files;
 use super::stored::Stored;
 use super::vision::{Activation, VisionConfig};
 use super::vision_tensors::{Facts, Language, MEAN, NORM_EPS, PROJECTOR, Part, ProjectorKind, STD, TOWER, resolve};
@@ -28,12 +28,13 @@ struct Json {
 
 /// Completes a MobileVLM folder whose own tensors, by canonical names, are `own`. `given` is the tower that the user names.
 pub fn read(
-    folder: &Path,
+    files: &Files,
     own: BTreeMap<String, Stored>,
     given: Option<&Path>,
     hidden: usize,
 ) -> Result<(VisionConfig, BTreeMap<String, Stored>)> {
-    let (file, json) = keys(folder)?;
+    let folder = files.path();
+    let (file, json) = keys(files)?;
     json.check_prompt(&file)?;
     let kind = json.projector(&file)?;
     let (projector, tower): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -45,21 +46,21 @@ pub fn read(
     });
     let own = tower_of_clip(folder, own)?;
 
-    let (tower, facts) = json.choose(folder, own, kind, given)?;
+    let (tower, facts) = json.choose(files, own, kind, given)?;
     let layers = facts.layers.unwrap_or_else(|| tower.blocks());
     let blocks = json.blocks(&file, layers)?;
     resolve(tower, projector, &facts, kind, blocks, Language { path: folder, hidden })
 }
 
 /// Refuses a MobileVLM folder whose prompts would be others, whatever vision half it is given.
-pub fn check_prompt(folder: &Path) -> Result<()> {
-    let (file, json) = keys(folder)?;
+pub fn check_prompt(files: &Files) -> Result<()> {
+    let (file, json) = keys(files)?;
     json.check_prompt(&file)
 }
 
-fn keys(folder: &Path) -> Result<(PathBuf, Json)> {
-    let file = folder.join("config.json");
-    let json = config_json::parse(&file, &map(&file)?)?;
+fn keys(files: &Files) -> Result<(PathBuf, Json)> {
+    let file = files.path().join("config.json");
+    let json = config_json::parse(&file, &files.read(&file)?)?;
     Ok((file, json))
 }
 
@@ -108,24 +109,25 @@ impl Json {
 
     /// The tower's tensors, and what is known of it. A tower that is given wins. Else MobileVLM's own code reads the
     /// tower's folder for V1, and the checkpoint for V2; what is not there is taken from the other.
-    fn choose(&self, folder: &Path, own: Part, kind: ProjectorKind, given: Option<&Path>) -> Result<(Part, Facts)> {
+    fn choose(&self, files: &Files, own: Part, kind: ProjectorKind, given: Option<&Path>) -> Result<(Part, Facts)> {
+        let folder = files.path();
         if let Some(given) = given {
-            if !is_dir(given) {
+            if !files.is_dir(given) {
                 return Err(Error::checkpoint(format!(
                     "--vision-tower {} is not a folder; give a CLIP folder with config.json and weights",
                     given.display(),
                 )));
             }
-            return clip_folder(given);
+            return clip_folder(files, given);
         }
         let mut looked = Vec::new();
         if let Some(name) = self.mm_vision_tower.as_ref().or(self.vision_tower.as_ref()) {
             looked = vec![folder.join(name), PathBuf::from(name)];
             looked.dedup();
         }
-        match looked.iter().find(|path| is_dir(path)) {
-            Some(found) if own.tensors.is_empty() || kind == ProjectorKind::Ldp => clip_folder(found),
-            Some(found) => Ok((own, clip_json::read(found)?)),
+        match looked.iter().find(|path| files.is_dir(path)) {
+            Some(found) if own.tensors.is_empty() || kind == ProjectorKind::Ldp => clip_folder(files, found),
+            Some(found) => Ok((own, clip_json::read(files, found)?)),
             None if !own.tensors.is_empty() => {
                 let facts = openai(folder);
                 Ok((own, facts))
@@ -173,9 +175,9 @@ fn openai(folder: &Path) -> Facts {
 }
 
 /// The tower of a CLIP folder, and what the folder says of it.
-fn clip_folder(path: &Path) -> Result<(Part, Facts)> {
-    let facts = clip_json::read(path)?;
-    Ok((tower_of_clip(path, folder::weights(path)?)?, facts))
+fn clip_folder(files: &Files, path: &Path) -> Result<(Part, Facts)> {
+    let facts = clip_json::read(files, path)?;
+    Ok((tower_of_clip(path, folder::weights(files, path)?)?, facts))
 }
 
 /// The tower among the tensors of a CLIP, by CLIP's own names.

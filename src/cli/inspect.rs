@@ -14,13 +14,11 @@ use crate::checkpoint::vision::Projector;
 use crate::checkpoint::{Checkpoint, Config, VisionFiles};
 use crate::error::{Error, Result};
 use crate::generate::Device;
-use crate::graph::GraphBuilder;
 use crate::kernel::DeviceProfile;
 use crate::kernel::source::assemble;
-use crate::models::{self, Pass};
+use crate::models::{Pass, Recipe};
 use crate::ops;
 use crate::plan::{Fusion, Plan};
-use crate::tensor::DType;
 
 #[derive(Args)]
 pub struct Inspect {
@@ -74,12 +72,9 @@ impl Inspect {
             _ => DeviceProfile::baseline(),
         };
         profile.reduced_precision = matches!(self.precision, Digits::Auto);
-        let config = &checkpoint.config;
-        let angles = models::angles(config, self.context.unwrap_or(config.context).max(1))?;
-        let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
-        let graph = models::build(config, GraphBuilder::new(&format), &angles, Pass::decode(1))?;
-        let vision = models::build_vision(config, GraphBuilder::new(&format));
-        Ok([graph].into_iter().chain(vision).map(|graph| Plan::new(graph, &profile, Fusion::On)).collect())
+        let recipe = Recipe::new(checkpoint, self.context.unwrap_or(checkpoint.config.context))?;
+        let graph = recipe.graph(Pass::decode(1))?;
+        Ok([graph].into_iter().chain(recipe.vision()).map(|graph| Plan::new(graph, &profile, Fusion::On)).collect())
     }
 }
 
@@ -248,7 +243,7 @@ mod tests {
     #[test]
     fn a_golden_model_is_described() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mobilellm_ls");
-        let checkpoint = Checkpoint::open(path.as_ref()).unwrap();
+        let checkpoint = Checkpoint::open(path).unwrap();
         let command = Inspect {
             model: path.into(),
             vision: Vision { mmproj: None, vision_tower: None },

@@ -2,11 +2,6 @@
 //!
 //! Dot products multiply exactly the values that [`crate::formats`] gives, in another order of sums.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "a counted loop over two arrays vectorises, and reads like the formula"
-)]
-
 use crate::formats::{DType, Format, Halves, Selections, dequantize_blocks, padded, with_format};
 
 /// The values of a row of `y.len()` elements.

@@ -4,7 +4,7 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::{Format, Halves, Part, bits};
+use super::{Encode, Format, Halves, Part, bits};
 
 pub struct F16;
 
@@ -13,7 +13,7 @@ impl Format<64, 32> for F16 {
     const SIZE: (usize, usize) = (1, 2);
     const CODES: usize = 16;
     const SCALES: &[Part] = &[];
-    const ENCODE: Option<fn(&[f32; 32]) -> [u8; 64]> = Some(encode);
+    const ENCODE: Option<Encode<64, 32>> = Some(encode);
 
     #[inline(always)]
     fn decode<H: Halves>(bytes: &[u8; 64]) -> [f32; 32] {

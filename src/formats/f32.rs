@@ -2,7 +2,7 @@
 //!
 //! device: codes 8 quads of 4 numbers
 
-use super::{Format, Halves, Part, bits};
+use super::{Encode, Format, Halves, Part, bits};
 
 pub struct F32;
 
@@ -11,7 +11,7 @@ impl Format<128, 32> for F32 {
     const SIZE: (usize, usize) = (1, 4);
     const CODES: usize = 32;
     const SCALES: &[Part] = &[];
-    const ENCODE: Option<fn(&[f32; 32]) -> [u8; 128]> = Some(encode);
+    const ENCODE: Option<Encode<128, 32>> = Some(encode);
 
     #[inline(always)]
     fn decode<H: Halves>(bytes: &[u8; 128]) -> [f32; 32] {

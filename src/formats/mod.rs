@@ -7,10 +7,6 @@
 //! All bytes are little endian; d, m and dmin are f16.
 
 #![allow(non_camel_case_types, reason = "GGUF's names of formats")]
-#![expect(
-    clippy::needless_range_loop,
-    reason = "a counted loop over two arrays vectorises, and reads like the formula"
-)]
 
 mod bits;
 #[cfg(test)]
@@ -105,7 +101,7 @@ pub trait Format<const BYTES: usize, const N: usize> {
     const SCALES: &[Part];
 
     /// How values become a block, as ggml's reference does it, where dunlin quantises.
-    const ENCODE: Option<fn(&[f32; N]) -> [u8; BYTES]> = None;
+    const ENCODE: Option<Encode<BYTES, N>> = None;
 
     /// The values of a block.
     fn decode<H: Halves>(block: &[u8; BYTES]) -> [f32; N];
@@ -118,6 +114,9 @@ pub trait Format<const BYTES: usize, const N: usize> {
     /// a mean of zero and end at 2 · bound.
     fn random(bound: f32, next: &mut dyn FnMut() -> u32) -> [u8; BYTES];
 }
+
+/// Makes a block of N values.
+pub type Encode<const BYTES: usize, const N: usize> = fn(&[f32; N]) -> [u8; BYTES];
 
 /// A part of the plane of scales: one number of 16 or 32 bits for each so many columns of a row. Numbers of 16 bits lie two
 /// to a word, the first in the lower half.

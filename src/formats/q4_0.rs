@@ -3,7 +3,7 @@
 //! block   32 weights in 18 bytes: d(2) qs(16); element j < 16 is the low half of byte j, j + 16 the high half
 //! device  codes: qs as it is; scales: d
 
-use super::{Format, Halves, Part, bits};
+use super::{Encode, Format, Halves, Part, bits};
 
 pub struct Q4_0;
 
@@ -11,7 +11,7 @@ impl Format<18, 32> for Q4_0 {
     const GGUF: u32 = 2;
     const CODES: usize = 4;
     const SCALES: &[Part] = &[Part::new(32, 16)];
-    const ENCODE: Option<fn(&[f32; 32]) -> [u8; 18]> = Some(encode);
+    const ENCODE: Option<Encode<18, 32>> = Some(encode);
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 18]) -> [f32; 32] {

@@ -3,7 +3,7 @@
 //! block   32 weights in 34 bytes: d(2) qs(32 × i8)
 //! device  codes: qs as it is, 2 quads; scales: d
 
-use super::{Format, Halves, Part, Selections, bits};
+use super::{Encode, Format, Halves, Part, Selections, bits};
 
 pub struct Q8_0;
 
@@ -11,7 +11,7 @@ impl Format<34, 32> for Q8_0 {
     const GGUF: u32 = 8;
     const CODES: usize = 8;
     const SCALES: &[Part] = &[Part::new(32, 16)];
-    const ENCODE: Option<fn(&[f32; 32]) -> [u8; 34]> = Some(encode);
+    const ENCODE: Option<Encode<34, 32>> = Some(encode);
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 34]) -> [f32; 32] {

@@ -1,6 +1,6 @@
 //! How long the parts of a generation take.
 
-use std::time::Instant;
+use crate::clock::Instant;
 
 /// Seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

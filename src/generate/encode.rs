@@ -1,7 +1,6 @@
 //! Prompts → ids, pictures among them: templates, placeholders, and the rows that pictures become.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -9,6 +8,7 @@ use super::image::Image;
 use super::prompt::{Kind, Message, PLACEHOLDER, Prompt};
 use super::text::{Text, cut};
 use crate::checkpoint::Config;
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::models::PictureIds;
 

@@ -1,8 +1,7 @@
 //! A model that is ready to run: weights on a device, tokenizer and chat template beside them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::device::{self, Device};
 use super::encode::{Encoded, not_in_vocabulary};
@@ -10,7 +9,8 @@ use super::prompt::Prompt;
 use super::text::Text;
 use super::tokenizer::Tokenizer;
 use crate::backend::{Engine, EngineOptions};
-use crate::checkpoint::{Checkpoint, Config, VisionFiles};
+use crate::checkpoint::{Checkpoint, Config, Files, VisionFiles};
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::models::PictureIds;
 use crate::tensor::DType;
@@ -98,15 +98,15 @@ impl LoadOptions {
 }
 
 impl Model {
-    /// Loads a Hugging Face folder or a `.gguf` file.
-    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        Self::load_with(path, device, &LoadOptions::new())
+    /// Loads a Hugging Face folder or a `.gguf` file: a path, or [`Files`] in memory.
+    pub fn load(files: impl Into<Files>, device: &Device) -> Result<Self> {
+        Self::load_with(files, device, &LoadOptions::new())
     }
 
     /// Loads a Hugging Face folder or a `.gguf` file, with options.
-    pub fn load_with(path: impl AsRef<Path>, device: &Device, options: &LoadOptions) -> Result<Self> {
+    pub fn load_with(files: impl Into<Files>, device: &Device, options: &LoadOptions) -> Result<Self> {
         let start = Instant::now();
-        let mut checkpoint = Checkpoint::open_with(path.as_ref(), &options.vision)?;
+        let mut checkpoint = Checkpoint::open_with(files, &options.vision)?;
         if let Some(weights) = options.weights {
             checkpoint.convert(match weights {
                 Weights::F16 => DType::F16,

@@ -7,12 +7,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::clock::Times;
 use super::model::Inner;
 use super::sequence::{Places, Request, Sequence, Token};
 use crate::backend::{Sampled, Session, Step, Want};
+use crate::clock::Instant;
 use crate::error::Result;
 use crate::kernel::{Family, Row};
 

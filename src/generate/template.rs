@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::tokenizer::Tokenizer;
 use crate::checkpoint::text::TextFiles;
+use crate::clock;
 use crate::error::{Error, Result};
 
 /// A model's chat template, in Jinja as Hugging Face runs it.
@@ -47,7 +48,7 @@ impl ChatTemplate {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", |format: &str| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let now = clock::SystemTime::now().duration_since(clock::UNIX_EPOCH);
             strftime(format, now.map_or(0, |now| now.as_secs()))
         });
         environment.add_template_owned("chat", without_generation_tags(source))?;

@@ -8,6 +8,8 @@ use super::prompt::{Message, PLACEHOLDER, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{Tokenizer, missing};
 use crate::checkpoint::Checkpoint;
+#[cfg(any(test, feature = "cli"))]
+use crate::checkpoint::Files;
 use crate::checkpoint::text::TextFiles;
 use crate::error::{Error, Result};
 
@@ -33,8 +35,9 @@ impl Text {
 
     /// Reads no weights.
     #[cfg(any(test, feature = "cli"))]
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(path, TextFiles::open(path)?, crate::checkpoint::is_mobilevlm(path)?)
+    pub fn open(files: impl Into<Files>) -> Result<Self> {
+        let files = files.into();
+        Self::from_files(files.path(), TextFiles::open(files.clone())?, crate::checkpoint::is_mobilevlm(&files)?)
     }
 
     fn from_files(path: &Path, files: Option<TextFiles>, mobilevlm: bool) -> Result<Self> {

@@ -3,8 +3,10 @@
 mod blocks;
 mod clip;
 mod projector;
+mod recipe;
 
 pub use blocks::IMAGES;
+pub use recipe::{Recipe, angle_bytes, angles};
 
 use std::sync::Arc;
 
@@ -136,27 +138,3 @@ pub const PIXELS: &str = "pixels";
 
 /// The output of [`build_vision`] that the language model reads.
 pub const PROJECTED: &str = "vision.projected";
-
-/// cos and sin of position · θ_i: (context, head_dim), pairs side by side. In f32 throughout, as the reference has it.
-pub fn angles(config: &Config, context: usize) -> Result<Arc<Vec<f32>>> {
-    let bytes = angle_bytes(config, context);
-    if bytes > MOST_ANGLE_BYTES {
-        return Err(Error::out_of_memory(format!(
-            "a context of {context} tokens needs {} MB for the angles of its positions, at most {} MB are made; take a \
-             shorter --context",
-            bytes >> 20,
-            MOST_ANGLE_BYTES >> 20
-        )));
-    }
-    let angle = |position: usize, theta: &f32| position as f32 * theta;
-    let row = |position| config.rope.inv_freq.iter().map(move |theta| angle(position, theta));
-    Ok(Arc::new((0..context).flat_map(row).flat_map(|angle| [angle.cos(), angle.sin()]).collect()))
-}
-
-/// Bytes of [`angles`].
-pub fn angle_bytes(config: &Config, context: usize) -> u64 {
-    (context as u64).saturating_mul(4 * config.head_dim as u64)
-}
-
-/// A context of 4 million tokens with heads of 64: far past any model, and short of hurting the machine.
-const MOST_ANGLE_BYTES: u64 = 1 << 30;

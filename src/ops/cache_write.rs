@@ -20,6 +20,7 @@ struct Params {
     heads: u32,
     head_dim: u32,
     head_stride: u32,
+    each: u32,
 }
 
 static KERNEL_F32: Kernel = kernel!("cache_write.wgsl", "cache_write", [ROWS, KV_F32], [ReadWrite ReadWrite], Params);
@@ -47,7 +48,7 @@ impl Operator for CacheWrite {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
         let (rows, cols) = reads[0].ty.matrix();
         vec![Dispatch {
             kernel: KernelRef(if profile.kv_f16() { &KERNEL_F16 } else { &KERNEL_F32 }),
@@ -58,6 +59,7 @@ impl Operator for CacheWrite {
                 heads: self.heads as u32,
                 head_dim: self.head_dim as u32,
                 head_stride: head_stride(self.head_dim) as u32,
+                each: (family == Family::Few).into(),
             }),
             groups: [groups(rows * cols, 64), 1, 1],
         }]
@@ -70,5 +72,11 @@ pub fn cases() -> Vec<Case> {
             .state(vec![Given::kv(position + rows + 1, heads, head_dim)])
             .at(position)
     };
-    vec![case(1, 1, 2, 0), case(3, 5, 22, 7), case(7, 2, 20, 1), case(1, 3, 64, 33).bench(), case(128, 3, 64, 0).bench()]
+    // Rows of several sequences, in any order.
+    let rows = [(7, 3), (0, 5), (20, 1), (12, 0)].map(|(slot, position)| Row { slot, ..Row::at(position) });
+    let apart = Case::new(CacheWrite { heads: 3, head_dim: 10 }, vec![Given::f32([4, 30])])
+        .state(vec![Given::kv(23, 3, 10)])
+        .rows(rows.into())
+        .few();
+    vec![apart, case(577, 2, 12, 3), case(1, 1, 2, 0), case(3, 5, 22, 7), case(7, 2, 20, 1), case(1, 3, 64, 33).bench(), case(128, 3, 64, 0).bench()]
 }

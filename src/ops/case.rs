@@ -83,7 +83,8 @@ impl Case {
     }
 
     pub fn at(self, position: usize) -> Self {
-        self.rows(Row::at(position).follow(MOST_ROWS))
+        let rows = self.reads.first().map_or(0, |given| given.ty.shape[0]).max(MOST_ROWS);
+        self.rows(Row::at(position).follow(rows))
     }
 
     pub fn in_bindings_of(mut self, bytes: u64) -> Self {

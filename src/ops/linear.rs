@@ -115,14 +115,18 @@ pub fn cases() -> Vec<Case> {
         Case::new(op, reads)
     };
     let op = |bias, activation, residual| Linear { bias, activation, residual };
-    let all = [op(false, None, false), op(true, None, false), op(false, None, true), op(true, None, true)];
-    let mut cases = Vec::new();
-    for op in &all {
-        cases.extend(many_shapes().into_iter().map(|shape| case(op.clone(), shape)));
-        cases.extend(few_shapes().into_iter().map(|shape| case(op.clone(), shape).few()));
+    let mut cases: Vec<Case> = many_shapes().into_iter().map(|shape| case(op(false, None, false), shape)).collect();
+    cases.extend(few_shapes().into_iter().map(|shape| case(op(false, None, false), shape).few()));
+    for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+        for (m, n, k) in [(1, 67, 33), (3, 130, 160), (9, 65, 31)] {
+            cases.push(case(op(bias, None, residual), (DType::F16, m, n, k)).few());
+        }
+        for (m, n, k) in [(1, 67, 33), (35, 130, 160), (65, 66, 31)] {
+            cases.push(case(op(bias, None, residual), (DType::F16, m, n, k)));
+        }
         for (shape, bytes) in split_shapes() {
-            cases.push(case(op.clone(), shape).in_bindings_of(bytes));
-            cases.push(case(op.clone(), shape).few().in_bindings_of(bytes));
+            cases.push(case(op(bias, None, residual), shape).in_bindings_of(bytes));
+            cases.push(case(op(bias, None, residual), shape).few().in_bindings_of(bytes));
         }
     }
     for kind in Kind::ALL {

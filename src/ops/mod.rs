@@ -21,8 +21,7 @@ use crate::tensor::DType;
 macro_rules! operators {
     ($($name:ident)*) => {
         $(
-            // Formulas have brackets, which rustdoc takes for links.
-            #[allow(rustdoc::broken_intra_doc_links)]
+            #[allow(rustdoc::broken_intra_doc_links, reason = "formulas have brackets, which rustdoc takes for links")]
             pub mod $name;
         )*
 

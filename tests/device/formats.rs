@@ -12,7 +12,7 @@ use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::{DeviceProfile, Row, ValueId};
 use dunlin::ops::embedding::Embedding;
-use dunlin::ops::matmul::Matmul;
+use dunlin::ops::linear::Linear;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::tensor::{Bytes, DType, RowOrder, Tensor};
 
@@ -127,7 +127,7 @@ fn matrix_times_vector_decodes_as_gguf_does() {
         for dtype in DType::ALL {
             // 0 · ∞ is no zero.
             let blocks = Blocks::read(dtype).only(f32::is_finite);
-            let case = Case::new(Matmul, vec![Given::f32([1, blocks.cols]), blocks.weight()]).few();
+            let case = Case::new(Linear::default(), vec![Given::f32([1, blocks.cols]), blocks.weight()]).few();
             let prepared = blocks.prepare(&case);
             let runner = prepared.runner(gpu, profile).expect("prepares");
             let x = prepared.filled[0].0;
@@ -153,7 +153,7 @@ fn unit(n: usize) -> Given {
 
 /// The product with the unit matrix, which is the transposed weight: found and wanted.
 fn transposed(blocks: &Blocks, gpu: &Gpu, profile: &DeviceProfile) -> (Vec<f32>, Vec<f32>) {
-    let case = Case::new(Matmul, vec![unit(blocks.cols), blocks.weight()]);
+    let case = Case::new(Linear::default(), vec![unit(blocks.cols), blocks.weight()]);
     let found = blocks.prepare(&case).on_device(&case, gpu, profile).expect("runs");
     let found = found[0].iter().map(|&bits| f32::from_bits(bits)).collect();
     let column = |col| blocks.values.iter().skip(col).step_by(blocks.cols);

@@ -157,12 +157,14 @@ impl Toy {
                 Some(values) => Ok(vector(values)),
                 None => Ok(self.tensors[name].clone()),
             };
-            uploads.weight(gpu, stored, profile.max_binding, take).expect("a weight is uploaded");
+            gpu.block_on(uploads.weight(gpu, stored, profile.max_binding, take)).expect("a weight is uploaded");
         }
         let mut tokens = None;
         for (i, value) in plan.graph.values.iter().enumerate() {
             match &value.kind {
-                ValueKind::Table(name, data) => uploads.table(gpu, name, data).expect("a table is uploaded"),
+                ValueKind::Table(name, data) => {
+                    gpu.block_on(uploads.table(gpu, name, data)).expect("a table is uploaded")
+                }
                 ValueKind::State(name) if name == "tokens" => tokens = Some(dunlin::kernel::ValueId(i as u32)),
                 _ => {}
             }

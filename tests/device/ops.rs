@@ -1,8 +1,9 @@
 //! Every case of every operator × every adapter of this machine × every kernel variant: device against reference.
 
+use std::sync::Arc;
+
 use crate::support::adapters;
 use dunlin::backend::check::Prepared;
-use dunlin::backend::check::gpu::deviation;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::DeviceProfile;
 use dunlin::ops;
@@ -16,20 +17,23 @@ fn devices_agree_with_the_reference() {
     assert!(only.iter().flatten().all(named), "DUNLIN_OP={only:?} names no operator");
     let mut failures = Vec::new();
     let (mut count, mut cooperative) = (0, 0);
-    for adapter in adapters::all() {
-        let gpu = Gpu::open(adapter.index).expect("adapter opens");
-        for profile in variants(&gpu) {
-            for (op, cases) in ops::cases() {
-                if only.as_ref().is_some_and(|only| !only.iter().any(|only| only == op)) {
-                    continue;
-                }
-                for case in cases {
-                    let (at, label) = (adapter.label(), case.label());
-                    let plan = Plan::new(Prepared::new(&case).graph, &case.profile(&profile), Fusion::Off);
+    let adapters = adapters::all();
+    let open = |adapter: &adapters::Adapter| Gpu::open(adapter.index).expect("adapter opens");
+    let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
+    for (op, cases) in ops::cases() {
+        if only.as_ref().is_some_and(|only| !only.iter().any(|only| only == op)) {
+            continue;
+        }
+        for case in cases {
+            let (label, prepared) = (case.label(), Prepared::new(&case));
+            let wanted = prepared.reference(&case);
+            for (at, gpu) in &gpus {
+                for profile in variants(gpu) {
+                    let plan = Plan::new(prepared.graph.clone(), &case.profile(&profile), Fusion::Off);
                     let requires = plan.steps.iter().map(|step| step.dispatch.kernel.0.requires);
                     cooperative += requires.filter(|requires| requires.cooperative.is_some()).count();
                     count += 1;
-                    match deviation(&case, &gpu, &profile) {
+                    match prepared.deviation(&case, &wanted, gpu, &profile) {
                         Ok(share) if share <= 1.0 => {}
                         Ok(share) => failures.push(format!("{at} {label}: {share:.1} times its tolerance")),
                         Err(error) => panic!("{label} on {at}: {error}"),

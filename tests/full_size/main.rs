@@ -16,14 +16,11 @@ use crate::support::adapters::{self, Adapter, say};
 use crate::support::scratch::Scratch;
 use crate::support::tolerance::{self, F16, Greedy, close, same_ids};
 use crate::support::{bindings, golden};
+use dunlin::backend;
 use dunlin::backend::wgpu::device::Gpu;
-use dunlin::backend::wgpu::engine::plans;
-use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::{Checkpoint, VisionFiles};
-use dunlin::graph::GraphBuilder;
-use dunlin::models::{self, Pass, Want};
+use dunlin::models::{Pass, Recipe, Want};
 use dunlin::plan::{Fusion, Plan};
-use dunlin::tensor::DType;
 use dunlin::{Device, Generation, LoadOptions, Model, Prompt, Sampler, Trace};
 
 /// Of both questions with their answers; the model was made for 2048.
@@ -126,13 +123,13 @@ fn check_bindings(adapter: &Adapter, files: &Files) -> u64 {
     assert_eq!(checkpoint.parameters(), parameters, "of language model, tower and projector");
     let gpu = Gpu::open(adapter.index).unwrap_or_else(|error| panic!("{label}: {error}"));
     let profile = &gpu.profile;
-    let format = |name: &str| checkpoint.dtype(name).unwrap_or(DType::F32);
-    let graph = models::build_vision(&checkpoint.config, GraphBuilder::new(&format)).expect("a vision half");
+    let recipe = Recipe::new(&checkpoint, checkpoint.config.context).expect("a model");
+    let graph = recipe.vision().expect("a vision half");
     // With the whole context of the model, which tables and caches grow with.
-    let language = plans(&checkpoint, &EngineOptions::default(), profile.clone()).expect("plans");
     let plan = |rows| {
-        language(if rows == 1 { Pass::decode(1) } else { Pass { images: true, ..Pass::prompt(rows, Want::Token) } })
-            .expect("a plan")
+        let prompt = Pass { images: true, ..Pass::prompt(rows, Want::Token) };
+        let graph = recipe.graph(if rows == 1 { Pass::decode(1) } else { prompt }).expect("a graph");
+        Plan::new(graph, profile, Fusion::On)
     };
     let plans =
         [("vision", Plan::new(graph, profile, Fusion::On)), ("prefill of 256 tokens", plan(256)), ("decode", plan(1))];

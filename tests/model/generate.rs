@@ -84,8 +84,11 @@ fn prefill(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
     session.set_tokens(0, ids).expect("tokens");
     for position in (0..ids.len()).step_by(chunk) {
         let rows = chunk.min(ids.len() - position);
-        let want = if position + rows == ids.len() { Want::Token } else { Want::Nothing };
-        forward::prompt(&mut *session, Row::at(position), rows, want);
+        if position + rows == ids.len() {
+            forward::prompt_with_logits(&mut *session, Row::at(position), rows);
+        } else {
+            forward::prompt(&mut *session, Row::at(position), rows, Want::Nothing);
+        }
     }
     forward::sampled(&mut *session).remove(0).logits.expect("logits")
 }

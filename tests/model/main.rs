@@ -3,7 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod company;
 mod demo;
+mod files;
 mod generate;
 mod gguf;
 mod models;

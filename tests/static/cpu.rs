@@ -9,10 +9,13 @@ fn share(case: &Case, team: &Team) -> f64 {
     let prepared = Prepared::new(case);
     let (found, wanted) = (prepared.on_cpu(case, team), prepared.reference(case));
     let errors = prepared.results.iter().zip(found.iter().zip(&wanted));
-    errors.map(|((_, id), (found, wanted))| nmse(prepared.graph.ty(*id), found, wanted) / case.nmse).fold(0.0, |a, b| {
-        // Not a number is worse than any.
-        if b <= a { a } else { b }
-    })
+    errors.map(|((_, id), (found, wanted))| nmse(prepared.graph.ty(*id), found, wanted) / case.nmse).fold(
+        0.0,
+        |a, b| {
+            // Not a number is worse than any.
+            if b <= a { a } else { b }
+        },
+    )
 }
 
 #[test]

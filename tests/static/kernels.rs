@@ -23,20 +23,24 @@ pub struct Translated {
 /// What is wrong with a kernel. Empty: nothing.
 pub type Complaints = Vec<String>;
 
-/// Every kernel with every combination of one constant's values.
+/// Every kernel with every value of each constant, the others at their defaults, and with the last value of all: some
+/// thousands, where every combination would be ten times as many.
 pub static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(|| {
     let mut all = Vec::new();
     for kernel in kernels() {
-        let mut combinations: Vec<Vec<(&str, f64)>> = vec![Vec::new()];
-        for (name, default) in kernel.constants {
-            let values = constants::values(name).iter().copied().chain([*default]);
-            let values: BTreeMap<u64, f64> = values.map(|value| (value.to_bits(), value)).collect();
-            combinations = combinations
-                .iter()
-                .flat_map(|rest| values.values().map(move |&value| [&rest[..], &[(*name, value)]].concat()))
-                .collect();
+        let defaults = kernel.constants.to_vec();
+        let last = |(name, _): &(&'static str, f64)| (*name, *constants::values(name).last().expect("a value"));
+        let mut choices = vec![defaults.clone(), defaults.iter().map(last).collect()];
+        for (i, (name, _)) in defaults.iter().enumerate() {
+            for &value in constants::values(name) {
+                let mut choice = defaults.clone();
+                choice[i].1 = value;
+                choices.push(choice);
+            }
         }
-        all.extend(combinations.iter().map(|constants| translate(kernel, constants)));
+        let key = |choice: &Vec<(&str, f64)>| choice.iter().map(|(_, value)| value.to_bits()).collect::<Vec<u64>>();
+        let choices: BTreeMap<Vec<u64>, Vec<(&str, f64)>> = choices.into_iter().map(|c| (key(&c), c)).collect();
+        all.extend(choices.values().map(|constants| translate(kernel, constants)));
     }
     all
 });

@@ -5,7 +5,7 @@
 
 use dunlin::formats::dequantize_row;
 use dunlin::kernel::layout::{BLOCK, TILE, WeightLayout, blocks, codes_words, quads, scales_words};
-use dunlin::kernel::pack;
+use dunlin::kernel::pack::{self, Packer};
 use dunlin::ops::Given;
 use dunlin::tensor::{DType, Tensor};
 
@@ -110,16 +110,12 @@ fn planes(tensor: &Tensor, max_binding: u64) -> Vec<Planes> {
     let layout = WeightLayout::new(dtype, tensor.rows(), cols, max_binding);
     let chunk = |rows: std::ops::Range<usize>| {
         let mut codes = Vec::new();
-        let scales = pack::pack(
-            dtype,
-            cols,
-            rows.clone(),
-            |r| tensor.row(r),
-            |at, words| {
-                assert_eq!(at, codes.len(), "segments come one after the other");
-                codes.extend_from_slice(words);
-            },
-        );
+        let mut packer = Packer::new(dtype, cols, rows.clone(), |r| tensor.row(r));
+        while let Some((at, words)) = packer.codes() {
+            assert_eq!(at, codes.len(), "segments come one after the other");
+            codes.extend_from_slice(words);
+        }
+        let scales = packer.scales();
         assert_eq!((codes.len(), scales.len()), pack::sizes(dtype, rows.len(), cols), "{dtype} {rows:?} × {cols}");
         Planes { dtype, rows: rows.len(), cols, codes, scales }
     };

@@ -266,16 +266,16 @@ fn layer(formats: &[(&str, DType)], profile: &DeviceProfile) -> Vec<&'static str
 #[test]
 fn formats_that_differ_are_fused_as_far_as_they_go() {
     let profile = DeviceProfile::baseline();
-    let whole = ["norm_qkv_rope", "attention", "matmul_add", "norm_swiglu", "matmul_add"];
+    let whole = ["norm_qkv_rope", "attention", "linear", "norm_swiglu", "linear"];
     assert_eq!(layer(&[], &profile), whole);
     assert_eq!(layer(&[("o_proj", DType::F32), ("down", DType::Q6_K)], &profile), whole);
     // As llama.cpp's Q4_K_M has it: v is finer.
-    let parts = ["norm_qkv_rope", "norm_qkv_rope", "attention", "matmul_add", "norm_swiglu", "matmul_add"];
+    let parts = ["norm_qkv_rope", "norm_qkv_rope", "attention", "linear", "norm_swiglu", "linear"];
     assert_eq!(layer(&[("v_proj", DType::Q6_K)], &profile), parts);
     assert_eq!(layer(&[("q_proj", DType::F16)], &profile), parts);
     let three = [&["norm_qkv_rope"], &parts[..]].concat();
     assert_eq!(layer(&[("k_proj", DType::F16)], &profile), three, "q and v do not lie side by side");
-    let apart = ["norm_qkv_rope", "attention", "matmul_add", "norm_matmul", "norm_matmul", "swiglu", "matmul_add"];
+    let apart = ["norm_qkv_rope", "attention", "linear", "norm_matmul", "norm_matmul", "swiglu", "linear"];
     assert_eq!(layer(&[("gate", DType::F16), ("up", DType::Q8_0)], &profile), apart);
 }
 
@@ -284,12 +284,12 @@ fn weights_that_do_not_fit_one_binding_are_not_fused() {
     // f32 rows of 256 columns are 1 KiB: q is 256 rows, k and v 128, gate and up 512.
     let formats = [("proj", DType::F32)];
     let small = |kib: u64| DeviceProfile { max_binding: kib << 10, ..DeviceProfile::baseline() };
-    let whole = ["norm_qkv_rope", "attention", "matmul_add", "norm_swiglu", "matmul_add"];
+    let whole = ["norm_qkv_rope", "attention", "linear", "norm_swiglu", "linear"];
     assert_eq!(layer(&formats, &small(1024)), whole);
     // Exactly a matrix, and not a multiple of 64 rows: still one binding.
     assert_eq!(layer(&formats, &small(1030)), whole);
     // Gate above up no more.
-    let apart = ["norm_qkv_rope", "attention", "matmul_add", "norm_matmul", "norm_matmul", "swiglu", "matmul_add"];
+    let apart = ["norm_qkv_rope", "attention", "linear", "norm_matmul", "norm_matmul", "swiglu", "linear"];
     assert_eq!(layer(&formats, &small(1023)), apart);
     // q no more; k with v still: products and rope by themselves.
     let ops = layer(&formats, &small(255));
@@ -306,7 +306,7 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
         let pass = if rows == 1 { Pass::decode(1) } else { Pass::prompt(rows, Want::Token) };
         check_both(&format!("{rows} rows, {profile:?}"), &config, &|_| DType::Q4_0, profile, pass);
         let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On);
-        let step = plan.steps.iter().find(|step| step.op == "matmul_add").expect("a projection").dispatch.clone();
+        let step = plan.steps.iter().find(|step| step.op == "linear").expect("a projection").dispatch.clone();
         let names: Vec<&str> = step.kernel.0.modules.iter().map(|module| module.name).collect();
         let told = ["tile_f32", "tile_f16", "gemm_subgroup", "cooperative_8", "cooperative_16"];
         let found = told.into_iter().find(|told| names.contains(told)).expect("one of the ways");

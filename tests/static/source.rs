@@ -1,10 +1,21 @@
-//! The text of the repository's files, as tidy.rs looks at it: as it is, and as code, where comments and the insides of
-//! literals are blanked so that only real identifiers are left.
+//! The text of the repository's files, as tidy.rs and imports.rs look at it: as it is, and as code, where comments and the
+//! insides of literals are blanked so that only real identifiers are left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// The files that we write, in a fixed order. No golden data.
+#[derive(Clone)]
+pub struct Repository {
+    pub files: Vec<SourceFile>,
+    /// Their paths, and those of other files beside them.
+    paths: BTreeSet<String>,
+}
 
 /// A file of the repository.
+#[derive(Clone)]
 pub struct SourceFile {
     /// From the root, with `/`.
     pub path: String,
@@ -24,10 +35,9 @@ pub struct Token<'a> {
 }
 
 impl SourceFile {
-    pub fn read(path: &str) -> Option<Self> {
-        let text = fs::read_to_string(root().join(path)).ok()?;
+    pub fn new(path: &str, text: String) -> Self {
         let (code, _) = blank(&text);
-        Some(Self { path: path.to_string(), text, code })
+        Self { path: path.to_string(), text, code }
     }
 
     pub fn stem(&self) -> &str {
@@ -39,7 +49,7 @@ impl SourceFile {
         self.stem() == "tests" || self.path.contains("/tests/")
     }
 
-    /// `src/ops/matmul.rs` → `ops`, `src/error.rs` → `error`.
+    /// `src/ops/linear.rs` → `ops`, `src/error.rs` → `error`.
     pub fn top_module(&self) -> String {
         let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
         inside.split(['/', '.']).next().unwrap_or(inside).to_string()
@@ -232,37 +242,72 @@ fn raw_string(text: &str) -> Option<(usize, usize)> {
     Some((prefix.len() + hashes + 1, hashes))
 }
 
-pub fn rust_files(folder: &str) -> Vec<SourceFile> {
-    files(folder, "rs")
-}
-
-/// The files under a folder, in a fixed order; none where the folder does not exist.
-pub fn files(folder: &str, extension: &str) -> Vec<SourceFile> {
-    let mut found = Vec::new();
-    let mut folders = Vec::from([root().join(folder)]);
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                let relative = path.strip_prefix(root()).expect("listed from there");
-                let relative: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
-                found.extend(SourceFile::read(&relative.join("/")));
+impl Repository {
+    /// This one.
+    pub fn here() -> &'static Repository {
+        static HERE: LazyLock<Repository> = LazyLock::new(|| {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let mut found = Vec::from([root.join("ARCHITECTURE.md")]);
+            let mut folders: Vec<_> = FOLDERS.iter().map(|folder| root.join(folder)).collect();
+            while let Some(folder) = folders.pop() {
+                for entry in fs::read_dir(&folder).expect("a folder of the repository") {
+                    let path = entry.expect("an entry").path();
+                    // The benchmark that is a crate of its own has a build folder of its own.
+                    let list = if path.is_dir() && !path.ends_with("target") { &mut folders } else { &mut found };
+                    list.push(path);
+                }
             }
-        }
+            let relative = |path: &Path| {
+                let parts = path.strip_prefix(root).expect("listed from there").iter();
+                parts.map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+            };
+            let known = |path: &&PathBuf| path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e == *known));
+            let files = found.iter().filter(known).map(|path| {
+                let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                SourceFile::new(&relative(path), text)
+            });
+            let mut here = Repository::new(files.collect());
+            here.paths.extend(found.iter().map(|path| relative(path)));
+            here
+        });
+        &HERE
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
+
+    pub fn new(mut files: Vec<SourceFile>) -> Self {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Self { paths: files.iter().map(|file| file.path.clone()).collect(), files }
+    }
+
+    /// With one file added, or replaced.
+    pub fn with(&self, path: &str, text: &str) -> Self {
+        let mut files = self.files.clone();
+        files.retain(|file| file.path != path);
+        files.push(SourceFile::new(path, text.to_string()));
+        Self::new(files)
+    }
+
+    pub fn file(&self, path: &str) -> Option<&SourceFile> {
+        self.files.iter().find(|file| file.path == path)
+    }
+
+    /// The files under a folder with an extension.
+    pub fn under(&self, folder: &str, extension: &str) -> Vec<&SourceFile> {
+        let inside = |path: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        let ends = |path: &str| path.rsplit('.').next() == Some(extension);
+        self.files.iter().filter(|file| inside(&file.path) && ends(&file.path)).collect()
+    }
+
+    /// Whether there is a file, or a folder with files, of this name.
+    pub fn exists(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let below =
+            |found: &String| found.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.paths.iter().any(below)
+    }
 }
 
-pub fn exists(path: &str) -> bool {
-    root().join(path).exists()
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
-}
+const FOLDERS: [&str; 6] = ["src", "shaders", "tests", "benches", "examples", "scripts"];
+const EXTENSIONS: [&str; 5] = ["rs", "wgsl", "sh", "py", "md"];
 
 #[test]
 fn blanking_keeps_lines_and_code() {

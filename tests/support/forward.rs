@@ -3,10 +3,19 @@
 use dunlin::backend::{Engine, Output, Sampled, Session, Step, Want};
 use dunlin::kernel::{Family, Row};
 
-/// A pass over `count` rows of a prompt from `row` on. With [`Want::Token`] the logits come too.
+/// A pass over `count` rows of a prompt from `row` on.
 pub fn prompt(session: &mut dyn Session, row: Row, count: usize, want: Want) {
+    run_prompt(session, row, count, want, false);
+}
+
+/// [`prompt`], with the logits that the token is chosen from.
+pub fn prompt_with_logits(session: &mut dyn Session, row: Row, count: usize) {
+    run_prompt(session, row, count, Want::Token, true);
+}
+
+fn run_prompt(session: &mut dyn Session, row: Row, count: usize, want: Want, logits: bool) {
     let rows = row.follow(count);
-    session.run(&Step { rows: &rows, family: Family::Many, want, logits: true, images: false }).expect("prompt");
+    session.run(&Step { rows: &rows, family: Family::Many, want, logits, images: false }).expect("prompt");
 }
 
 /// A decoding step of some sequences, without their logits.
@@ -55,7 +64,7 @@ pub fn greedy(engine: &dyn Engine, ids: &[u32], count: usize, eos: &[u32]) -> Ve
 pub fn draw(engine: &dyn Engine, ids: &[u32], count: usize, eos: &[u32], row: Row) -> Vec<(u32, Vec<f32>)> {
     let mut session = engine.session(ids.len() + count).expect("session");
     session.set_tokens(0, ids).expect("tokens");
-    prompt(&mut *session, Row { position: 0, ..row }, ids.len(), Want::Token);
+    prompt_with_logits(&mut *session, Row { position: 0, ..row }, ids.len());
     let mut drawn = Vec::new();
     loop {
         let Sampled { id, logits, .. } = sampled(&mut *session).pop().expect("a token");

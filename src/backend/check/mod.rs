@@ -164,19 +164,23 @@ pub mod gpu {
     /// is not a number or another id.
     pub fn deviation(case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
         let prepared = Prepared::new(case);
-        let wanted = prepared.reference(case);
-        let found = prepared.on_device(case, gpu, profile)?;
-        let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
-        let results = prepared.results.iter().zip(found.iter().zip(&wanted));
-        let shares = results.map(|((_, id), (found, wanted))| match nmse(prepared.graph.ty(*id), found, wanted) {
-            0.0 => 0.0,
-            error if error.is_nan() => f64::INFINITY,
-            error => error / limit,
-        });
-        Ok(shares.fold(0.0, f64::max))
+        prepared.deviation(case, &prepared.reference(case), gpu, profile)
     }
 
     impl Prepared {
+        /// [`deviation`] from results of the reference, which are the same for every device.
+        pub fn deviation(&self, case: &Case, wanted: &[Vec<u32>], gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
+            let found = self.on_device(case, gpu, profile)?;
+            let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
+            let results = self.results.iter().zip(found.iter().zip(wanted));
+            let shares = results.map(|((_, id), (found, wanted))| match nmse(self.graph.ty(*id), found, wanted) {
+                0.0 => 0.0,
+                error if error.is_nan() => f64::INFINITY,
+                error => error / limit,
+            });
+            Ok(shares.fold(0.0, f64::max))
+        }
+
         /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
         pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
             let mut plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
@@ -188,13 +192,14 @@ pub mod gpu {
             }
             let mut uploads = Uploads::default();
             for stored in &plan.groups.stored {
-                uploads.weight(gpu, stored, profile.max_binding, |name, _| {
+                let take = |name: &str, _: &[usize]| {
                     self.weights.get(name).cloned().ok_or_else(|| Error::checkpoint(format!("{name} is missing")))
-                })?;
+                };
+                gpu.block_on(uploads.weight(gpu, stored, profile.max_binding, take))?;
             }
             for value in &plan.graph.values {
                 if let ValueKind::Table(name, data) = &value.kind {
-                    uploads.table(gpu, name, data)?;
+                    gpu.block_on(uploads.table(gpu, name, data))?;
                 }
             }
             let runner = Runner::new(gpu, profile, plan, &uploads)?;

@@ -7,18 +7,17 @@ mod session;
 pub use memory::{Bound, Memory};
 pub use runner::{Runner, Weights};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Progress, Session};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::{GraphBuilder, ValueKind};
+use crate::graph::ValueKind;
 use crate::kernel::{DeviceProfile, Family};
-use crate::models::{self, Pass};
+use crate::models::{Pass, Recipe};
 use crate::ops::Matrix;
 use crate::plan::{Fusion, Plan};
-use crate::tensor::DType;
 use crate::threads::Team;
 use session::CpuSession;
 
@@ -58,22 +57,11 @@ struct Vision {
 
 impl CpuEngine {
     pub fn load(checkpoint: &Checkpoint, options: &EngineOptions, progress: Progress) -> Result<Self> {
-        let context = options.context.unwrap_or(checkpoint.config.context).max(1);
-        let angles = models::angles(&checkpoint.config, context)?;
-        let formats: BTreeMap<_, _> = checkpoint
-            .tensors()
-            .filter_map(|tensor| Some((tensor.name.to_string(), checkpoint.dtype(tensor.name)?)))
-            .collect();
-        let config = checkpoint.config.clone();
-        let hidden = config.hidden;
-        let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-        let vision = models::build_vision(&config, GraphBuilder::new(&format));
-        let vision = vision.map(|graph| Arc::new(Plan::new(graph, &profile(), Fusion::On)));
-        let build = move |pass| {
-            let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-            let graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
-            Ok(Plan::new(graph, &profile(), Fusion::On))
-        };
+        let recipe = Recipe::new(checkpoint, options.context.unwrap_or(checkpoint.config.context))?;
+        let hidden = checkpoint.config.hidden;
+        let fuse = |graph| Plan::new(graph, &profile(), Fusion::On);
+        let vision = recipe.vision().map(|graph| Arc::new(fuse(graph)));
+        let build = move |pass| Ok(fuse(recipe.graph(pass)?));
 
         let plan = build(Pass::decode(1))?;
         let count = plan.groups.stored.len();
@@ -81,8 +69,7 @@ impl CpuEngine {
         let (weights, weight_bytes) = load_weights(&plan, checkpoint, &|done, _| progress(done, all))?;
         let vision = match vision {
             Some(plan) => {
-                let (weights, weight_bytes) =
-                    load_weights(&plan, checkpoint, &|done, _| progress(count + done, all))?;
+                let (weights, weight_bytes) = load_weights(&plan, checkpoint, &|done, _| progress(count + done, all))?;
                 Some(Arc::new(Vision { plan, weights, weight_bytes }))
             }
             None => None,

@@ -137,7 +137,9 @@ impl Session for CpuSession {
             work += bound.work(*next);
             *next += 1;
         }
-        bound.run(memory, &self.shared.team, &[Row::at(0)], start..*next);
+        // Caches take a row each, and a picture may have more rows than a pass of tokens.
+        let most = bound.plan.graph.values.iter().map(|value| value.ty.shape[0]).max().unwrap_or(1);
+        bound.run(memory, &self.shared.team, &Row::at(0).follow(most), start..*next);
         if *next == bound.len() {
             let rows = output(memory, &bound.plan, models::PROJECTED);
             let cols = self.shared.hidden;

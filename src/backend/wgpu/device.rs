@@ -16,6 +16,8 @@ pub struct Gpu {
     pub profile: DeviceProfile,
     pub pipelines: Pipelines,
     faults: Arc<Mutex<Option<Fault>>>,
+    /// What a future that is not ready waits for.
+    pub(super) expected: Mutex<Option<wgpu::SubmissionIndex>>,
 }
 
 /// What the driver reported first. It stays: a device with a fault is opened anew.
@@ -150,9 +152,9 @@ fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
 }
 
 fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
-    // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and its
-    // kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
     let experimental_features = match features.contains(COOPERATIVE) {
+        // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and
+        // its kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
     };
@@ -248,7 +250,7 @@ impl Gpu {
             reduced_precision: true,
         };
         let pipelines = Pipelines::new(&device);
-        Ok(Gpu { device, queue, profile, pipelines, faults })
+        Ok(Gpu { device, queue, profile, pipelines, faults, expected: Mutex::default() })
     }
 
     pub fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> wgpu::Buffer {
@@ -279,14 +281,5 @@ impl Gpu {
             }
             Some(Fault::Other(message)) => Err(Error::device(format!("{name} refused its work: {message}"))),
         }
-    }
-
-    /// Waits until `submission`, or everything, is done.
-    pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-        self.device.poll(wait).map_err(|error| {
-            Error::device(format!("{} did not finish its work", self.profile.name)).caused_by(error)
-        })?;
-        self.check()
     }
 }

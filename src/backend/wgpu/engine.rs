@@ -1,6 +1,6 @@
 //! A model on a GPU: weights uploaded once, plans made once and kept, sessions that run them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::wgpu::device::Gpu;
@@ -10,12 +10,11 @@ use crate::backend::wgpu::vision::{Encoder, Vision};
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::graph::{GraphBuilder, ValueKind};
+use crate::graph::ValueKind;
 use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
-use crate::models::{self, Pass, Want};
+use crate::models::{self, Pass, Recipe, Want};
 use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
-use crate::tensor::DType;
 
 /// A model on a GPU.
 pub struct GpuEngine {
@@ -55,12 +54,15 @@ impl GpuEngine {
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }
-        let build = plans(checkpoint, options, profile.clone())?;
+        let recipe = Recipe::new(checkpoint, options.context.unwrap_or(checkpoint.config.context))?;
+        let planned = profile.clone();
+        let fuse = move |graph| Plan::new(graph, &planned, Fusion::On);
+        let vision = recipe.vision().map(&fuse);
+        let build = move |pass| Ok(fuse(recipe.graph(pass)?));
 
         let plan = build(Pass::decode(1))?;
         // Any number of rows runs the same kernels.
         let prompt = build(Pass::prompt(64, Want::Token))?;
-        let vision = vision_plan(checkpoint, &profile);
         let plans: Vec<&Plan> = [&plan, &prompt].into_iter().chain(&vision).collect();
         let compile = |threads| gpu.pipelines.prepare(&gpu.device, &plans, threads);
         let upload_all = || {
@@ -69,13 +71,14 @@ impl GpuEngine {
             let all = halves().map(|plan| plan.groups.stored.len()).sum();
             let mut before = 0;
             for plan in halves() {
-                uploads.push(upload(&gpu, &profile, plan, checkpoint, &|done, _| progress(before + done, all))?);
+                let report = |done, _| progress(before + done, all);
+                uploads.push(gpu.block_on(upload(&gpu, &profile, plan, checkpoint, &report))?);
                 before += plan.groups.stored.len();
             }
             Ok(uploads)
         };
-        let mut uploads = if profile.backend == "gl" {
-            // One context, one thread: whoever waits for it for a second is taken for a deadlock.
+        let mut uploads = if profile.backend == "gl" || cfg!(target_arch = "wasm32") {
+            // One context, one thread: whoever waits for it for a second is taken for a deadlock. A browser has no second.
             compile(1);
             upload_all()?
         } else {
@@ -136,57 +139,26 @@ fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &Engi
 }
 
 /// Uploads every weight and table that a plan reads.
-fn upload(
+async fn upload(
     gpu: &Gpu,
     profile: &DeviceProfile,
     plan: &Plan,
     checkpoint: &Checkpoint,
-    progress: Progress,
+    progress: Progress<'_>,
 ) -> Result<Uploads> {
     let mut uploads = Uploads::default();
     let count = plan.groups.stored.len();
     for (i, stored) in plan.groups.stored.iter().enumerate() {
-        uploads.weight(gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape))?;
+        uploads.weight(gpu, stored, profile.max_binding, |name, shape| checkpoint.take(name, shape)).await?;
         progress(i + 1, count);
     }
     for value in &plan.graph.values {
         if let ValueKind::Table(name, data) = &value.kind {
-            uploads.table(gpu, name, data)?;
+            uploads.table(gpu, name, data).await?;
         }
     }
-    uploads.finish(gpu)?;
+    uploads.finish(gpu).await?;
     Ok(uploads)
-}
-
-/// The plan of the vision half, where there is one.
-fn vision_plan(checkpoint: &Checkpoint, profile: &DeviceProfile) -> Option<Plan> {
-    let formats = formats(checkpoint);
-    let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-    let graph = models::build_vision(&checkpoint.config, GraphBuilder::new(&format))?;
-    Some(Plan::new(graph, profile, Fusion::On))
-}
-
-/// The format of each tensor.
-fn formats(checkpoint: &Checkpoint) -> BTreeMap<String, DType> {
-    let format = |name: &str| Some((name.to_string(), checkpoint.dtype(name)?));
-    checkpoint.tensors().filter_map(|tensor| format(tensor.name)).collect()
-}
-
-/// Makes the plans of a checkpoint for devices with a profile.
-pub fn plans(
-    checkpoint: &Checkpoint,
-    options: &EngineOptions,
-    profile: DeviceProfile,
-) -> Result<impl Fn(Pass) -> Result<Plan> + Send + Sync + use<>> {
-    let context = options.context.unwrap_or(checkpoint.config.context).max(1);
-    let angles = models::angles(&checkpoint.config, context)?;
-    let formats = formats(checkpoint);
-    let config = checkpoint.config.clone();
-    Ok(move |pass| {
-        let format = |name: &str| formats.get(name).copied().unwrap_or(DType::F32);
-        let graph = models::build(&config, GraphBuilder::new(&format), &angles, pass)?;
-        Ok(Plan::new(graph, &profile, Fusion::On))
-    })
 }
 
 impl Shared {
@@ -410,7 +382,7 @@ impl Session for GpuSession {
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
         let (count, readback) = self.in_flight.pop_front().expect("a token was asked for");
-        let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
+        let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         let (sampled, logits) = words.split_at(2 * count);
         let vocab = logits.len() / count;
@@ -425,7 +397,7 @@ impl Session for GpuSession {
 
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         let Some((pass, readback)) = self.outputs.take() else { return Ok(Vec::new()) };
-        let bytes = self.readbacks.finish(&self.shared.gpu, readback)?;
+        let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
         Ok(named(&*self.shared.plan(pass)?, &bytes))
     }
 
@@ -447,7 +419,7 @@ impl Session for GpuSession {
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
         let (gpu, at) = (&self.shared.gpu, self.first_row as u64 * self.row_bytes());
         let encoder = self.encoder.as_mut().expect("a picture was given");
-        let (done, all) = encoder.slice(gpu)?;
+        let (done, all) = gpu.block_on(encoder.slice(gpu))?;
         self.since_picture = 0;
         if done == all {
             let tokens = encoder.tokens();
@@ -466,7 +438,7 @@ impl Session for GpuSession {
         let mut commands = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let copy = self.readbacks.record(gpu, &mut commands, &encoder.outputs());
         let submission = gpu.submit(commands.finish());
-        let bytes = self.readbacks.finish(gpu, Readbacks::request(copy, submission))?;
+        let bytes = gpu.block_on(self.readbacks.finish(gpu, Readbacks::request(copy, submission)))?;
         Ok(named(encoder.plan(), &bytes))
     }
 

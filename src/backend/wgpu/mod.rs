@@ -7,3 +7,4 @@ pub mod session;
 pub mod timing;
 pub mod upload;
 mod vision;
+mod wait;

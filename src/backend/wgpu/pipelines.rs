@@ -77,6 +77,10 @@ impl Pipelines {
                 self.pipeline(device, dispatch);
             }
         };
+        // A browser has no thread but the caller's.
+        if threads == 1 {
+            return compile();
+        }
         std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(compile))));
     }
 

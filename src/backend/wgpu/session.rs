@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::pipelines::{PARAMS_BYTES, PARAMS_STRIDE, TABLE_BYTES};
 use crate::backend::wgpu::upload::{Uploads, storage};
+use crate::backend::wgpu::wait::{Told, told};
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Plane, Row, Slot, ValueId};
+use crate::kernel::{DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 use crate::models::TABLE;
 use crate::ops::TensorType;
 use crate::plan::Plan;
@@ -191,8 +191,8 @@ fn part(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<
 /// Bytes on their way back to the host.
 pub struct Readback {
     buffer: wgpu::Buffer,
-    submission: Option<wgpu::SubmissionIndex>,
-    mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
+    submission: wgpu::SubmissionIndex,
+    mapped: Told<Result<(), wgpu::BufferAsyncError>>,
 }
 
 /// Buffers for reading back, kept for the next time.
@@ -231,23 +231,18 @@ impl Readbacks {
 
     /// Asks for the bytes of a submitted copy.
     pub fn request(buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Readback {
-        let (sender, mapped) = channel();
-        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver is gone when a generation was dropped: nobody wants the bytes any more.
-            let _ = sender.send(result);
-        });
-        Readback { buffer, submission: Some(submission), mapped }
+        let (teller, mapped) = told();
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| teller.tell(result));
+        Readback { buffer, submission, mapped }
     }
 
-    /// Waits for the bytes.
-    pub fn finish(&mut self, gpu: &Gpu, mut readback: Readback) -> Result<Vec<u8>> {
-        gpu.wait(readback.submission.take())?;
+    /// The bytes, when they are there.
+    pub async fn finish(&mut self, gpu: &Gpu, readback: Readback) -> Result<Vec<u8>> {
+        gpu.expect(readback.submission);
+        let mapped = readback.mapped.await;
+        gpu.check()?;
         let failed = || Error::device(format!("{} did not return its results", gpu.profile.name));
-        match readback.mapped.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(failed().caused_by(error)),
-            Err(error) => return Err(failed().caused_by(error)),
-        }
+        mapped.map_err(|error| failed().caused_by(error))?;
         let view = readback.buffer.get_mapped_range(..).map_err(|error| failed().caused_by(error.to_string()))?;
         let bytes = view.to_vec();
         drop(view);
@@ -282,7 +277,7 @@ impl<'a> Runner<'a> {
     }
 
     pub fn run(&self, rows: &[Row]) {
-        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(rows));
+        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.bound.record(&mut encoder);
         self.gpu.submit(encoder.finish());
@@ -300,7 +295,7 @@ impl<'a> Runner<'a> {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let copy = readbacks.record(self.gpu, &mut encoder, &[Source { buffer, offset, bytes }]);
         let submission = self.gpu.submit(encoder.finish());
-        readbacks.finish(self.gpu, Readbacks::request(copy, submission))
+        self.gpu.block_on(readbacks.finish(self.gpu, Readbacks::request(copy, submission)))
     }
 
     fn place(&self, id: ValueId) -> (&wgpu::Buffer, u64) {

@@ -1,10 +1,9 @@
 //! How long work takes on a device: timestamps around the pass where there are any, else a clock around the wait.
 
-use std::time::{Duration, Instant};
-
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Readbacks, Runner, Source};
 use crate::backend::wgpu::upload::storage;
+use crate::clock::{Duration, Instant};
 use crate::error::Result;
 
 /// Times passes on one device.
@@ -92,8 +91,8 @@ impl<'a> Stopwatch<'a> {
         let record = begin.elapsed();
 
         let submit = Instant::now();
-        let submission = self.gpu.queue.submit([commands]);
-        self.gpu.wait(Some(submission))?;
+        let submission = self.gpu.submit_to_wait([commands]);
+        self.gpu.block_on(self.gpu.wait(submission))?;
         let wait = submit.elapsed();
         // Some drivers offer timestamps and write none.
         let stamped = self.stamped()?.filter(|&work| work > Duration::ZERO && work <= wait);
@@ -109,7 +108,7 @@ impl<'a> Stopwatch<'a> {
         let source = Source { buffer: &stamps.resolved, offset: 0, bytes: STAMPS };
         let copy = stamps.readbacks.record(self.gpu, &mut encoder, &[source]);
         let submission = self.gpu.queue.submit([encoder.finish()]);
-        let bytes = stamps.readbacks.finish(self.gpu, Readbacks::request(copy, submission))?;
+        let bytes = self.gpu.block_on(stamps.readbacks.finish(self.gpu, Readbacks::request(copy, submission)))?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         let nanoseconds = ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.gpu.queue.get_timestamp_period());
         Ok(Some(Duration::from_nanos(nanoseconds as u64)))
@@ -129,8 +128,8 @@ pub fn copy_rate(gpu: &Gpu) -> Result<f64> {
         (0..COPIES).for_each(|_| encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size));
         let commands = encoder.finish();
         let start = Instant::now();
-        let submission = gpu.queue.submit([commands]);
-        gpu.wait(Some(submission))?;
+        let submission = gpu.submit_to_wait([commands]);
+        gpu.block_on(gpu.wait(submission))?;
         best = start.elapsed().as_secs_f64().min(best);
     }
     Ok((2 * COPIES * size) as f64 / best)

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::backend::wgpu::device::Gpu;
 use crate::error::{Error, Result};
+use crate::kernel::Plane;
 use crate::kernel::layout::WeightLayout;
-use crate::kernel::{Plane, pack};
+use crate::kernel::pack::{self, Packer};
 use crate::plan::StoredWeight;
 use crate::tensor::Tensor;
 
@@ -42,7 +43,7 @@ const MOST_PENDING: u64 = 4 << 20;
 
 impl Uploads {
     /// Uploads a stored weight unless it is there. `take` gives its tensors.
-    pub fn weight(
+    pub async fn weight(
         &mut self,
         gpu: &Gpu,
         stored: &StoredWeight,
@@ -56,7 +57,7 @@ impl Uploads {
             let mut values = take(&stored.names[0], &[stored.cols])?.to_f32();
             values.resize(values.len().next_multiple_of(4), 0.0);
             let buffer = self.buffer(gpu, &stored.names[0], values.len() as u64 * 4)?;
-            self.write(gpu, &buffer, 0, bytemuck::cast_slice(&values))?;
+            self.write(gpu, &buffer, 0, bytemuck::cast_slice(&values)).await?;
             self.weights.insert(stored.names.clone(), GpuWeight { chunks: vec![(buffer, None)] });
             return Ok(());
         };
@@ -81,14 +82,11 @@ impl Uploads {
             let sizes = pack::sizes(dtype, rows.len(), stored.cols);
             let codes = self.buffer(gpu, &label, sizes.0 as u64 * 4)?;
             let scales = self.buffer(gpu, &label, sizes.1 as u64 * 4)?;
-            let mut failed = Ok(());
-            let packed = pack::pack(dtype, stored.cols, rows.clone(), row, |at, words| {
-                if failed.is_ok() {
-                    failed = self.write(gpu, &codes, at as u64 * 4, bytemuck::cast_slice(words));
-                }
-            });
-            failed?;
-            self.write(gpu, &scales, 0, bytemuck::cast_slice(&packed))?;
+            let mut packer = Packer::new(dtype, stored.cols, rows.clone(), row);
+            while let Some((at, words)) = packer.codes() {
+                self.write(gpu, &codes, at as u64 * 4, bytemuck::cast_slice(words)).await?;
+            }
+            self.write(gpu, &scales, 0, bytemuck::cast_slice(&packer.scales())).await?;
             chunks.push((codes, Some(scales)));
         }
         tensors.iter().for_each(|tensor| tensor.bytes.release());
@@ -97,28 +95,27 @@ impl Uploads {
     }
 
     /// Uploads a table unless it is there.
-    pub fn table(&mut self, gpu: &Gpu, name: &str, data: &[f32]) -> Result<()> {
+    pub async fn table(&mut self, gpu: &Gpu, name: &str, data: &[f32]) -> Result<()> {
         if !self.tables.contains_key(name) {
             let size = (data.len() as u64 * 4).next_multiple_of(16);
             let buffer = storage(gpu, name, size, wgpu::BufferUsages::COPY_DST)?;
-            self.write(gpu, &buffer, 0, bytemuck::cast_slice(data))?;
+            self.write(gpu, &buffer, 0, bytemuck::cast_slice(data)).await?;
             self.tables.insert(name.to_string(), buffer);
         }
         Ok(())
     }
 
     /// Waits for everything that was written.
-    pub fn finish(&mut self, gpu: &Gpu) -> Result<()> {
+    pub async fn finish(&mut self, gpu: &Gpu) -> Result<()> {
         self.pending = 0;
-        let submission = gpu.queue.submit([]);
-        gpu.wait(Some(submission))
+        gpu.wait(gpu.submit_to_wait([])).await
     }
 
-    fn write(&mut self, gpu: &Gpu, buffer: &wgpu::Buffer, at: u64, bytes: &[u8]) -> Result<()> {
+    async fn write(&mut self, gpu: &Gpu, buffer: &wgpu::Buffer, at: u64, bytes: &[u8]) -> Result<()> {
         gpu.queue.write_buffer(buffer, at, bytes);
         self.pending += bytes.len() as u64;
         if self.pending > MOST_PENDING {
-            self.finish(gpu)?;
+            self.finish(gpu).await?;
         }
         Ok(())
     }

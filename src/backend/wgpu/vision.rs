@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Buffers, Source};
 use crate::backend::wgpu::upload::Uploads;
+use crate::backend::wgpu::wait::Submission;
 use crate::error::Result;
 use crate::graph::ValueKind;
 use crate::kernel::{DeviceProfile, Row, ValueId};
@@ -29,7 +30,7 @@ pub struct Encoder {
     bound: Bound,
     /// Dispatches that were handed over, of all.
     next: usize,
-    running: VecDeque<wgpu::SubmissionIndex>,
+    running: VecDeque<Submission>,
 }
 
 impl Encoder {
@@ -49,7 +50,7 @@ impl Encoder {
     }
 
     /// Hands a slice over, and waits for the one before the last: (done, of all).
-    pub fn slice(&mut self, gpu: &Gpu) -> Result<(usize, usize)> {
+    pub async fn slice(&mut self, gpu: &Gpu) -> Result<(usize, usize)> {
         let steps = self.vision.plan.steps.len();
         let part = self.next..steps.min(self.next + SLICE);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -57,15 +58,13 @@ impl Encoder {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             self.bound.replay_part(&mut pass, part.clone());
         }
-        self.running.push_back(gpu.submit(encoder.finish()));
+        self.running.push_back(gpu.submit_to_wait([encoder.finish()]));
         self.next = part.end;
         // One slice runs while the next is recorded.
-        if self.running.len() > 2 {
-            gpu.wait(self.running.pop_front())?;
-        }
-        if self.next == steps {
-            gpu.wait(self.running.pop_back())?;
-            self.running.clear();
+        let last = if self.next == steps { self.running.drain(..).next_back() } else { None };
+        let before = if self.running.len() > 2 { self.running.pop_front() } else { None };
+        if let Some(submission) = last.or(before) {
+            gpu.wait(submission).await?;
         }
         Ok((self.next, steps))
     }

@@ -27,7 +27,7 @@ fn read_torch(bytes: &[u8]) -> Result<Vec<(String, Stored)>> {
 }
 
 fn read_gguf(bytes: &[u8]) -> Result<Checkpoint> {
-    Checkpoint::from_gguf(Path::new(FILE), Bytes::new(bytes.to_vec()))
+    checked(Checkpoint::from_gguf(Path::new(FILE), Bytes::new(bytes.to_vec())))
 }
 
 fn safetensors_file(header: &str, data: usize) -> Vec<u8> {
@@ -178,7 +178,7 @@ fn impossible_gguf() {
 
 /// A golden model after `edit` of each tensor's name and shape.
 fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Result<Checkpoint> {
-    let (description, tensors) = folder::read(&golden("mobilellm_gqa"))?;
+    let (description, tensors) = folder::read(&golden("mobilellm_gqa").into())?;
     let file = std::sync::Arc::new(PathBuf::from(FILE));
     let tensors = tensors.into_iter().flat_map(|(name, stored)| {
         let stored = Stored { file: file.clone(), ..stored };
@@ -186,7 +186,7 @@ fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Resul
         edited.into_iter().map(move |(name, shape)| (name, Stored { shape, ..stored.clone() }))
     });
     Checkpoint::new(
-        Path::new(FILE),
+        &Path::new(FILE).into(),
         description,
         tensors.collect(),
         Source::Folder(FILE.into()),

@@ -15,7 +15,7 @@ fn describe(case: &str, edit: impl FnOnce(&mut Json)) -> Result<config::Descript
 
 /// The configuration of a golden case after `edit`.
 fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
-    let (_, tensors) = folder::read(&golden(case))?;
+    let (_, tensors) = folder::read(&golden(case).into())?;
     describe(case, edit)?.resolve(Path::new(case), &canonical(Path::new(case), tensors)?)
 }
 

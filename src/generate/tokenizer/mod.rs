@@ -7,6 +7,7 @@ mod sentencepiece;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::checkpoint::Files;
 use crate::checkpoint::text::{AddedToken, Prefix, TextFiles, Vocabulary};
 use crate::error::{Error, Result};
 pub use decoder::Decoder;
@@ -58,10 +59,10 @@ enum Shown<'a> {
 
 impl Tokenizer {
     /// Reads the tokenizer of a Hugging Face folder or a `.gguf` file, and no weights.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let files = TextFiles::open(path)?.ok_or_else(|| missing(path))?;
-        Self::new(&files)
+    pub fn load(files: impl Into<Files>) -> Result<Self> {
+        let files = files.into();
+        let text = TextFiles::open(files.clone())?.ok_or_else(|| missing(files.path()))?;
+        Self::new(&text)
     }
 
     pub(crate) fn new(files: &TextFiles) -> Result<Self> {

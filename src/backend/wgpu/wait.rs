@@ -1,0 +1,96 @@
+//! Waiting for a device: futures inside, and the one place that blocks on them.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::backend::wgpu::device::Gpu;
+use crate::error::{Error, Result};
+
+/// What the device will tell: a future that its callback completes.
+pub struct Told<T>(Arc<Mutex<State<T>>>);
+
+/// The callback's end of a [`Told`].
+pub struct Teller<T>(Arc<Mutex<State<T>>>);
+
+struct State<T> {
+    told: Option<T>,
+    waker: Option<Waker>,
+}
+
+/// A future, and what completes it.
+pub fn told<T>() -> (Teller<T>, Told<T>) {
+    let state = Arc::new(Mutex::new(State { told: None, waker: None }));
+    (Teller(state.clone()), Told(state))
+}
+
+impl<T> Teller<T> {
+    pub fn tell(self, what: T) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.told = Some(what);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Future for Told<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.told.take() {
+            Some(told) => Poll::Ready(told),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Work that was handed over, of which somebody wants to know when it is done.
+pub struct Submission {
+    index: wgpu::SubmissionIndex,
+    done: Told<()>,
+}
+
+impl Gpu {
+    /// Hands work over; [`Gpu::wait`] waits for it, and for nothing that is handed over later.
+    pub fn submit_to_wait(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
+        let index = self.queue.submit(commands);
+        let (teller, done) = told();
+        self.queue.on_submitted_work_done(move || teller.tell(()));
+        Submission { index, done }
+    }
+
+    /// Completes when a submission is done.
+    pub async fn wait(&self, submission: Submission) -> Result<()> {
+        self.expect(submission.index);
+        submission.done.await;
+        self.check()
+    }
+
+    /// Says which submission the caller is going to wait for.
+    pub fn expect(&self, index: wgpu::SubmissionIndex) {
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+    }
+
+    /// The edge: runs a future of this device to its end, and blocks the thread while the device works. A browser has no
+    /// thread to block: there the page's executor runs the future.
+    pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut future = pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+                return result;
+            }
+            let unfinished = || Error::device(format!("{} did not finish its work", self.profile.name));
+            let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let submission_index = Some(expected.ok_or_else(unfinished)?);
+            let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+            self.device.poll(wait).map_err(|error| unfinished().caused_by(error))?;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Sequences in company: what each computes is what it computes alone, bit for bit, whatever its neighbours.
+
+use dunlin::{LoadOptions, Model, Piece, Prompt, Sampler};
+
+use crate::support::golden::Golden;
+use crate::support::runtimes;
+
+/// Ids of the golden models' vocabularies, which have 512.
+const VOCAB: usize = 512;
+
+/// What each prompt is continued with, all together, with the logarithm of every token's probability at each step.
+fn together(model: &Model, prompts: &[Prompt], sampler: &Sampler, parallel: usize, limit: usize) -> Vec<Vec<Piece>> {
+    let generations = model.generate_all(prompts.to_vec(), sampler).expect("generations");
+    let mut all = vec![Vec::new(); prompts.len()];
+    for (index, piece) in generations.parallel(parallel).max_tokens(limit).logprobs(VOCAB) {
+        all[index].push(piece.expect("a token"));
+    }
+    all
+}
+
+/// The same, one after the other, each in a session of its own.
+fn alone(model: &Model, prompts: &[Prompt], sampler: &Sampler, limit: usize) -> Vec<Vec<Piece>> {
+    let one = |prompt: &Prompt| {
+        let generation = model.generate(prompt.clone(), sampler).expect("a generation");
+        generation.max_tokens(limit).logprobs(VOCAB).map(|piece| piece.expect("a token")).collect()
+    };
+    prompts.iter().map(one).collect()
+}
+
+/// Pieces hold floats: equal ones have equal bits but for the sign of zero, and no logarithm is zero here.
+#[track_caller]
+fn same(at: &str, together: &[Vec<Piece>], alone: &[Vec<Piece>]) {
+    for (index, (found, wanted)) in together.iter().zip(alone).enumerate() {
+        assert_eq!(found.len(), wanted.len(), "{at}: prompt {index}");
+        for (step, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+            assert!(found == wanted, "{at}: prompt {index} differs at step {step}: {} for {}", found.id, wanted.id);
+        }
+    }
+}
+
+/// Prompts of many lengths: neighbours come, go, and are longer or shorter. Some begin alike.
+fn prompts() -> Vec<Prompt> {
+    let ids = |seed: usize, count: usize| (0..count).map(move |i| 3 + ((i * 31 + seed * 17) % 500) as u32);
+    let lengths = [(0, 1), (1, 37), (2, 5), (3, 70), (4, 2), (5, 300), (6, 16), (7, 33), (8, 9)];
+    let mut prompts: Vec<Vec<u32>> = lengths.iter().map(|&(seed, count)| ids(seed, count).collect()).collect();
+    // As the second, and something else behind it; the fourth again.
+    prompts.push(ids(1, 37).chain(ids(9, 4)).collect());
+    prompts.push(ids(3, 70).collect());
+    prompts.into_iter().map(Prompt::from).collect()
+}
+
+#[test]
+fn sequences_together_are_each_as_alone_bit_for_bit() {
+    for golden in ["mobilellm_gqa", "mobilellm_r1", "mobilellm_ls", "efficientllm"].map(Golden::open) {
+        for runtime in runtimes::all() {
+            let model = runtime.model(&golden.folder, &LoadOptions::new());
+            let greedy = Sampler::greedy();
+            let drawn = Sampler::greedy().temperature(1.3).top_p(0.9).repeat_penalty(1.2).seed(5);
+            for (what, sampler) in [("greedy", greedy), ("drawn", drawn)] {
+                let wanted = alone(&model, &prompts(), &sampler, 11);
+                for parallel in [2, 5, 11] {
+                    let at = format!("{} on {}, {what}, {parallel} together", golden.name, runtime.label);
+                    same(&at, &together(&model, &prompts(), &sampler, parallel, 11), &wanted);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_of_quantised_weights_are_each_as_alone_bit_for_bit() {
+    let golden = Golden::open("mobilellm_fp16_bin");
+    for runtime in runtimes::all() {
+        for weights in [dunlin::Weights::Q4_0, dunlin::Weights::Q8_0] {
+            let model = runtime.model(&golden.folder, &LoadOptions::new().weights(weights));
+            let wanted = alone(&model, &prompts(), &Sampler::greedy(), 9);
+            let at = format!("{weights:?} on {}", runtime.label);
+            same(&at, &together(&model, &prompts(), &Sampler::greedy(), 9, 9), &wanted);
+        }
+    }
+}
+
+#[test]
+fn questions_about_pictures_together_are_each_as_alone_bit_for_bit() {
+    let golden = Golden::open("mobilevlm_v2_grid16");
+    let about = |text: &str, images: &[usize]| {
+        let path = |image: &usize| golden.folder.join(format!("image_{image}.png"));
+        images.iter().fold(Prompt::user(text), |prompt, image| prompt.image(path(image)))
+    };
+    let prompts = [
+        about("What is it?", &[0]),
+        about("What colour is it?", &[0]),
+        about("And this?", &[1]),
+        about("Nothing to see", &[]),
+        about("<image> or <image>?", &[1, 0]),
+        about("What is it?", &[1]),
+    ];
+    for runtime in runtimes::all() {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        let wanted = alone(&model, &prompts, &Sampler::greedy(), 8);
+        for parallel in [1, 3, 6] {
+            let at = format!("pictures on {}, {parallel} together", runtime.label);
+            same(&at, &together(&model, &prompts, &Sampler::greedy(), parallel, 8), &wanted);
+        }
+    }
+}

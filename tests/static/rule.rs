@@ -1,0 +1,152 @@
+//! What the rules of tidy.rs are written with: a look at a repository, and the proof that a rule finds what breaks it.
+
+use std::collections::BTreeSet;
+
+use crate::source::{Repository, SourceFile, tokens};
+
+/// One rule's look at a repository: what it reads, and its complaints, printed together so that one run shows everything
+/// there is to fix.
+pub struct Inspection<'a> {
+    pub repository: &'a Repository,
+    complaints: Vec<String>,
+}
+
+impl<'a> Inspection<'a> {
+    fn of(repository: &'a Repository, rule: impl Fn(&mut Self)) -> Vec<String> {
+        let mut inspection = Self { repository, complaints: Vec::new() };
+        rule(&mut inspection);
+        inspection.complaints
+    }
+
+    pub fn add(&mut self, file: &SourceFile, line: usize, message: String) {
+        self.complaints.push(format!("{}:{line}: {message}", file.path));
+    }
+
+    /// A complaint about nothing in particular.
+    pub fn add_of_all(&mut self, message: String) {
+        self.complaints.push(message);
+    }
+
+    pub fn file(&mut self, path: &str) -> Option<&'a SourceFile> {
+        let found = self.repository.file(path);
+        if found.is_none() {
+            self.complaints.push(format!("{path} is not there, so this rule holds of nothing: say where it looks now"));
+        }
+        found
+    }
+
+    /// The Rust files of a module: `src/name.rs`, or all under `src/name/`.
+    pub fn module(&mut self, name: &str) -> Vec<&'a SourceFile> {
+        match self.repository.file(&format!("src/{name}.rs")) {
+            Some(file) => [vec![file], self.repository.under(&format!("src/{name}"), "rs")].concat(),
+            None => self.files(&format!("src/{name}"), "rs"),
+        }
+    }
+
+    /// The files under a folder, of which there must be some.
+    pub fn files(&mut self, folder: &str, extension: &str) -> Vec<&'a SourceFile> {
+        let found = self.repository.under(folder, extension);
+        if found.is_empty() {
+            self.complaints.push(format!("{folder} has no .{extension} file, so this rule holds of nothing"));
+        }
+        found
+    }
+
+    /// Everything that we write but documents.
+    pub fn ours(&mut self) -> Vec<&'a SourceFile> {
+        let ours: Vec<_> = self.repository.files.iter().filter(|file| !file.path.ends_with(".md")).collect();
+        if ours.is_empty() {
+            self.add_of_all("there is no file, so this rule holds of nothing".into());
+        }
+        ours
+    }
+
+    /// The entries of `operators! { … }` in src/ops/mod.rs: one a line, the operator's name first.
+    pub fn operators(&mut self) -> Vec<OperatorLine> {
+        let Some(file) = self.file("src/ops/mod.rs") else { return Vec::new() };
+        let found = operators(file);
+        if found.is_empty() {
+            self.add(file, 1, "no operator is read from the table `operators! { … }`".into());
+        }
+        found
+    }
+
+    /// The names in the `formats!` table of src/formats/mod.rs: pairs like `Q4_0 q4_0`.
+    pub fn format_names(&mut self) -> BTreeSet<String> {
+        let Some(file) = self.file("src/formats/mod.rs") else { return BTreeSet::new() };
+        let tokens = file.tokens();
+        let start = tokens.iter().position(|token| token.so_far.ends_with("macro_rules! ")).unwrap_or(tokens.len());
+        let table = &tokens[start..];
+        let end = table.iter().position(|token| token.text == "pub").unwrap_or(table.len());
+        let pairs = table[..end].windows(2).filter(|pair| pair[0].text != pair[1].text);
+        let pairs = pairs.filter(|pair| pair[0].text.to_ascii_lowercase() == pair[1].text);
+        let found: BTreeSet<String> = pairs.map(|pair| pair[1].text.to_string()).collect();
+        if found.is_empty() {
+            self.add(file, 1, "no format is read from the table `formats!`".into());
+        }
+        found
+    }
+
+    pub fn operator_names(&mut self) -> BTreeSet<String> {
+        self.operators().into_iter().map(|operator| operator.name).collect()
+    }
+}
+
+/// An entry of the `operators!` table.
+pub struct OperatorLine {
+    pub name: String,
+    pub line: usize,
+    /// The type names on the line, and the one that the name suggests.
+    pub types: Vec<String>,
+    /// A comment on the line says `no shader`.
+    pub no_shader: bool,
+}
+
+fn operators(file: &SourceFile) -> Vec<OperatorLine> {
+    let Some(start) = file.code.find("operators! {").or(file.code.find("operators!{")) else { return Vec::new() };
+    let body = start + file.code[start..].find('{').expect("just found") + 1;
+    let end = body + file.code[body..].find('}').unwrap_or(file.code.len() - body);
+    let raw: Vec<&str> = file.text.lines().collect();
+    let mut found: Vec<OperatorLine> = Vec::new();
+    for token in tokens(&file.code).into_iter().filter(|token| (body..end).contains(&token.so_far.len())) {
+        let same_line = found.last_mut().filter(|last| last.line == token.line);
+        if token.text.starts_with(|c: char| c.is_ascii_uppercase()) {
+            if let Some(operator) = same_line {
+                operator.types.push(token.text.to_string());
+            }
+        } else if same_line.is_none() {
+            found.push(OperatorLine {
+                name: token.text.to_string(),
+                line: token.line,
+                types: Vec::from([camel_case(token.text)]),
+                no_shader: raw[token.line - 1].contains("no shader"),
+            });
+        }
+    }
+    found
+}
+
+/// `rms_norm` → `RmsNorm`.
+fn camel_case(name: &str) -> String {
+    let upper = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
+    name.split('_').filter(|word| !word.is_empty()).map(upper).collect()
+}
+
+/// What breaks a rule: a file of the small repository, its new text, and a part of the complaint.
+pub type Broken<'a> = (&'a str, &'a str, &'a str);
+
+/// The rule holds of this repository and of a small one, complains of each way to break the small one, and of a repository
+/// in which there is nothing.
+#[track_caller]
+pub fn holds(rule: impl Fn(&mut Inspection), small: &Repository, broken: &[Broken]) {
+    let complaints = Inspection::of(Repository::here(), &rule);
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+    assert_eq!(Inspection::of(small, &rule), [""; 0], "of the small repository, which keeps every rule");
+    for (path, text, wanted) in broken {
+        let found = Inspection::of(&small.with(path, text), &rule);
+        let named = found.iter().any(|complaint| complaint.contains(wanted));
+        assert!(named, "the rule does not see that {path} breaks it:\n{text}\ncomplaints: {found:?}, not `{wanted}`");
+    }
+    let nothing = Inspection::of(&Repository::new(Vec::new()), &rule);
+    assert!(!nothing.is_empty(), "the rule holds of a repository without files");
+}
