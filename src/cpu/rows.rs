@@ -35,9 +35,7 @@ pub fn products(w: &Matrix, rows: Range<usize>, x: &[f32], sums: &mut [f32]) {
         let (mut x, mut sums) = (x, sums);
         while !sums.is_empty() {
             let done = match sums.len() {
-                8.. => some::<8>(w, row, x, sums),
                 4.. => some::<4>(w, row, x, sums),
-                2.. => some::<2>(w, row, x, sums),
                 _ => some::<1>(w, row, x, sums),
             };
             (x, sums) = (&x[done * w.cols..], &mut sums[done..]);
