@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::cpu::runner::Weights;
+use crate::backend::cpu::weights::Weights;
 use crate::cpu::{self, Call, Floats, Kernel, MOST_OPERANDS, Scratch};
 use crate::graph::{Node, ValueKind};
 use crate::kernel::{Family, Row, ValueId};

@@ -3,9 +3,11 @@
 mod memory;
 mod runner;
 mod session;
+mod weights;
 
 pub use memory::{Bound, Memory};
-pub use runner::{Runner, Weights};
+pub use runner::Runner;
+pub use weights::Weights;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backend::Progress;
 use crate::backend::cpu::memory::{Bound, Memory};
 use crate::backend::cpu::profile;
+use crate::backend::cpu::weights::Weights;
 use crate::graph::{Graph, ValueKind};
 use crate::kernel::{Row, ValueId};
 use crate::ops::{Elem, Matrix, Read};
@@ -20,24 +21,6 @@ pub struct Runner<'a> {
     pub state: &'a mut HashMap<String, Vec<f32>>,
     /// Inputs by name.
     pub inputs: HashMap<String, Vec<f32>>,
-}
-
-/// The weights of a model as the CPU reads them, by the names of their tensors.
-#[derive(Debug, Default)]
-pub struct Weights {
-    pub matrices: HashMap<Vec<String>, Matrix>,
-    pub vectors: HashMap<Vec<String>, Vec<f32>>,
-}
-
-impl Weights {
-    /// The matrix of some tensors, one below the other.
-    pub fn matrix(&self, names: &[String]) -> Matrix {
-        if let Some(matrix) = self.matrices.get(names) {
-            return matrix.clone();
-        }
-        let part = |name: &String| self.matrices[std::slice::from_ref(name)].parts().to_vec();
-        Matrix::new(names.iter().flat_map(part).collect())
-    }
 }
 
 impl Runner<'_> {

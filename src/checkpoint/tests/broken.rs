@@ -27,7 +27,7 @@ fn read_torch(bytes: &[u8]) -> Result<Vec<(String, Stored)>> {
 }
 
 fn read_gguf(bytes: &[u8]) -> Result<Checkpoint> {
-    checked(Checkpoint::from_gguf(Path::new(FILE), Bytes::new(bytes.to_vec())))
+    Checkpoint::from_gguf(Path::new(FILE), Bytes::new(bytes.to_vec()))
 }
 
 fn safetensors_file(header: &str, data: usize) -> Vec<u8> {
@@ -176,7 +176,7 @@ fn impossible_gguf() {
     complains(read_gguf(&tensor("blk.0.attn_q.bias", &[16], ggml::F32)), &["head_count"]);
 }
 
-/// A golden model after `edit` of each tensor's name and shape.
+/// A golden model after `edit` of each tensor's name and shape, checked against the tensors that it had.
 fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Result<Checkpoint> {
     let (description, tensors) = folder::read(&golden("mobilellm_gqa").into())?;
     let file = std::sync::Arc::new(PathBuf::from(FILE));
@@ -185,13 +185,12 @@ fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Resul
         let edited = edit(&name, stored.shape.clone());
         edited.into_iter().map(move |(name, shape)| (name, Stored { shape, ..stored.clone() }))
     });
-    Checkpoint::new(
-        &Path::new(FILE).into(),
-        description,
-        tensors.collect(),
-        Source::Folder(FILE.into()),
-        &VisionFiles::default(),
-    )
+    let (path, source) = (Path::new(FILE).into(), Source::Folder(FILE.into()));
+    let checkpoint = Checkpoint::new(&path, description, tensors.collect(), source, &VisionFiles::default())?;
+    let golden = open("mobilellm_gqa");
+    let stated = golden.tensors().map(|tensor| (tensor.name.to_string(), tensor.shape.to_vec()));
+    checkpoint.check(&stated.collect())?;
+    Ok(checkpoint)
 }
 
 /// A model of the right form whose tensors are not those of the architecture.

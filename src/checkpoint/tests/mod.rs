@@ -24,13 +24,6 @@ fn open(case: &str) -> Checkpoint {
     Checkpoint::open(&golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
-/// A checkpoint that holds just the tensors that its model states.
-fn checked(checkpoint: Result<Checkpoint>) -> Result<Checkpoint> {
-    let checkpoint = checkpoint?;
-    crate::models::Recipe::new(&checkpoint, 8)?;
-    Ok(checkpoint)
-}
-
 /// V·h·(1 or 2) + Σ (2·h·H·D + 2·h·K·D + 3·h·F + 2h) + h
 fn parameters(config: &Config) -> usize {
     let h = config.hidden;
