@@ -9,7 +9,7 @@ use crate::backend::cpu::profile;
 use crate::backend::cpu::weights::Weights;
 use crate::graph::{Graph, ValueKind};
 use crate::kernel::{Row, ValueId};
-use crate::ops::{Elem, Matrix, Read};
+use crate::ops::{Elem, Read};
 use crate::plan::{Fusion, Plan};
 use crate::threads::Team;
 
