@@ -5,6 +5,7 @@
 //!   --device PART     devices whose label has this part; again for more (or DUNLIN_DEVICE=cpu,gl)
 //!   --prompt N[,N]    prompts of so many tokens                             [128]
 //!   --decode N        tokens to decode after the first of these prompts     [64]
+//!   --sequences N     sequences that decode together                          [1]
 //!   --repeat N        take the median of so many runs                       [3]
 //!   --tokens IDS      the prompt, as 1,2,3; in place of --prompt
 //!   --rates           print only `dunlin`, prompt rate and decode rate, with tabs between; for one device
@@ -21,7 +22,7 @@ use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::timing::copy_rate;
 use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Step, Want};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::kernel::{Family, Row};
+use dunlin::kernel::{Family, MOST_ROWS, Row};
 use dunlin::{Model, Prompt, Result, Sampler};
 
 use devices::Device;
@@ -42,6 +43,7 @@ struct Options {
     prompts: Vec<usize>,
     tokens: Option<Vec<u32>>,
     decode: usize,
+    sequences: usize,
     repeat: usize,
     rates: bool,
     /// Load on the device of this index (`cpu`, `0`, …) and say what it took: what this program asks itself.
@@ -83,6 +85,7 @@ impl Options {
             prompts: vec![128],
             tokens: None,
             decode: 64,
+            sequences: 1,
             repeat: 3,
             rates: false,
             cold: None,
@@ -100,6 +103,7 @@ impl Options {
                 "--prompt" => options.prompts = numbers(&value()?)?,
                 "--tokens" => options.tokens = Some(numbers(&value()?)?),
                 "--decode" => options.decode = number(&value()?)?,
+                "--sequences" => options.sequences = number::<usize>(&value()?)?.clamp(1, MOST_ROWS),
                 "--repeat" => options.repeat = number::<usize>(&value()?)?.max(1),
                 "--rates" => options.rates = true,
                 "--cold" => options.cold = Some(value()?),
@@ -143,9 +147,9 @@ struct Times {
 }
 
 /// The medians of some runs, after one that warms up.
-fn time(engine: &dyn Engine, ids: &[u32], decode: usize, repeat: usize) -> Result<Times> {
-    time_once(engine, ids, decode.min(4))?;
-    let times = (0..repeat).map(|_| time_once(engine, ids, decode)).collect::<Result<Vec<_>>>()?;
+fn time(engine: &dyn Engine, ids: &[u32], decode: usize, options: &Options) -> Result<Times> {
+    time_once(engine, ids, decode.min(4), options.sequences)?;
+    let times = (0..options.repeat).map(|_| time_once(engine, ids, decode, options.sequences)).collect::<Result<Vec<_>>>()?;
     let median = |key: fn(&Times) -> f64| {
         let mut values: Vec<f64> = times.iter().map(key).collect();
         values.sort_by(f64::total_cmp);
@@ -154,9 +158,11 @@ fn time(engine: &dyn Engine, ids: &[u32], decode: usize, repeat: usize) -> Resul
     Ok(Times { prompt: median(|times| times.prompt), decode: median(|times| times.decode) })
 }
 
-fn time_once(engine: &dyn Engine, ids: &[u32], decode: usize) -> Result<Times> {
+/// A prompt, and from it so many tokens of each of some sequences that decode together.
+fn time_once(engine: &dyn Engine, ids: &[u32], decode: usize, sequences: usize) -> Result<Times> {
     let start = Instant::now();
-    let mut session = engine.session(ids.len() + decode)?;
+    let size = ids.len() + decode + 1;
+    let mut session = engine.session(size * sequences)?;
     session.set_tokens(0, ids)?;
     for position in (0..ids.len()).step_by(engine.chunk()) {
         let rows = engine.chunk().min(ids.len() - position);
@@ -168,11 +174,16 @@ fn time_once(engine: &dyn Engine, ids: &[u32], decode: usize) -> Result<Times> {
     session.sampled(&mut chosen)?;
     let prompt = start.elapsed().as_secs_f64();
 
+    for sequence in 1..sequences {
+        session.copy(0, sequence * size, ids.len() + 1)?;
+    }
     let start = Instant::now();
     let mut asked = 0;
+    let mut rows = Vec::new();
     for taken in 0..decode {
         while asked < decode && asked - taken < session.depth().max(1) {
-            let rows = [Row::at(ids.len() + asked)];
+            rows.clear();
+            rows.extend((0..sequences).map(|i| Row { slot: (i * size) as u32, ..Row::at(ids.len() + asked) }));
             session.run(&Step { rows: &rows, family: Family::Few, want: Want::Token, logits: false, images: false })?;
             asked += 1;
         }
@@ -187,8 +198,8 @@ fn print_rates(options: &Options) -> Done {
     };
     let (engine, vocab) = engine(&options.model, device)?;
     let ids = options.prompts(vocab).swap_remove(0);
-    let times = time(&*engine, &ids, options.decode, options.repeat)?;
-    println!("dunlin\t{:.1}\t{:.1}", ids.len() as f64 / times.prompt, options.decode as f64 / times.decode);
+    let times = time(&*engine, &ids, options.decode, options)?;
+    println!("dunlin\t{:.1}\t{:.1}", ids.len() as f64 / times.prompt, (options.sequences * options.decode) as f64 / times.decode);
     Ok(())
 }
 
@@ -228,9 +239,9 @@ fn measure(options: &Options, device: &Device, size: u64) -> Done<(String, Strin
     let mut decode_rate = None;
     for ids in options.prompts(vocab) {
         let decode = if decode_rate.is_none() { options.decode } else { 0 };
-        let times = time(&*engine, &ids, decode, options.repeat)?;
+        let times = time(&*engine, &ids, decode, options)?;
         row += &format!(" {:>10.1}", ids.len() as f64 / times.prompt);
-        decode_rate.get_or_insert(decode as f64 / times.decode);
+        decode_rate.get_or_insert((options.sequences * decode) as f64 / times.decode);
     }
     let (bytes, dispatches) = (engine.weight_bytes(), engine.dispatches_per_token());
     let peak =
