@@ -97,7 +97,7 @@ fn prefill(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
 fn sharing_layers_equals_copying_them_bit_for_bit() {
     let golden = Golden::open("mobilellm_ls");
     let scratch = Scratch::new();
-    let copied = Checkpoint::open(&copy_layers_out(&scratch, &golden.folder)).expect("a folder without sharing");
+    let copied = Checkpoint::open(copy_layers_out(&scratch, &golden.folder)).expect("a folder without sharing");
     let shared = open(&golden);
     assert_eq!((copied.config.layers, shared.config.layers), (6, 3));
     assert!(shared.config.layer_sharing && !copied.config.layer_sharing);

@@ -182,7 +182,7 @@ fn draws_are_distributed_as_the_filters_say() {
     let all: Keep = Box::new(|_| true);
     // By rank, probabilities are 0.16 · 0.86ⁿ, which sum to 0.16, 0.30, 0.42, 0.53, 0.62 …
     let cases: Vec<(&str, Row, Keep)> = vec![
-        ("temperature 1", plain.clone(), all),
+        ("temperature 1", plain, all),
         ("temperature 0.7", Row { temperature: 0.7, ..plain }, Box::new(|_| true)),
         ("top-k 5", Row { top_k: 5, ..plain }, Box::new(|id| rank(id) < 5)),
         ("top-p 0.6", Row { top_p: 0.6, ..plain }, Box::new(|id| rank(id) < 5)),

@@ -21,7 +21,7 @@ fn golden(case: &str) -> PathBuf {
 }
 
 fn open(case: &str) -> Checkpoint {
-    Checkpoint::open(&golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
+    Checkpoint::open(golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
 /// V·h·(1 or 2) + Σ (2·h·H·D + 2·h·K·D + 3·h·F + 2h) + h
