@@ -107,7 +107,8 @@ fn a_seed_gives_a_text_and_another_seed_another() {
         let sampler = Sampler::greedy().temperature(1.5).top_k(100);
         let first = text(&sampler.clone().seed(11));
         assert_eq!(first, text(&sampler.clone().seed(11)), "{}", runtime.label);
-        let others = [12, 13 << 32, 1 << 31].map(|seed| text(&sampler.clone().seed(seed)));
+        // Every bit counts.
+        let others = [12, 13 << 32, 1 << 31, 11 + (1 << 32)].map(|seed| text(&sampler.clone().seed(seed)));
         assert!(others.iter().all(|other| *other != first), "{}: the seed does nothing", runtime.label);
         assert!(others[0] != others[1] && others[1] != others[2], "{}", runtime.label);
         // Without a seed, every text is its own.
