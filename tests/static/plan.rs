@@ -9,10 +9,13 @@ use crate::constants;
 use crate::support::bindings::binding;
 use crate::support::configs::{self, Random};
 use dunlin::checkpoint::Config;
+use dunlin::checkpoint::vision::{Activation, Projector, VisionConfig};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::WeightLayout;
 use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
 use dunlin::models::{self, Pass, Want};
+use dunlin::ops::TensorType;
+use dunlin::ops::activation::Kind;
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
 
@@ -296,6 +299,49 @@ fn weights_that_do_not_fit_one_binding_are_not_fused() {
     let ops = layer(&formats, &small(255));
     assert_eq!(ops.iter().filter(|op| **op == "norm_qkv_rope").count(), 0, "{ops:?}");
     assert_eq!(ops.iter().filter(|op| **op == "rope").count(), 2, "{ops:?}");
+}
+
+/// What is read as an output is written, whatever else reads it.
+#[test]
+fn an_output_is_a_use() {
+    let mut b = GraphBuilder::new(&|_| DType::F16);
+    let (x, residual) = (b.input("x", TensorType::f32([3, 64])), b.input("residual", TensorType::f32([3, 32])));
+    let w = b.weight("w", 32, 64);
+    let product = b.linear(x, w, None);
+    let sum = b.add(residual, product);
+    let bent = b.activation(sum, Kind::Gelu);
+    b.output("product", product);
+    b.output("bent", bent);
+    let graph = b.finish();
+    for fusion in [Fusion::On, Fusion::Off] {
+        let plan = Plan::new(graph.clone(), &DeviceProfile::baseline(), fusion);
+        let written = |id| plan.graph.nodes.iter().any(|node| node.writes.contains(&id));
+        assert!(written(product) && written(bent), "{fusion:?}:\n{plan}");
+    }
+}
+
+/// Half of an odd grid is rounded up, as PyTorch's convolution of stride 2 does.
+#[test]
+fn the_projector_of_mobilevlm_1_takes_an_odd_grid() {
+    for grid in [1, 4, 5, 7] {
+        let vision = VisionConfig {
+            image_size: 14 * grid,
+            patch: 14,
+            width: 32,
+            heads: 2,
+            ffn: 64,
+            blocks: 1,
+            norm_eps: 1e-5,
+            activation: Activation::QuickGelu,
+            projector: Projector::Ldp { squeeze: 8 },
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        };
+        let config = Config { vision: Some(vision), ..configs::uniform("mobilevlm", 64, 1, [4, 4], 128, 100) };
+        let graph = models::build_vision(&config, GraphBuilder::new(&|_| DType::F32)).expect("a vision half");
+        let tokens = graph.outputs.iter().find(|(name, _)| name == models::PROJECTED).expect("tokens").1;
+        assert_eq!(graph.ty(tokens).shape, [grid.div_ceil(2) * grid.div_ceil(2), 64], "a grid of {grid}");
+    }
 }
 
 // ---- kernel choice ----

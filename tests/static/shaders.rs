@@ -351,8 +351,10 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
     };
     check(row, with_row("seed: u32", "seed: f32"), "member 2 of Row");
     check(row, with_row("    top_k: u32,", "    k: u32,"), "member 4 of Row");
-    check(row, with_row("    min_p: f32,         // 0: all\n", ""), "Row is 28 bytes");
-    check(row, with_row("    seed: u32,\n", "    seed: u32,\n    more: u32,\n"), "Row has 9 members");
+    // Rows of a uniform array are whole 16 bytes.
+    let wider = || with_row("    seed: u32,\n", "    seed: u32,\n    a: u32,\n    b: u32,\n    c: u32,\n    d: u32,\n");
+    check(row, wider(), "Row is 48 bytes");
+    check(row, wider(), "Row has 12 members");
 
     let wide = edited(add, "@workgroup_size(64)", "@workgroup_size(512)");
     check(limits, wide, "512 invocations");

@@ -16,8 +16,6 @@ pub struct Gpu {
     pub profile: DeviceProfile,
     pub pipelines: Pipelines,
     faults: Arc<Mutex<Option<Fault>>>,
-    /// What a future that is not ready waits for.
-    pub(super) expected: Mutex<Option<wgpu::SubmissionIndex>>,
 }
 
 /// What the driver reported first. It stays: a device with a fault is opened anew.
@@ -258,7 +256,7 @@ impl Gpu {
             reduced_precision: true,
         };
         let pipelines = Pipelines::new(&device);
-        Ok(Gpu { device, queue, profile, pipelines, faults, expected: Mutex::default() })
+        Ok(Gpu { device, queue, profile, pipelines, faults })
     }
 
     pub fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> wgpu::Buffer {

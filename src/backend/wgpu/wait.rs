@@ -1,11 +1,13 @@
 //! Waiting for a device: futures inside, and the one place that blocks on them.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::backend::wgpu::device::Gpu;
+use crate::clock::{Duration, Instant};
 use crate::error::{Error, Result};
 
 /// What the device will tell: a future that its callback completes.
@@ -72,9 +74,9 @@ impl Gpu {
         self.check()
     }
 
-    /// Says which submission the caller is going to wait for.
+    /// Says which submission the future that runs on this thread is going to wait for.
     pub fn expect(&self, index: wgpu::SubmissionIndex) {
-        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+        EXPECTED.replace(Some(index));
     }
 
     /// The edge: runs a future of this device to its end, and blocks the thread while the device works. A browser has no
@@ -82,15 +84,31 @@ impl Gpu {
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = pin!(future);
         let mut context = Context::from_waker(Waker::noop());
+        let unfinished = || Error::device(format!("{} did not finish its work", self.profile.name));
+        let (mut awaited, mut since) = (None, Instant::now());
         loop {
             if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
                 return result;
             }
-            let unfinished = || Error::device(format!("{} did not finish its work", self.profile.name));
-            let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let submission_index = Some(expected.ok_or_else(unfinished)?);
+            if let Some(index) = EXPECTED.take() {
+                (awaited, since) = (Some(index), Instant::now());
+            }
+            let submission_index = Some(awaited.clone().ok_or_else(unfinished)?);
             let wait = wgpu::PollType::Wait { submission_index, timeout: None };
             self.device.poll(wait).map_err(|error| unfinished().caused_by(error))?;
+            // The work is done, but another thread that polls the device may be about to run the callback.
+            std::thread::yield_now();
+            if since.elapsed() > MOST_WAIT {
+                return Err(unfinished());
+            }
         }
     }
+}
+
+/// After this a callback does not come any more.
+const MOST_WAIT: Duration = Duration::from_secs(600);
+
+thread_local! {
+    /// What the future that runs on this thread waits for. A device is shared between threads.
+    static EXPECTED: RefCell<Option<wgpu::SubmissionIndex>> = const { RefCell::new(None) };
 }
