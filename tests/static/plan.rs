@@ -26,7 +26,7 @@ fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph 
 }
 
 fn decode(config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile) -> Plan {
-    Plan::new(graph(config, formats, Pass::decode(1)), profile, Fusion::On)
+    Plan::new(graph(config, formats, Pass::decode(1)), profile, Fusion::On).expect("a plan")
 }
 
 fn profiles() -> Vec<DeviceProfile> {
@@ -92,7 +92,7 @@ fn random_profile(random: &mut Random) -> DeviceProfile {
 
 /// The rules for the fused plan and the unfused one, and what the two have in common.
 fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile, pass: Pass) {
-    let plan = |fusion| Plan::new(graph(config, formats, pass), profile, fusion);
+    let plan = |fusion| Plan::new(graph(config, formats, pass), profile, fusion).expect("a plan");
     let (fused, plain) = (plan(Fusion::On), plan(Fusion::Off));
     for (plan, again, fusion) in [(&fused, plan(Fusion::On), "fused"), (&plain, plan(Fusion::Off), "unfused")] {
         let at = format!("{at}, {fusion}");
@@ -352,7 +352,7 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
         let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
         let pass = if rows == 1 { Pass::decode(1) } else { Pass::prompt(rows, Want::Token) };
         check_both(&format!("{rows} rows, {profile:?}"), &config, &|_| DType::Q4_0, profile, pass);
-        let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On);
+        let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On).expect("a plan");
         let step = plan.steps.iter().find(|step| step.op == "linear").expect("a projection").dispatch.clone();
         let names: Vec<&str> = step.kernel.0.modules.iter().map(|module| module.name).collect();
         let told = ["tile_f32", "tile_f16", "gemm_subgroup", "cooperative_8", "cooperative_16"];
@@ -379,6 +379,45 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
     assert_eq!(tiles(16, &exact), ("tile_f32".into(), None));
     assert_eq!(tiles(16, &DeviceProfile { rasteriser: true, ..hardware(8, 8) }), ("gemm_subgroup".into(), None));
     assert_eq!(tiles(16, &DeviceProfile { cooperative: None, ..hardware(8, 8) }), ("tile_f16".into(), None));
+}
+
+#[test]
+fn the_next_best_takes_the_place_of_a_refused_kernel() {
+    let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
+    let rasteriser =
+        DeviceProfile { rasteriser: true, subgroups: Some((8, 8)), f16: true, reduced_precision: true, ..DeviceProfile::baseline() };
+    let plan = |pass, refused: &[&str]| {
+        let refused = refused.iter().map(|name| name.to_string()).collect();
+        let profile = DeviceProfile { refused, ..rasteriser.clone() };
+        Plan::new(graph(&config, &|_| DType::Q4_0, pass), &profile, Fusion::On)
+    };
+    let kernel = |pass, op: &str, refused: &[&str]| {
+        let plan = plan(pass, refused).expect("a plan");
+        plan.steps.iter().find(|step| step.op == op).expect(op).dispatch.kernel.0.name()
+    };
+    let (decode, prompt) = (Pass::decode(1), Pass::prompt(7, Want::Logits));
+    let gemv = |quads: &str| format!("linear/gemv+epilogue_residual+quads_{quads}+weight_q4_0");
+    assert_eq!(kernel(decode, "linear", &[]), gemv("subgroup"));
+    // By its whole name, by a part that several kernels have, by one that others have.
+    assert_eq!(kernel(decode, "linear", &[&gemv("subgroup")]), gemv("shared"));
+    assert_eq!(kernel(decode, "linear", &["quads_subgroup"]), gemv("shared"));
+    assert_eq!(kernel(decode, "norm_swiglu", &["quads_subgroup"]), "norm_swiglu+quads_shared+weight_q4_0");
+    assert_eq!(kernel(decode, "linear", &["norm_swiglu+quads_subgroup", "quads"]), gemv("subgroup"));
+    let ways = ["broadcast", "tile", "row"].map(|way| format!("attention/{way}+kv_f16"));
+    let names: Vec<&str> = ways.iter().map(String::as_str).collect();
+    for (i, way) in ways.iter().enumerate() {
+        assert_eq!(&kernel(prompt, "attention", &names[..i]), way);
+    }
+    let error = plan(prompt, &["linear/gemm"]).expect_err("nothing is left").to_string();
+    for part in ["`linear`", "baseline", "gemm_subgroup", "tile_f16", "tile_f32", "cooperative matrices of 8 × 8", "refused"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let choices = plan(decode, &["linear/gemv+quads_subgroup"]).expect("a plan").choices();
+    let line = format!("   2 × linear         {}: a GPU loads", gemv("shared"));
+    assert!(choices.contains(&line), "{choices}");
+    assert!(choices.contains(&format!("not {}: it is refused", gemv("subgroup"))), "{choices}");
+    let plain = plan(decode, &[]).expect("a plan").choices();
+    assert!(plain.contains(&format!("not {}: it comes after", gemv("shared"))), "{plain}");
 }
 
 // ---- the text of a plan ----
