@@ -128,16 +128,17 @@ impl GemmKernels {
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Candidate> {
         // A tile of so many rows of x and of W a workgroup.
-        let tiles = |kernels: &'static WeightKernels, own: &[(&'static str, f64)], [tile_m, tile_n]: [usize; 2], why| {
-            let dispatch = |part: Part| Dispatch {
-                kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-                constants: [own, constants].concat(),
-                slots: slots(&part),
-                params: [&params(&ProductParams::new(m, w, &part)), bytemuck::cast_slice(more)].concat(),
-                groups: [groups(m, tile_m), groups(part.rows, tile_n), 1],
+        let tiles =
+            |kernels: &'static WeightKernels, own: &[(&'static str, f64)], [tile_m, tile_n]: [usize; 2], why| {
+                let dispatch = |part: Part| Dispatch {
+                    kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
+                    constants: [own, constants].concat(),
+                    slots: slots(&part),
+                    params: [&params(&ProductParams::new(m, w, &part)), bytemuck::cast_slice(more)].concat(),
+                    groups: [groups(m, tile_m), groups(part.rows, tile_n), 1],
+                };
+                Candidate { dispatches: parts(w, profile).into_iter().map(dispatch).collect(), why }
             };
-            Candidate { dispatches: parts(w, profile).into_iter().map(dispatch).collect(), why }
-        };
         let matrices = |kernels, size| {
             tiles(kernels, &[strips(size, profile)], [64, 64], "cooperative matrices do the most arithmetic")
         };
@@ -178,7 +179,7 @@ pub fn gemv_candidates(
 
 /// Whether rows of activations begin on a quad.
 fn aligned(cols: usize) -> (&'static str, f64) {
-    ("ALIGNED", f64::from(u8::from(cols % 4 == 0)))
+    ("ALIGNED", f64::from(u8::from(cols.is_multiple_of(4))))
 }
 
 /// Rows of x that a workgroup of a few-row kernel takes at most.

@@ -94,11 +94,7 @@ fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Result
 }
 
 /// The first of an operator's candidates that the device allows.
-fn choose(
-    op: &str,
-    candidates: Vec<Candidate>,
-    profile: &DeviceProfile,
-) -> Result<(Arc<Choice>, Vec<Dispatch>)> {
+fn choose(op: &str, candidates: Vec<Candidate>, profile: &DeviceProfile) -> Result<(Arc<Choice>, Vec<Dispatch>)> {
     let mut others = Vec::new();
     let mut taken = None;
     for candidate in candidates {

@@ -384,8 +384,13 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
 #[test]
 fn the_next_best_takes_the_place_of_a_refused_kernel() {
     let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
-    let rasteriser =
-        DeviceProfile { rasteriser: true, subgroups: Some((8, 8)), f16: true, reduced_precision: true, ..DeviceProfile::baseline() };
+    let rasteriser = DeviceProfile {
+        rasteriser: true,
+        subgroups: Some((8, 8)),
+        f16: true,
+        reduced_precision: true,
+        ..DeviceProfile::baseline()
+    };
     let plan = |pass, refused: &[&str]| {
         let refused = refused.iter().map(|name| name.to_string()).collect();
         let profile = DeviceProfile { refused, ..rasteriser.clone() };
@@ -409,7 +414,9 @@ fn the_next_best_takes_the_place_of_a_refused_kernel() {
         assert_eq!(&kernel(prompt, "attention", &names[..i]), way);
     }
     let error = plan(prompt, &["linear/gemm"]).expect_err("nothing is left").to_string();
-    for part in ["`linear`", "baseline", "gemm_subgroup", "tile_f16", "tile_f32", "cooperative matrices of 8 × 8", "refused"] {
+    for part in
+        ["`linear`", "baseline", "gemm_subgroup", "tile_f16", "tile_f32", "cooperative matrices of 8 × 8", "refused"]
+    {
         assert!(error.contains(part), "{part} in {error}");
     }
     let choices = plan(decode, &["linear/gemv+quads_subgroup"]).expect("a plan").choices();
