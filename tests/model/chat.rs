@@ -96,7 +96,7 @@ fn times_are_parts_of_what_passed() {
         for (prompt, tokens) in [(Prompt::user(FIRST).image(picture()), 2), (Prompt::tokens(vec![7; 400]), 2)] {
             let start = Instant::now();
             let mut generation = model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(tokens);
-            let count = generation.by_ref().map(|piece| piece.expect("a token")).count();
+            let count = generation.by_ref().inspect(|piece| assert!(piece.is_ok(), "{piece:?}")).count();
             let elapsed = start.elapsed().as_secs_f64();
             let stats = generation.stats();
             assert_eq!(count, tokens, "{}", runtime.label);

@@ -314,7 +314,7 @@ fn an_output_is_a_use() {
     b.output("bent", bent);
     let graph = b.finish();
     for fusion in [Fusion::On, Fusion::Off] {
-        let plan = Plan::new(graph.clone(), &DeviceProfile::baseline(), fusion);
+        let plan = Plan::new(graph.clone(), &DeviceProfile::baseline(), fusion).expect("a plan");
         let written = |id| plan.graph.nodes.iter().any(|node| node.writes.contains(&id));
         assert!(written(product) && written(bent), "{fusion:?}:\n{plan}");
     }
