@@ -93,7 +93,8 @@ fn a_reply_is_trimmed_before_a_question_follows() {
 fn times_are_parts_of_what_passed() {
     for runtime in runtimes::full() {
         let model = runtime.model(&folder("examples/demo-model"), &LoadOptions::new());
-        for (prompt, tokens) in [(Prompt::user(FIRST).image(picture()), 2), (Prompt::tokens(vec![7; 400]), 2)] {
+        // The reply about the picture ends by itself; a long prompt and a second token make twice the prompt's time stand out.
+        for (prompt, tokens) in [(Prompt::user(FIRST).image(picture()), 1), (Prompt::tokens(vec![7; 400]), 2)] {
             let start = Instant::now();
             let mut generation = model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(tokens);
             let count = generation.by_ref().inspect(|piece| assert!(piece.is_ok(), "{piece:?}")).count();
@@ -102,7 +103,7 @@ fn times_are_parts_of_what_passed() {
             assert_eq!(count, tokens, "{}", runtime.label);
             let parts = [stats.preprocess_s, stats.vision_s, stats.prefill_s, stats.decode_s];
             assert!(parts.iter().sum::<f64>() <= elapsed, "{}: {parts:?} in {elapsed} s", runtime.label);
-            assert!(stats.prefill_s > 0.0 && stats.decode_s > 0.0, "{}: {parts:?}", runtime.label);
+            assert!(stats.prefill_s > 0.0 && (stats.decode_s > 0.0) == (tokens > 1), "{}: {parts:?}", runtime.label);
         }
     }
 }
