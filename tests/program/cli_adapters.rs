@@ -75,9 +75,13 @@ fn run_gives_the_golden_ids_without_refused_kernels() {
         assert!(text.contains("quads_subgroup") == text.contains(": it is refused"), "on {device}: {text}");
         assert!(text.contains("× attention      attention/row"), "on {device}: {text}");
     }
-    for name in ["attention/row", "no such kernel"] {
-        fails(&["run", folder(&golden), "--device", "gpu", "--refuse", name, "--tokens", &prompt], &[name]);
+    let refuse = |device: &str, name: &str, parts: &[&str]| {
+        fails(&["run", folder(&golden), "--device", device, "--tokens", "1", "--refuse", name], parts);
+    };
+    for (device, _) in devices().iter().filter(|(device, _)| device != "cpu") {
+        refuse(device, "attention/row", &["no kernel is left", "`attention`", "attention/row", "refuse"]);
     }
+    refuse("cpu", "no such kernel", &["`no such kernel`", "inspect"]);
 }
 
 /// Hidden states and logits under `--precision f32`, with the tolerances of `tests/golden/README.md`.
