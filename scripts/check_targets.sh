@@ -82,7 +82,7 @@ in_sid() {
             if [ -e "$cargo_home/$config" ]; then cp "$cargo_home/$config" "$root/cargo/"; else rm -f "$root/cargo/$config"; fi
         done
         export PATH=/usr/bin CARGO_HOME=/cargo CARGO_TARGET_DIR=/build CARGO_NET_OFFLINE=true RUSTC_BOOTSTRAP=1
-        export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc CARGO_PROFILE_DEV_DEBUG=0
+        export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_OPT_LEVEL=0
         exec unshare --root="$root" --wd=/repository --setuid="${user%:*}" --setgid="${user#*:}" "$@"
     ' bash "$PWD" "$build" "$root" "$cargo_home" "$(id -u):$(id -g)" "$@"
 }

@@ -51,7 +51,10 @@ struct Shared {
 }
 
 /// What the present run does, and by how many.
-struct Job(UnsafeCell<Option<(&'static (dyn Fn(&Member) + Sync), usize)>>);
+struct Job(UnsafeCell<Option<Work>>);
+
+/// The closure of a run, and how many members run it.
+type Work = (&'static (dyn Fn(&Member) + Sync), usize);
 
 // SAFETY: written by the caller of a run while all workers wait for `begun`, and only read until they have `finished`.
 unsafe impl Sync for Job {}
@@ -279,6 +282,7 @@ pub struct Parts<'a, T> {
 
 // SAFETY: elements go from one thread to another, and whoever takes a part promises that nobody else has it.
 unsafe impl<T: Send> Send for Parts<'_, T> {}
+// SAFETY: as above.
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
@@ -306,7 +310,6 @@ impl<'a, T> Parts<'a, T> {
     /// # Safety
     ///
     /// While the part is used, nobody else has one that overlaps it.
-    #[expect(clippy::mut_from_ref, reason = "that is what this type is for")]
     pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {} elements", self.len);
         // SAFETY: within the slice, and alone by the caller's promise.

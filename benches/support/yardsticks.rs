@@ -8,7 +8,7 @@ use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::session::Runner;
 use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
 use dunlin::kernel::source::{TILE_F16, TILE_F32};
-use dunlin::kernel::{Access, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use dunlin::kernel::{Access, Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use dunlin::ops::{Case, Elem, Given, Operand, Operator, Read, TensorType, params};
 
 /// Operators that compute y[m, n] = Σ_k x[m, k] · W[n, k], and little besides.
@@ -257,22 +257,22 @@ impl Operator for Plain {
         }
     }
 
-    fn dispatch(
+    fn candidates(
         &self,
         reads: &[Operand],
         writes: &[Operand],
         _family: Family,
         _profile: &DeviceProfile,
-    ) -> Vec<Dispatch> {
+    ) -> Vec<Candidate> {
         let ((m, k), (n, _)) = (reads[0].ty.matrix(), reads[1].ty.matrix());
         let [m, n, k] = [m, n, k].map(|v| v as u32);
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&PLAIN),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
             params: params(&PlainParams { m, n, k }),
             groups: [n.div_ceil(8), m.div_ceil(8), 1],
-        }]
+        })
     }
 }
 
@@ -354,19 +354,19 @@ impl Operator for Peak {
         }
     }
 
-    fn dispatch(
+    fn candidates(
         &self,
         reads: &[Operand],
         writes: &[Operand],
         _family: Family,
         _profile: &DeviceProfile,
-    ) -> Vec<Dispatch> {
-        vec![Dispatch {
+    ) -> Vec<Candidate> {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&PEAK[usize::from(self.f16)]),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&self.rounds),
             groups: [self.groups, 1, 1],
-        }]
+        })
     }
 }

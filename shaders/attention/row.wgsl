@@ -40,9 +40,11 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     let kv_head = head / (params.heads / params.kv_heads);
     let quads = params.head_stride / 4u;
     let stride = params.kv_heads * quads;
-    let first = batch[group.y].slot;
+    var first = batch[group.y].slot;
     var length = batch[group.y].position + 1u;
+    // The rows of a picture are more than the table has; the first stands for all.
     if params.causal == 0u {
+        first = batch[0].slot;
         length = batch[0].position + params.rows;
     }
     let base = (group.y * params.heads + head) * params.head_dim;

@@ -1,5 +1,8 @@
 // The activations of a product: rows of x.
 
+// Whether rows of x begin on a quad: their columns are a multiple of 4.
+override ALIGNED: u32 = 1u;
+
 // Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
 fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     let k = 4u * quad;
@@ -7,7 +10,7 @@ fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     if k >= params.cols {
         return vec4<f32>(0.0);
     }
-    if params.cols % 4u == 0u {
+    if ALIGNED != 0u {
         return x[at / 4u];
     }
     var v = vec4<f32>(0.0);

@@ -5,6 +5,7 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Family, Row};
 use crate::models::Pass;
 pub use crate::models::Want;
+use crate::ops;
 
 /// Loads a model onto a device.
 pub fn load(
@@ -20,6 +22,7 @@ pub fn load(
     options: &EngineOptions,
     progress: Progress,
 ) -> Result<Arc<dyn Engine>> {
+    ops::check_refused(&options.refused)?;
     match device {
         DeviceChoice::Cpu => Ok(Arc::new(cpu::CpuEngine::load(checkpoint, options, progress)?)),
         #[cfg(feature = "gpu")]
@@ -68,6 +71,10 @@ pub struct EngineOptions {
     pub max_binding: Option<u64>,
     /// Pretend that a rasteriser is hardware: run the kernels that suit a GPU. For tests.
     pub hardware: bool,
+    /// Kernels of a GPU that may not run, by parts of their names: see [`DeviceProfile::allows`].
+    ///
+    /// [`DeviceProfile::allows`]: crate::kernel::DeviceProfile::allows
+    pub refused: BTreeSet<String>,
     /// Members of the CPU's team; as many as there are cores by default. For tests.
     pub threads: Option<usize>,
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Digits, Failure, Vision};
+use super::{Digits, Failure, Refused, Vision};
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
 use crate::checkpoint::vision::Projector;
@@ -26,7 +26,7 @@ pub struct Inspect {
     model: PathBuf,
     #[command(flatten)]
     vision: Vision,
-    /// Print the dispatches of a decode step, and of reading a picture
+    /// Print the dispatches of a decode step, and of reading a picture; then which kernels do it, why, and what else there was
     #[arg(long)]
     plan: bool,
     /// Print an assembled shader, by its name in the plan
@@ -41,6 +41,8 @@ pub struct Inspect {
     /// The arithmetic to plan for
     #[arg(long, value_name = "P", default_value = "auto")]
     precision: Digits,
+    #[command(flatten)]
+    refused: Refused,
 }
 
 impl Inspect {
@@ -52,7 +54,7 @@ impl Inspect {
             None => {
                 let plans = self.plans(&checkpoint)?;
                 if self.plan {
-                    plans.iter().map(Plan::to_string).collect::<Vec<_>>().join("\n")
+                    plans.iter().map(|plan| format!("{plan}\n{}", plan.choices())).collect::<Vec<_>>().join("\n")
                 } else {
                     summary(&checkpoint, self.context, &plans)
                 }
@@ -72,9 +74,12 @@ impl Inspect {
             _ => DeviceProfile::baseline(),
         };
         profile.reduced_precision = matches!(self.precision, Digits::Auto);
+        profile.refused = self.refused.kernels.iter().cloned().collect();
+        ops::check_refused(&profile.refused)?;
         let recipe = Recipe::new(checkpoint, self.context.unwrap_or(checkpoint.config.context))?;
         let graph = recipe.graph(Pass::decode(1))?;
-        Ok([graph].into_iter().chain(recipe.vision()).map(|graph| Plan::new(graph, &profile, Fusion::On)).collect())
+        let graphs = [graph].into_iter().chain(recipe.vision());
+        graphs.map(|graph| Plan::new(graph, &profile, Fusion::On)).collect()
     }
 }
 
@@ -252,6 +257,7 @@ mod tests {
             context: Some(100),
             device: "cpu".into(),
             precision: Digits::F32,
+            refused: Refused { kernels: vec![] },
         };
         let plans = command.plans(&checkpoint).unwrap();
         let text = summary(&checkpoint, Some(100), &plans);

@@ -72,7 +72,17 @@ struct Load {
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     #[command(flatten)]
+    refused: Refused,
+    #[command(flatten)]
     vision: Vision,
+}
+
+/// Kernels that may not run.
+#[derive(Args, Debug)]
+struct Refused {
+    /// Do without a kernel, or without all that have a part of its name (see inspect --plan); may be repeated
+    #[arg(long = "refuse", value_name = "KERNEL")]
+    kernels: Vec<String>,
 }
 
 /// Where the vision half is, where the model's own files do not say.
@@ -117,6 +127,9 @@ impl Load {
         }
         if let Some(context) = self.context {
             options = options.context(context);
+        }
+        for kernel in &self.refused.kernels {
+            options = options.refuse(kernel);
         }
         if let Some(file) = &self.vision.mmproj {
             options = options.mmproj(file);

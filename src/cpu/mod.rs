@@ -5,6 +5,12 @@
 //!
 //! Within a family a row's sums are added in one order, however many rows there are (tests/model/rows.rs).
 
+#![allow(clippy::undocumented_unsafe_blocks, reason = "a kernel argues once for all of its intrinsics and parts")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a counted loop over several arrays vectorises, and reads like the formula"
+)]
+
 pub mod dot;
 mod exp;
 mod norm;

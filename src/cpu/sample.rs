@@ -30,11 +30,14 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
     let (slices, each) = (vocab.div_ceil(SLICE), FOUND * vocab.div_ceil(SLICE) + 1);
     let rows = &call.rows[op.rows - m..op.rows];
     // Ids that the repeat penalty looks back on, as bits.
-    let seen = |row: &Row| {
+    let seen = |row: &Row| -> &[f32] {
         let end = row.place() + 1;
         let window = end.saturating_sub(WINDOW).max(row.slot as usize)..end;
+        if row.repeat_penalty == 1.0 {
+            return &[];
+        }
         // SAFETY: tokens are written behind the last barrier, and not these.
-        if row.repeat_penalty == 1.0 { &[] } else { &*unsafe { tokens.part(window) } }
+        &*unsafe { tokens.part(window) }
     };
     let logits = |r: usize| &all[r * vocab..(r + 1) * vocab];
 

@@ -20,7 +20,7 @@ pub fn level() -> Level {
     {
         use std::sync::OnceLock;
         static LEVEL: OnceLock<Level> = OnceLock::new();
-        return *LEVEL.get_or_init(|| {
+        *LEVEL.get_or_init(|| {
             let avx2 =
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
@@ -32,7 +32,7 @@ pub fn level() -> Level {
                 (true, false) => Level::Avx2,
                 _ => Level::Target,
             }
-        });
+        })
     }
     #[cfg(not(target_arch = "x86_64"))]
     Level::Target
@@ -54,7 +54,7 @@ macro_rules! simd {
             $(#[$doc])*
             pub fn $name($($arg: $ty),*) $(-> $ret)? {
                 #[inline(always)]
-                #[allow(clippy::extra_unused_type_parameters)]
+                #[allow(clippy::extra_unused_type_parameters, reason = "some loops multiply and add nothing")]
                 fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
 
                 #[cfg(target_arch = "x86_64")]

@@ -245,9 +245,7 @@ impl Iterator for Generation {
                     return None;
                 }
             }
-            if self.scheduler.is_none() {
-                return None;
-            }
+            self.scheduler.as_ref()?;
             if let Err(error) = self.advance() {
                 self.scheduler = None;
                 return Some(Err(error));

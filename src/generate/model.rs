@@ -1,5 +1,6 @@
 //! A model that is ready to run: weights on a device, tokenizer and chat template beside them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub struct LoadOptions {
     weights: Option<Weights>,
     precision: Precision,
     context: Option<usize>,
+    refused: BTreeSet<String>,
     vision: VisionFiles,
     progress: Option<Arc<dyn Fn(usize, usize) + Send + Sync>>,
 }
@@ -75,6 +77,13 @@ impl LoadOptions {
     /// The most tokens of a prompt and its continuation together; without it, what the model was made for.
     pub fn context(mut self, tokens: usize) -> Self {
         self.context = Some(tokens);
+        self
+    }
+
+    /// Keeps a kernel from running on a GPU; the next best takes its place. A name is one or more parts of the kernel's,
+    /// joined by `+`, as `dunlin inspect MODEL --plan` tells it, and refuses every kernel that has them all.
+    pub fn refuse(mut self, kernel: impl Into<String>) -> Self {
+        self.refused.insert(kernel.into());
         self
     }
 
@@ -129,6 +138,7 @@ impl Model {
         let engine_options = EngineOptions {
             full_precision: options.precision == Precision::F32,
             context: Some(context),
+            refused: options.refused.clone(),
             ..EngineOptions::default()
         };
         let progress = |done, all| {

@@ -260,3 +260,23 @@ fn pass(
     }
     Ok(())
 }
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use super::*;
+    use crate::generate::Device;
+
+    #[test]
+    fn endings_share_only_what_is_alike() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
+        let model = Model::load(folder, &Device::cpu()).unwrap();
+        let score = |texts: &[(Vec<u32>, usize)]| endings(&model.0, &[], texts, &|| false).unwrap().unwrap();
+        // They differ long before the ending of the shortest begins, and two of them end alike.
+        let texts =
+            [(vec![1, 5, 9, 20, 33, 40], 1), (vec![1, 5, 77, 20, 33, 40], 1), (vec![1, 5, 9, 20, 41, 42, 43], 2)];
+        let alone: Vec<f64> = texts.iter().map(|text| score(std::slice::from_ref(text))[0]).collect();
+        assert!((alone[0] - alone[1]).abs() > 1e-3, "the third id does not matter: {alone:?}");
+        let together = score(&texts);
+        assert!(together.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4), "{together:?}, alone {alone:?}");
+    }
+}

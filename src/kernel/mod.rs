@@ -6,6 +6,7 @@ pub mod layout;
 pub mod pack;
 pub mod source;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -44,6 +45,12 @@ impl Kernel {
             name += &format!("+{}", module.name);
         }
         name
+    }
+
+    /// Whether its name has all the parts of `wanted`: the file with its entry point, and the variants of shared files.
+    pub fn is_named(&self, wanted: &str) -> bool {
+        let name = self.name();
+        wanted.split('+').all(|part| name.split('+').any(|own| own == part))
     }
 }
 
@@ -117,6 +124,51 @@ pub struct Dispatch {
     /// The `Params` struct, as bytes.
     pub params: Vec<u8>,
     pub groups: [u32; 3],
+}
+
+/// One way to do the work of an operator: a kernel with its tuning constants. An operator lists its ways best first, and
+/// the plan takes the first that the device allows.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Of one kernel, each for a part of the work.
+    pub dispatches: Vec<Dispatch>,
+    /// What it is good for, in a few words.
+    pub why: &'static str,
+}
+
+impl Candidate {
+    /// The only way that there is.
+    pub fn only(dispatch: Dispatch) -> Vec<Self> {
+        vec![Self { dispatches: vec![dispatch], why: "the only kernel for it" }]
+    }
+
+    pub fn kernel(&self) -> KernelRef {
+        self.dispatches[0].kernel
+    }
+}
+
+/// What keeps a kernel from a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    Refused,
+    NoF16,
+    FullPrecision,
+    NoSubgroups,
+    SubgroupSizes,
+    NoMatrices(u32),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Obstacle::Refused => f.write_str("it is refused"),
+            Obstacle::NoF16 => f.write_str("the device has no f16"),
+            Obstacle::FullPrecision => f.write_str("full precision is asked for"),
+            Obstacle::NoSubgroups => f.write_str("the device has no subgroups"),
+            Obstacle::SubgroupSizes => f.write_str("the device's subgroups are not of 8 to 32 threads"),
+            Obstacle::NoMatrices(size) => write!(f, "the device has no cooperative matrices of {size} × {size}"),
+        }
+    }
 }
 
 /// What a binding holds.
@@ -200,6 +252,12 @@ pub struct DeviceProfile {
     pub name: String,
     /// `vulkan`, `metal`, `dx12`, `gl`.
     pub backend: &'static str,
+    /// The PCI vendor, 0 where it is not told.
+    pub vendor: u32,
+    /// The driver with its version, as it calls itself.
+    pub driver: String,
+    /// Kernels that may not run, by name: see [`DeviceProfile::allows`].
+    pub refused: BTreeSet<String>,
     /// Bytes of the largest storage binding (and buffer).
     pub max_binding: u64,
     /// Offsets of bindings are multiples of this.
@@ -226,6 +284,9 @@ impl DeviceProfile {
         DeviceProfile {
             name: "baseline".into(),
             backend: "none",
+            vendor: 0,
+            driver: String::new(),
+            refused: BTreeSet::new(),
             max_binding: 128 << 20,
             offset_alignment: 256,
             max_invocations: 256,
@@ -238,9 +299,25 @@ impl DeviceProfile {
         }
     }
 
-    /// A rasteriser whose subgroups are 8 to 32 neighbouring threads: what loads cost, broadcasts save.
-    pub fn broadcasts(&self) -> bool {
-        self.rasteriser && self.subgroups.is_some_and(|(least, most)| least >= 8 && most <= 32)
+    /// Whether a kernel may run here, or what keeps it from that.
+    ///
+    /// A refused name is one or more parts of a kernel's name, joined by `+`, and refuses every kernel that has all of them:
+    /// `linear/gemv` all of that file, `quads_subgroup` all that read by broadcasts, a whole name that kernel.
+    pub fn allows(&self, kernel: &Kernel) -> Result<(), Obstacle> {
+        let requires = &kernel.requires;
+        // Kernels that broadcast deal a block's eight quads to eight neighbouring threads.
+        let broadcasts = requires.subgroups && requires.cooperative.is_none();
+        match self.subgroups {
+            _ if self.refused.iter().any(|refused| kernel.is_named(refused)) => Err(Obstacle::Refused),
+            _ if requires.f16 && !self.f16 => Err(Obstacle::NoF16),
+            _ if requires.f16 && !self.reduced_precision => Err(Obstacle::FullPrecision),
+            None if requires.subgroups => Err(Obstacle::NoSubgroups),
+            Some((least, most)) if broadcasts && (least < 8 || most > 32) => Err(Obstacle::SubgroupSizes),
+            _ => match requires.cooperative {
+                Some(size) if self.cooperative != Some(size) => Err(Obstacle::NoMatrices(size)),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Whether the KV cache holds f16.

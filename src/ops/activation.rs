@@ -10,7 +10,7 @@
 //! x, y: (rows, cols)
 
 use crate::kernel::source::ACTIVATION;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -107,15 +107,15 @@ impl Operator for Activation {
         Some(&[0])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let count = reads[0].ty.count();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&Params { count: count as u32, kind: self.kind.code() }),
             groups: [groups(count, 64), 1, 1],
-        }]
+        })
     }
 }
 

@@ -8,7 +8,8 @@
 //! (Llama 4, MobileLLM-R1) a rotation leaves the mean square as it is, so normalising where q meets k is the same.
 
 use crate::kernel::source::{KV_F16, KV_F32, ROWS};
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::ops::product::BROADCASTS;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -115,32 +116,35 @@ impl Operator for Attention {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, _) = reads[0].ty.matrix();
         let half = usize::from(profile.kv_f16());
-        let (kernel, constants, row_groups) = if family == Family::Few || self.head_dim > MOST_TILE_HEAD {
-            (&ROW[half], vec![("WG", 64.0)], rows as u32)
-        } else if profile.broadcasts() {
-            (&BROADCAST[half], vec![], groups(rows, 32))
-        } else {
-            (&TILE[half], vec![], groups(rows, 16))
+        let way = |kernel, constants, row_groups, why| {
+            let dispatch = Dispatch {
+                kernel: KernelRef(kernel),
+                constants,
+                slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
+                params: params(&Params {
+                    heads: self.heads as u32,
+                    kv_heads: self.kv_heads as u32,
+                    head_dim: self.head_dim as u32,
+                    head_stride: head_stride(self.head_dim) as u32,
+                    scale: 1.0 / (self.head_dim as f32).sqrt(),
+                    eps: self.qk_norm.unwrap_or(-1.0),
+                    rows: rows as u32,
+                    causal: self.causal.into(),
+                }),
+                groups: [self.heads as u32, row_groups, 1],
+            };
+            Candidate { dispatches: vec![dispatch], why }
         };
-        vec![Dispatch {
-            kernel: KernelRef(kernel),
-            constants,
-            slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
-            params: params(&Params {
-                heads: self.heads as u32,
-                kv_heads: self.kv_heads as u32,
-                head_dim: self.head_dim as u32,
-                head_stride: head_stride(self.head_dim) as u32,
-                scale: 1.0 / (self.head_dim as f32).sqrt(),
-                eps: self.qk_norm.unwrap_or(-1.0),
-                rows: rows as u32,
-                causal: self.causal.into(),
-            }),
-            groups: [self.heads as u32, row_groups, 1],
-        }]
+        let row = way(&ROW[half], vec![("WG", 64.0)], rows as u32, "a workgroup for each row and head takes any");
+        if family == Family::Few || self.head_dim > MOST_TILE_HEAD {
+            return vec![row];
+        }
+        let tile = way(&TILE[half], vec![], groups(rows, 16), "rows of a prompt share the keys that they see");
+        let broadcast = way(&BROADCAST[half], vec![], groups(rows, 32), BROADCASTS);
+        if profile.rasteriser { vec![broadcast, tile, row] } else { vec![tile, row, broadcast] }
     }
 }
 

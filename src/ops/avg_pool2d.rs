@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -62,12 +62,12 @@ impl Operator for AvgPool2d {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (pixels, channels) = reads[0].ty.matrix();
         let (cells, _) = writes[0].ty.matrix();
         // A window of two by two is one thread's work; a whole picture is shared.
         let parts = if pixels >= 64 * cells { 4.0 } else { 1.0 };
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![("PARTS", parts)],
             slots: vec![reads[0].slot(), writes[0].slot()],
@@ -79,7 +79,7 @@ impl Operator for AvgPool2d {
                 out_width: self.out_width as u32,
             }),
             groups: [groups(channels, 64), groups(cells, 1), 1],
-        }]
+        })
     }
 }
 

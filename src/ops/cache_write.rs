@@ -3,7 +3,7 @@
 //! x: (rows, heads · D)   cache: (capacity, heads, D), written in place
 
 use crate::kernel::source::{KV_F16, KV_F32, ROWS};
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -48,9 +48,9 @@ impl Operator for CacheWrite {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(if profile.kv_f16() { &KERNEL_F16 } else { &KERNEL_F32 }),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
@@ -62,7 +62,7 @@ impl Operator for CacheWrite {
                 each: (family == Family::Few).into(),
             }),
             groups: [groups(rows * cols, 64), 1, 1],
-        }]
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //! (p / grid, p % grid); k counts its channels, then its rows, then its columns.
 
 use crate::formats::dequantize_row;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
+use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
 use crate::ops::product::{self, GemmKernels, gemm_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
@@ -71,10 +71,10 @@ impl Operator for Conv2d {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (x, w) = (&reads[0], &reads[1]);
         let more = [self.size, self.patch].map(|v| v as u32);
-        KERNELS.dispatch(self.grid() * self.grid(), w, profile, &[], &more, |part| {
+        KERNELS.candidates(self.grid() * self.grid(), w, profile, &[], &more, |part| {
             vec![x.slot(), part.codes, part.scales, writes[0].slot()]
         })
     }

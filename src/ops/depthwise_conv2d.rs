@@ -7,7 +7,7 @@
 //! x: (height · width, C), pixels row by row   kernel: (C · 9)   bias: (C), where there is one
 //! y: (⌈height / stride⌉ · ⌈width / stride⌉, C)
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -88,12 +88,12 @@ impl Operator for DepthwiseConv2d {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (_, channels) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
         // Something has to be bound where there is no bias; it is not read.
         let bias = reads.get(2).unwrap_or(&reads[1]);
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), bias.slot(), writes[0].slot()],
@@ -107,7 +107,7 @@ impl Operator for DepthwiseConv2d {
                 bias: self.bias.into(),
             }),
             groups: [groups(count, 64), 1, 1],
-        }]
+        })
     }
 }
 

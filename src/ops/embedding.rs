@@ -6,7 +6,7 @@
 
 use crate::formats::dequantize_row;
 use crate::kernel::source::ROWS;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::weight::{WeightKernels, parts};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
 use crate::tensor::DType;
@@ -57,7 +57,7 @@ impl Operator for Embedding {
         Some(&[])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (_, cols) = reads[1].ty.matrix();
         let blocks = layout::blocks(cols);
         let dispatch = |part: crate::ops::weight::Part| Dispatch {
@@ -73,7 +73,8 @@ impl Operator for Embedding {
             }),
             groups: [groups(self.rows * blocks, 64), 1, 1],
         };
-        parts(&reads[1], profile).into_iter().map(dispatch).collect()
+        let dispatches = parts(&reads[1], profile).into_iter().map(dispatch).collect();
+        vec![Candidate { dispatches, why: "the only kernel for it" }]
     }
 }
 

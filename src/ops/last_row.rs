@@ -2,7 +2,7 @@
 //!
 //! x: (rows, cols)   y: (1, cols)
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -36,15 +36,15 @@ impl Operator for LastRow {
         writes[0].copy_from_slice(&x[start..]);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&Params { rows: rows as u32, cols: cols as u32 }),
             groups: [groups(cols, 64), 1, 1],
-        }]
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   gain, bias: (cols)   the variance is the biased one: Σ (x − mean)² / cols
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -52,15 +52,15 @@ impl Operator for LayerNorm {
         Some(&[0])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
             params: params(&Params { cols: cols as u32, eps: self.eps }),
             groups: [rows as u32, 1, 1],
-        }]
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::kernel::source::{
     ACTIVATION, EPILOGUE_BIAS, EPILOGUE_BIAS_RESIDUAL, EPILOGUE_PLAIN, EPILOGUE_RESIDUAL, PLAIN, X_ROWS,
 };
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row};
+use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
 use crate::ops::activation::Kind;
 use crate::ops::product::{
     ProductKernels, ProductParams, few_shapes, gemm_kernels, gemv_kernels, many_shapes, plain_product, split_shapes,
@@ -29,7 +29,7 @@ macro_rules! kernels {
     ($epilogue:ident, $accesses:tt) => {
         ProductKernels {
             gemv: gemv_kernels!("linear/gemv.wgsl", "gemv", [PLAIN, ACTIVATION, $epilogue], $accesses, ProductParams, ["ACTIVATION" = 0.0]),
-            gemm: gemm_kernels!("linear/gemm.wgsl", [X_ROWS, ACTIVATION, $epilogue], $accesses, ProductParams, ["ACTIVATION" = 0.0]),
+            gemm: gemm_kernels!("linear/gemm.wgsl", [X_ROWS, ACTIVATION, $epilogue], $accesses, ProductParams, ["ALIGNED" = 1.0, "ACTIVATION" = 0.0]),
         }
     };
 }
@@ -90,17 +90,11 @@ impl Operator for Linear {
         }
     }
 
-    fn dispatch(
-        &self,
-        reads: &[Operand],
-        writes: &[Operand],
-        family: Family,
-        profile: &DeviceProfile,
-    ) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (x, w) = (&reads[0], &reads[1]);
         let activation = self.activation.map_or(0, Kind::code);
         let kernels = &KERNELS[usize::from(self.bias)][usize::from(self.residual)];
-        kernels.dispatch(x, w, family, profile, &[("ACTIVATION", f64::from(activation))], |part| {
+        kernels.candidates(x, w, family, profile, &[("ACTIVATION", f64::from(activation))], |part| {
             let common = [x.slot(), part.codes, part.scales, writes[0].slot()];
             common.into_iter().chain(reads[2..].iter().map(Operand::slot)).collect()
         })

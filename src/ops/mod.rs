@@ -12,9 +12,11 @@ pub(crate) use weight::weight_kernels;
 pub use weight::{Matrix, weight_kernel};
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, Row, Slot, ValueId};
+use crate::error::{Error, Result};
+use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row, Slot, ValueId};
 use crate::tensor::DType;
 
 /// The operators: each word is a module with `KERNELS` and `cases()`.
@@ -62,6 +64,19 @@ operators! {
     conv2d
 }
 
+/// # Errors
+///
+/// One of the names refuses no kernel: it is misspelt.
+pub fn check_refused(names: &BTreeSet<String>) -> Result<()> {
+    let known = |name: &str| kernels().iter().any(|(_, kernels)| kernels.iter().any(|kernel| kernel.is_named(name)));
+    match names.iter().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::unsupported(format!(
+            "no kernel is called `{name}`; `dunlin inspect MODEL --plan` tells the names, and `+` joins parts of one"
+        ))),
+    }
+}
+
 /// One thing that a model does. Fused operators are ordinary operators.
 pub trait Operator: Any + fmt::Debug + Send + Sync {
     /// The name that file, shader, entry point, builder method and label share.
@@ -83,9 +98,15 @@ pub trait Operator: Any + fmt::Debug + Send + Sync {
         None
     }
 
-    /// The GPU work: which kernels, with what, how many workgroups.
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile)
-    -> Vec<Dispatch>;
+    /// The GPU work: every kernel that could do it, best first for the device, each with what it binds, its tuning constants
+    /// and how many workgroups. Those that the device does not allow are listed too.
+    fn candidates(
+        &self,
+        reads: &[Operand],
+        writes: &[Operand],
+        family: Family,
+        profile: &DeviceProfile,
+    ) -> Vec<Candidate>;
 }
 
 /// What a value is: its shape, and how its elements are held.

@@ -3,9 +3,9 @@
 //! x: (m, k)   gain: (k)   W: (n, k) in any weight format   y: (m, n)
 
 use crate::kernel::source::NORM;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::product::{
-    GemvKernels, ProductParams, few_shapes, gemv_constants, gemv_groups, gemv_kernels, plain_product, split_shapes,
+    GemvKernels, ProductParams, few_shapes, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product, split_shapes,
 };
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::weight::{Part, parts};
@@ -47,17 +47,19 @@ impl Operator for NormMatmul {
         plain_product(&RmsNorm { eps: self.eps }.rows(x, gain), w, writes[0]);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
         let (m, _) = x.ty.matrix();
-        let dispatch = |part: Part| Dispatch {
-            kernel: KernelRef(weight_kernel(&KERNELS[usize::from(profile.broadcasts())], w.ty.dtype())),
-            constants: gemv_constants(part.rows, m, profile).into(),
-            slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
-            params: params(&Params { common: ProductParams::new(m, w, &part), eps: self.eps }),
-            groups: [groups(part.rows, 64), gemv_groups(m), 1],
-        };
-        parts(w, profile).into_iter().map(dispatch).collect()
+        gemv_candidates(&KERNELS, profile, |kernels| {
+            let dispatch = |part: Part| Dispatch {
+                kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
+                constants: gemv_constants(part.rows, x, profile).into(),
+                slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
+                params: params(&Params { common: ProductParams::new(m, w, &part), eps: self.eps }),
+                groups: [groups(part.rows, 64), gemv_groups(m), 1],
+            };
+            parts(w, profile).into_iter().map(dispatch).collect()
+        })
     }
 }
 

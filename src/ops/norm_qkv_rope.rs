@@ -7,8 +7,8 @@
 //! Any of the three row counts may be 0: where q, k and v differ in format, each format is a part of its own.
 
 use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
-use crate::ops::product::{GemvKernels, gemv_constants, gemv_groups, gemv_kernels, plain_product};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
+use crate::ops::product::{GemvKernels, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::weight::parts;
@@ -96,17 +96,17 @@ impl Operator for NormQkvRope {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let [x, gain, w, angles] = reads else { panic!("norm_qkv_rope reads x, gain, W and angles") };
         let [keys, values, q] = writes else { panic!("norm_qkv_rope writes keys, values and q") };
         let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_qkv_rope wants its weight in one chunk") };
-        let kernels = &KERNELS[usize::from(profile.kv_f16())][usize::from(profile.broadcasts())];
         let slots = [x.slot(), gain.slot(), part.codes, part.scales, angles.slot(), keys.slot(), values.slot(), q.slot()];
-        vec![Dispatch {
+        gemv_candidates(&KERNELS[usize::from(profile.kv_f16())], profile, |kernels| {
+            vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-            constants: gemv_constants(rows, m, profile).into(),
-            slots: slots.into(),
+            constants: gemv_constants(rows, x, profile).into(),
+            slots: slots.to_vec(),
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
                 cols: cols as u32,
@@ -122,7 +122,8 @@ impl Operator for NormQkvRope {
                 interleaved: self.interleaved.into(),
             }),
             groups: [groups(rows / 2, 32), gemv_groups(m), 1],
-        }]
+            }]
+        })
     }
 }
 

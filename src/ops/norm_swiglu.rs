@@ -3,8 +3,8 @@
 //! x: (m, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (m, ffn)
 
 use crate::kernel::source::NORM;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
-use crate::ops::product::{GemvKernels, gemv_constants, gemv_groups, gemv_kernels, plain_product};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
+use crate::ops::product::{GemvKernels, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::silu;
 use crate::ops::weight::parts;
@@ -56,13 +56,14 @@ impl Operator for NormSwiglu {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
         let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_swiglu wants its weight in one chunk") };
-        vec![Dispatch {
-            kernel: KernelRef(weight_kernel(&KERNELS[usize::from(profile.broadcasts())], w.ty.dtype())),
-            constants: gemv_constants(rows, m, profile).into(),
+        gemv_candidates(&KERNELS, profile, |kernels| {
+            vec![Dispatch {
+            kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
+            constants: gemv_constants(rows, x, profile).into(),
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
@@ -72,7 +73,8 @@ impl Operator for NormSwiglu {
                 eps: self.eps,
             }),
             groups: [groups(rows / 2, 32), gemv_groups(m), 1],
-        }]
+            }]
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
 
 use crate::formats::dequantize_row;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, params, weight_kernel};
 use crate::tensor::DType;
@@ -46,15 +46,6 @@ pub struct GemmKernels {
     pub cooperative: [WeightKernels; 2],
 }
 
-/// How tiles of a matrix product are computed.
-struct Tiles {
-    kernels: &'static WeightKernels,
-    constants: Vec<(&'static str, f64)>,
-    /// Rows of x and of W that a workgroup takes.
-    m: usize,
-    n: usize,
-}
-
 /// Declares the kernels of a file that shared/gemv.wgsl completes:
 /// `gemv_kernels!("file.wgsl", "entry", [modules], [accesses], Params, [constants])`.
 macro_rules! gemv_kernels {
@@ -64,8 +55,8 @@ macro_rules! gemv_kernels {
     };
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*], $shared:expr, $subgroups:expr) => {
         [
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0 $(, $constant = $value)*], $shared),
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0 $(, $constant = $value)*], $subgroups),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
         ]
     };
 }
@@ -92,8 +83,8 @@ impl ProductKernels {
         self.gemv.iter().flatten().chain(self.gemm.all()).collect()
     }
 
-    /// The dispatches of x · Wᵀ; `slots` orders the bindings of one part, `constants` are behind the kernel's own.
-    pub fn dispatch(
+    /// The ways to x · Wᵀ; `slots` orders the bindings of one part, `constants` are behind the kernel's own.
+    pub fn candidates(
         &'static self,
         x: &Operand,
         w: &Operand,
@@ -101,19 +92,22 @@ impl ProductKernels {
         profile: &DeviceProfile,
         constants: &[(&'static str, f64)],
         slots: impl Fn(&Part) -> Vec<Slot>,
-    ) -> Vec<Dispatch> {
-        let (m, _) = x.ty.matrix();
+    ) -> Vec<Candidate> {
+        let (m, cols) = x.ty.matrix();
         if family == Family::Many {
-            return self.gemm.dispatch(m, w, profile, constants, &[], slots);
+            let constants = [&[aligned(cols)], constants].concat();
+            return self.gemm.candidates(m, w, profile, &constants, &[], slots);
         }
-        let dispatch = |part: Part| Dispatch {
-            kernel: KernelRef(weight_kernel(&self.gemv[usize::from(profile.broadcasts())], w.ty.dtype())),
-            constants: [&gemv_constants(part.rows, m, profile), constants].concat(),
-            slots: slots(&part),
-            params: params(&ProductParams::new(m, w, &part)),
-            groups: [groups(part.rows, 64), gemv_groups(m), 1],
-        };
-        parts(w, profile).into_iter().map(dispatch).collect()
+        gemv_candidates(&self.gemv, profile, |kernels| {
+            let dispatch = |part: Part| Dispatch {
+                kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
+                constants: [&gemv_constants(part.rows, x, profile), constants].concat(),
+                slots: slots(&part),
+                params: params(&ProductParams::new(m, w, &part)),
+                groups: [groups(part.rows, 64), gemv_groups(m), 1],
+            };
+            parts(w, profile).into_iter().map(dispatch).collect()
+        })
     }
 }
 
@@ -123,24 +117,8 @@ impl GemmKernels {
         tiles.into_iter().chain(&self.cooperative).flatten().collect()
     }
 
-    /// What suits a device.
-    fn tiles(&'static self, profile: &DeviceProfile) -> Tiles {
-        let half = profile.f16 && profile.reduced_precision;
-        let plain = |kernels, m, n| Tiles { kernels, constants: vec![], m, n };
-        match cooperative(profile) {
-            _ if profile.broadcasts() => plain(&self.broadcasts, 16, 128),
-            Some((size, strips)) if half => {
-                let kernels = &self.cooperative[usize::from(size == 16)];
-                Tiles { kernels, constants: vec![("STRIPS", f64::from(strips))], m: 64, n: 64 }
-            }
-            _ if half => plain(&self.tiles_f16, 32, 64),
-            _ => plain(&self.tiles_f32, 32, 64),
-        }
-    }
-
-    /// The dispatches of a product with `m` rows: see [`ProductKernels::dispatch`]. `more` are params behind the common
-    /// ones.
-    pub fn dispatch(
+    /// The ways to a product with `m` rows: see [`ProductKernels::candidates`]. `more` are params behind the common ones.
+    pub fn candidates(
         &'static self,
         m: usize,
         w: &Operand,
@@ -148,40 +126,78 @@ impl GemmKernels {
         constants: &[(&'static str, f64)],
         more: &[u32],
         slots: impl Fn(&Part) -> Vec<Slot>,
-    ) -> Vec<Dispatch> {
-        let tiles = self.tiles(profile);
-        let dispatch = |part: Part| Dispatch {
-            kernel: KernelRef(weight_kernel(tiles.kernels, w.ty.dtype())),
-            constants: [&tiles.constants, constants].concat(),
-            slots: slots(&part),
-            params: [&params(&ProductParams::new(m, w, &part)), bytemuck::cast_slice(more)].concat(),
-            groups: [groups(m, tiles.m), groups(part.rows, tiles.n), 1],
+    ) -> Vec<Candidate> {
+        // A tile of so many rows of x and of W a workgroup.
+        let tiles =
+            |kernels: &'static WeightKernels, own: &[(&'static str, f64)], [tile_m, tile_n]: [usize; 2], why| {
+                let dispatch = |part: Part| Dispatch {
+                    kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
+                    constants: [own, constants].concat(),
+                    slots: slots(&part),
+                    params: [&params(&ProductParams::new(m, w, &part)), bytemuck::cast_slice(more)].concat(),
+                    groups: [groups(m, tile_m), groups(part.rows, tile_n), 1],
+                };
+                Candidate { dispatches: parts(w, profile).into_iter().map(dispatch).collect(), why }
+            };
+        let matrices = |kernels, size| {
+            tiles(kernels, &[strips(size, profile)], [64, 64], "cooperative matrices do the most arithmetic")
         };
-        parts(w, profile).into_iter().map(dispatch).collect()
+        let [of_8, of_16] = &self.cooperative;
+        let by_broadcasts = tiles(&self.broadcasts, &[], [16, 128], BROADCASTS);
+        let mut ways = vec![
+            matrices(of_16, 16),
+            matrices(of_8, 8),
+            tiles(&self.tiles_f16, &[], [32, 64], "tiles of f16 are half the bytes of tiles of f32"),
+            tiles(&self.tiles_f32, &[], [32, 64], "tiles of f32 need nothing of a device"),
+        ];
+        ways.insert(if profile.rasteriser { 0 } else { ways.len() }, by_broadcasts);
+        ways
     }
 }
 
-/// The size of a device's cooperative matrices, and how many strips of a tile of 64 × 64 a subgroup has in registers: its
-/// share where subgroups are small, half of the tile at most.
-fn cooperative(profile: &DeviceProfile) -> Option<(u32, u32)> {
-    let (size, (threads, _)) = (profile.cooperative?, profile.subgroups?);
-    Some((size, (threads / size).min(32 / size)))
+/// How many strips of a tile of 64 × 64 a subgroup has in registers, with cooperative matrices of a size: its share where
+/// subgroups are small, half of the tile at most.
+fn strips(size: u32, profile: &DeviceProfile) -> (&'static str, f64) {
+    let threads = profile.subgroups.map_or(size, |(least, _)| least);
+    ("STRIPS", f64::from((threads / size).clamp(1, 32 / size)))
+}
+
+/// What kernels that broadcast are good for.
+pub const BROADCASTS: &str = "on a CPU rasteriser a broadcast is faster than a load";
+
+/// The ways of a few-row operator; `dispatches` makes its work by some kernels.
+pub fn gemv_candidates(
+    kernels: &'static GemvKernels,
+    profile: &DeviceProfile,
+    dispatches: impl Fn(&'static WeightKernels) -> Vec<Dispatch>,
+) -> Vec<Candidate> {
+    let [shared, broadcasts] = kernels;
+    let shared = Candidate { dispatches: dispatches(shared), why: "a GPU loads for all threads of a subgroup at once" };
+    let broadcasts = Candidate { dispatches: dispatches(broadcasts), why: BROADCASTS };
+    if profile.rasteriser { vec![broadcasts, shared] } else { vec![shared, broadcasts] }
+}
+
+/// Whether rows of activations begin on a quad.
+fn aligned(cols: usize) -> (&'static str, f64) {
+    ("ALIGNED", f64::from(u8::from(cols.is_multiple_of(4))))
 }
 
 /// Rows of x that a workgroup of a few-row kernel takes at most.
 const MOST_GEMV_ROWS: usize = 8;
 
-/// The constants of a few-row kernel for `rows` rows of W and m of x. How many threads share a row of W: more where rows
-/// are few and cores many; the sums of a row of x hang on it, so not on m. How many rows of x a workgroup takes: the least
-/// power of two that holds m.
-pub fn gemv_constants(rows: usize, m: usize, profile: &DeviceProfile) -> [(&'static str, f64); 2] {
+/// The constants of a few-row kernel for `rows` rows of W and all of x. How many threads share a row of W: more where rows
+/// are few and cores many; the sums of a row of x hang on it, so it does not hang on how many those are. How many rows of x a
+/// workgroup takes: the least power of two that holds them.
+pub fn gemv_constants(rows: usize, x: &Operand, profile: &DeviceProfile) -> [(&'static str, f64); 3] {
+    let (m, cols) = x.ty.matrix();
     let wanted = match rows {
         _ if profile.rasteriser => 2,
         8192.. => 4,
         _ => 8,
     };
     let split = wanted.min(profile.max_invocations / 32);
-    [("SPLIT", f64::from(split)), ("ROWS", m.next_power_of_two().min(MOST_GEMV_ROWS) as f64)]
+    let together = m.next_power_of_two().min(MOST_GEMV_ROWS);
+    [("SPLIT", f64::from(split)), ("ROWS", together as f64), aligned(cols)]
 }
 
 /// Workgroups of a few-row kernel for m rows of x, for each share of W.

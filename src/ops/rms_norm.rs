@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   gain: (cols)
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -65,15 +65,15 @@ impl Operator for RmsNorm {
         Some(&[0])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
             params: params(&Params { cols: cols as u32, eps: self.eps }),
             groups: [rows as u32, 1, 1],
-        }]
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -74,9 +74,9 @@ impl Operator for Rope {
         Some(&[0])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
@@ -87,7 +87,7 @@ impl Operator for Rope {
                 interleaved: self.interleaved.into(),
             }),
             groups: [groups(rows * cols / 2, 64), 1, 1],
-        }]
+        })
     }
 }
 

@@ -15,7 +15,7 @@
 //! taken at temperature T, top-p among what top-k and min-p kept.
 
 use crate::kernel::source::ROWS;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -68,15 +68,15 @@ impl Operator for Sample {
         }
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (m, vocab) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot(), writes[1].slot(), writes[2].slot()],
             params: params(&Params { vocab: vocab as u32, first: (self.rows - m) as u32 }),
             groups: [m as u32, 1, 1],
-        }]
+        })
     }
 }
 

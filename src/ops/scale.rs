@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   s: (1, cols), a temporary: what squeeze-and-excitation makes of each channel
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -45,15 +45,15 @@ impl Operator for Scale {
         Some(&[0])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
             params: params(&Params { count: (rows * cols) as u32, cols: cols as u32 }),
             groups: [groups(rows * cols, 64), 1, 1],
-        }]
+        })
     }
 }
 

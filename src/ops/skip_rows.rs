@@ -2,7 +2,7 @@
 //!
 //! x: (first + rows, cols)   y: (rows, cols)
 
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -40,16 +40,16 @@ impl Operator for SkipRows {
         writes[0].copy_from_slice(&x[start..]);
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (_, cols) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&Params { count: count as u32, start: (self.first * cols) as u32 }),
             groups: [groups(count, 64), 1, 1],
-        }]
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //! takes the last row.
 
 use crate::kernel::source::ROWS;
-use crate::kernel::{DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -60,10 +60,10 @@ impl Operator for SpliceRows {
         Some(&[1])
     }
 
-    fn dispatch(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Dispatch> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (n, cols) = reads[1].ty.matrix();
         let (rows, _) = reads[2].ty.matrix();
-        vec![Dispatch {
+        Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
@@ -74,7 +74,7 @@ impl Operator for SpliceRows {
                 rows: rows as u32,
             }),
             groups: [groups(n * cols, 64), 1, 1],
-        }]
+        })
     }
 }
 

@@ -8,11 +8,13 @@ mod memory;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 pub use group::{Groups, StoredWeight};
 
+use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueKind};
-use crate::kernel::{DeviceProfile, Dispatch, Slot, ValueId};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, KernelRef, Obstacle, Slot, ValueId};
 use crate::ops::Operand;
 use memory::Lifetime;
 
@@ -29,11 +31,21 @@ pub struct Plan {
     pub groups: Groups,
 }
 
-/// A dispatch, and the operator it comes from.
+/// A dispatch, the operator it comes from, and why it is this kernel's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedDispatch {
     pub op: &'static str,
     pub dispatch: Dispatch,
+    pub choice: Arc<Choice>,
+}
+
+/// The kernel that an operator got, and those that it did not get.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    pub kernel: KernelRef,
+    pub why: &'static str,
+    /// In the operator's order, each with what keeps it from the device; nothing: it comes after the one that was taken.
+    pub others: Vec<(KernelRef, Option<Obstacle>)>,
 }
 
 /// Whether a plan fuses. Tests compare both.
@@ -44,7 +56,10 @@ pub enum Fusion {
 }
 
 impl Plan {
-    pub fn new(graph: Graph, profile: &DeviceProfile, fusion: Fusion) -> Self {
+    /// # Errors
+    ///
+    /// Where the device allows none of an operator's kernels: [`DeviceProfile::refused`] has them all.
+    pub fn new(graph: Graph, profile: &DeviceProfile, fusion: Fusion) -> Result<Self> {
         let mut groups = Groups::new(&graph, profile);
         let mut graph = match fusion {
             Fusion::On => fuse::fuse(graph, &mut groups),
@@ -53,8 +68,8 @@ impl Plan {
         graph.prune();
         graph.verify();
         let (places, arena) = place(&graph, profile);
-        let steps = dispatches(&graph, &groups, profile);
-        Plan { graph, steps, arena, places, groups }
+        let steps = dispatches(&graph, &groups, profile)?;
+        Ok(Plan { graph, steps, arena, places, groups })
     }
 
     /// The stored matrix that a weight is a part of.
@@ -63,7 +78,7 @@ impl Plan {
     }
 }
 
-fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Vec<PlannedDispatch> {
+fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Result<Vec<PlannedDispatch>> {
     let operand =
         |&id: &ValueId| Operand { id, ty: graph.ty(id).clone(), stored: groups.places.get(&id).map(|place| place.1) };
     let mut steps = Vec::new();
@@ -71,10 +86,38 @@ fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Vec<Pl
         let reads: Vec<Operand> = node.reads.iter().map(operand).collect();
         let writes: Vec<Operand> = node.writes.iter().map(operand).collect();
         let op = node.op.name();
-        let dispatches = node.op.dispatch(&reads, &writes, node.family, profile);
-        steps.extend(dispatches.into_iter().map(|dispatch| PlannedDispatch { op, dispatch }));
+        let (choice, dispatches) = choose(op, node.op.candidates(&reads, &writes, node.family, profile), profile)?;
+        let step = |dispatch| PlannedDispatch { op, dispatch, choice: choice.clone() };
+        steps.extend(dispatches.into_iter().map(step));
     }
-    steps
+    Ok(steps)
+}
+
+/// The first of an operator's candidates that the device allows.
+fn choose(op: &str, candidates: Vec<Candidate>, profile: &DeviceProfile) -> Result<(Arc<Choice>, Vec<Dispatch>)> {
+    let mut others = Vec::new();
+    let mut taken = None;
+    for candidate in candidates {
+        let (kernel, obstacle) = (candidate.kernel(), profile.allows(candidate.kernel().0).err());
+        if taken.is_none() && obstacle.is_none() {
+            taken = Some(candidate);
+        } else {
+            others.push((kernel, obstacle));
+        }
+    }
+    let Some(Candidate { dispatches, why }) = taken else {
+        let left_out = |(kernel, obstacle): &(KernelRef, Option<Obstacle>)| {
+            let because = obstacle.map_or(String::new(), |obstacle| format!(" ({obstacle})"));
+            format!("{}{because}", kernel.0.name())
+        };
+        let list: Vec<String> = others.iter().map(left_out).collect();
+        return Err(Error::device(format!(
+            "no kernel is left for `{op}` on {}: {}; refuse fewer, or take another device",
+            profile.name,
+            list.join(", ")
+        )));
+    };
+    Ok((Arc::new(Choice { kernel: dispatches[0].kernel, why, others }), dispatches))
 }
 
 /// Offsets of inputs and temporaries. Inputs and outputs are alive to the end: the host may write and read them.
@@ -137,6 +180,26 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// The distinct choices of kernels as text: how many dispatches each has, why it was made, and what else there was.
+    pub fn choices(&self) -> String {
+        let mut found: Vec<(&str, &Choice, usize)> = Vec::new();
+        for step in &self.steps {
+            match found.iter_mut().find(|(op, choice, _)| *op == step.op && **choice == *step.choice) {
+                Some((.., count)) => *count += 1,
+                None => found.push((step.op, &step.choice, 1)),
+            }
+        }
+        let mut text = String::new();
+        for (op, choice, count) in found {
+            text += &format!("{count:>4} × {op:<14} {}: {}\n", choice.kernel.0.name(), choice.why);
+            for (kernel, obstacle) in &choice.others {
+                let because = obstacle.map_or("it comes after".to_string(), |obstacle| obstacle.to_string());
+                text += &format!("{:22}not {}: {because}\n", "", kernel.0.name());
+            }
+        }
+        text
+    }
+
     fn place_name(&self, id: ValueId) -> String {
         match &self.graph.value(id).kind {
             ValueKind::State(name) | ValueKind::Table(name, _) => name.clone(),

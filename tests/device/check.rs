@@ -2,7 +2,7 @@
 
 use crate::support::adapters;
 use dunlin::backend::check::check;
-use dunlin::kernel::{Access, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use dunlin::kernel::{Access, Candidate, DeviceProfile, Family, Kernel, KernelRef, Requires, Row};
 use dunlin::ops::add::Add;
 use dunlin::ops::{Case, Given, Operand, Operator, Read, TensorType};
 
@@ -69,18 +69,19 @@ impl Operator for Faulty {
         }
     }
 
-    fn dispatch(
+    fn candidates(
         &self,
         reads: &[Operand],
         writes: &[Operand],
         family: Family,
         profile: &DeviceProfile,
-    ) -> Vec<Dispatch> {
-        let dispatches = Add.dispatch(reads, writes, family, profile);
-        let broken = |dispatch| Dispatch { kernel: KernelRef(&BROKEN), params: Vec::new(), ..dispatch };
-        match self {
-            Faulty::Reference => dispatches,
-            Faulty::Shader => dispatches.into_iter().map(broken).collect(),
+    ) -> Vec<Candidate> {
+        let mut candidates = Add.candidates(reads, writes, family, profile);
+        if let Faulty::Shader = self {
+            for dispatch in candidates.iter_mut().flat_map(|candidate| &mut candidate.dispatches) {
+                (dispatch.kernel, dispatch.params) = (KernelRef(&BROKEN), Vec::new());
+            }
         }
+        candidates
     }
 }

@@ -85,7 +85,7 @@ impl Toy {
     }
 
     fn plan(&self, rows: usize, profile: &DeviceProfile, fusion: Fusion) -> Plan {
-        Plan::new(self.graph(pass(rows)), profile, fusion)
+        Plan::new(self.graph(pass(rows)), profile, fusion).expect("a plan")
     }
 
     fn ids(&self) -> Vec<u32> {

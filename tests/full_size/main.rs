@@ -129,10 +129,13 @@ fn check_bindings(adapter: &Adapter, files: &Files) -> u64 {
     let plan = |rows| {
         let prompt = Pass { images: true, ..Pass::prompt(rows, Want::Token) };
         let graph = recipe.graph(if rows == 1 { Pass::decode(1) } else { prompt }).expect("a graph");
-        Plan::new(graph, profile, Fusion::On)
+        Plan::new(graph, profile, Fusion::On).expect("a plan")
     };
-    let plans =
-        [("vision", Plan::new(graph, profile, Fusion::On)), ("prefill of 256 tokens", plan(256)), ("decode", plan(1))];
+    let plans = [
+        ("vision", Plan::new(graph, profile, Fusion::On).expect("a plan")),
+        ("prefill of 256 tokens", plan(256)),
+        ("decode", plan(1)),
+    ];
     for (name, plan) in &plans {
         let slots = plan.steps.iter().flat_map(|step| &step.dispatch.slots);
         let (buffer, bytes) =

@@ -8,9 +8,9 @@ use crate::support::golden::{self, Golden};
 use crate::support::runtimes::{self, Runtime, worst};
 use crate::support::scratch::Scratch;
 use dunlin::backend::wgpu::device;
-use dunlin::backend::{Engine, Output, Want};
+use dunlin::backend::{Engine, Output, Step, Want};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::kernel::Row;
+use dunlin::kernel::{Family, Row};
 use dunlin::tensor::DType;
 use dunlin::{LoadOptions, Model, Prompt, Sampler, Stats, Stop, Weights};
 use safetensors::tensor::{Dtype, TensorView};
@@ -97,7 +97,7 @@ fn prefill(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
 fn sharing_layers_equals_copying_them_bit_for_bit() {
     let golden = Golden::open("mobilellm_ls");
     let scratch = Scratch::new();
-    let copied = Checkpoint::open(&copy_layers_out(&scratch, &golden.folder)).expect("a folder without sharing");
+    let copied = Checkpoint::open(copy_layers_out(&scratch, &golden.folder)).expect("a folder without sharing");
     let shared = open(&golden);
     assert_eq!((copied.config.layers, shared.config.layers), (6, 3));
     assert!(shared.config.layer_sharing && !copied.config.layer_sharing);
@@ -214,6 +214,56 @@ fn weights_split_by_rows_are_the_same() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The logits of a pass lie in one binding.
+#[test]
+fn a_pass_has_no_more_rows_than_a_binding_holds_logits() {
+    let golden = Golden::open("mobilellm_gqa");
+    let checkpoint = open(&golden);
+    let (row, ids) = (4 * checkpoint.config.vocab as u64, golden.ids("long.input_ids"));
+    for runtime in runtimes::full().iter().filter(|runtime| runtime.is_gpu()) {
+        let whole = runtime.load(&checkpoint);
+        assert_eq!(whole.chunk(), 256, "{}", runtime.label);
+        for rows in [9, 40] {
+            let small = runtime.load_with(&checkpoint, Some(rows * row + row / 2));
+            assert_eq!(small.chunk() as u64, rows, "{}", runtime.label);
+            let ids = &ids[..100];
+            let error =
+                worst(&forward::logits(&*small, ids, small.chunk()).data, &forward::logits(&*whole, ids, 256).data);
+            assert!(error <= SAME, "{} by {rows} rows: off by {error}", runtime.label);
+        }
+    }
+}
+
+/// A long prompt after a short one: the arena of the longer pass is another than the one that is bound.
+#[test]
+fn a_session_that_has_decoded_takes_a_longer_pass() {
+    let golden = Golden::open("mobilellm_gqa");
+    let checkpoint = open(&golden);
+    let ids = &golden.ids("long.input_ids")[..131];
+    for runtime in runtimes::full() {
+        let engine = runtime.load(&checkpoint);
+        let wanted = forward::logits(&*engine, ids, ids.len());
+        let mut session = engine.session(ids.len()).expect("session");
+        session.set_tokens(0, ids).expect("tokens");
+        let mut position = 0;
+        // Short, then token by token, then long, then short and token by token with what is bound by now.
+        for (count, long) in [(5, false), (1, false), (1, false), (90, true), (1, false), (5, true), (1, false)] {
+            if count > 1 {
+                forward::prompt(&mut *session, Row::at(position), count, Want::Logits);
+            } else {
+                let rows = [Row::at(position)];
+                let step = Step { rows: &rows, family: Family::Few, want: Want::Logits, logits: false, images: false };
+                session.run(&step).expect("decode");
+            }
+            position += count;
+            let (_, found) = session.outputs().expect("outputs").pop().expect("logits");
+            let error = worst(row(&found, count - 1), row(&wanted, position - 1));
+            let at = format!("{}: row {position}, long {long}", runtime.label);
+            assert!(error <= SAME, "{at}: off by {error}");
         }
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chat;
 mod company;
 mod demo;
 mod files;

@@ -107,7 +107,8 @@ fn a_seed_gives_a_text_and_another_seed_another() {
         let sampler = Sampler::greedy().temperature(1.5).top_k(100);
         let first = text(&sampler.clone().seed(11));
         assert_eq!(first, text(&sampler.clone().seed(11)), "{}", runtime.label);
-        let others = [12, 13 << 32, 1 << 31].map(|seed| text(&sampler.clone().seed(seed)));
+        // Every bit counts.
+        let others = [12, 13 << 32, 1 << 31, 11 + (1 << 32)].map(|seed| text(&sampler.clone().seed(seed)));
         assert!(others.iter().all(|other| *other != first), "{}: the seed does nothing", runtime.label);
         assert!(others[0] != others[1] && others[1] != others[2], "{}", runtime.label);
         // Without a seed, every text is its own.
@@ -182,7 +183,7 @@ fn draws_are_distributed_as_the_filters_say() {
     let all: Keep = Box::new(|_| true);
     // By rank, probabilities are 0.16 · 0.86ⁿ, which sum to 0.16, 0.30, 0.42, 0.53, 0.62 …
     let cases: Vec<(&str, Row, Keep)> = vec![
-        ("temperature 1", plain.clone(), all),
+        ("temperature 1", plain, all),
         ("temperature 0.7", Row { temperature: 0.7, ..plain }, Box::new(|_| true)),
         ("top-k 5", Row { top_k: 5, ..plain }, Box::new(|id| rank(id) < 5)),
         ("top-p 0.6", Row { top_p: 0.6, ..plain }, Box::new(|id| rank(id) < 5)),

@@ -5,8 +5,9 @@ use crate::support::golden::{self, Golden};
 use crate::support::pictures::{greedy, log_softmax, prompt, tensor};
 use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
-use dunlin::backend::{self, EngineOptions};
+use dunlin::backend::{self, EngineOptions, Session, Step, Want};
 use dunlin::checkpoint::{Checkpoint, Config};
+use dunlin::kernel::{Family, Row};
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
 
 /// Of values after normalisation: one step of a colour is 0.015.
@@ -118,7 +119,8 @@ fn a_question_that_follows_reads_no_picture_again() {
         assert!(generation.stats().vision_s > 0.0 && generation.stats().image_tokens > 0, "{at}");
 
         let mut next = generation.follow_up("And what colour?", &sampler).expect("a generation").max_tokens(9);
-        let found = ids(&mut next);
+        let answered: Vec<_> = next.by_ref().map(|piece| piece.expect("a token")).collect();
+        let found: Vec<u32> = answered.iter().map(|piece| piece.id).collect();
         let stats = next.stats();
         assert_eq!(stats.vision_s, 0.0, "{at}: the picture was read again");
 
@@ -131,11 +133,65 @@ fn a_question_that_follows_reads_no_picture_again() {
 
         // Another picture in a later question, behind the first.
         let question = Prompt::user("<image> or this?").image(golden.folder.join("image_1.png"));
+        let answer: String = answered.iter().map(|piece| piece.text.as_str()).collect();
         let mut third = next.follow_up(question, &sampler).expect("a generation").max_tokens(3);
-        assert_eq!(ids(&mut third).len(), 3, "{at}");
+        let turns = [
+            ("user", "<image>\nWhat is it?"),
+            ("assistant", reply.trim()),
+            ("user", "And what colour?"),
+            ("assistant", answer.trim()),
+            ("user", "<image> or this?"),
+        ];
+        let chat = Prompt::chat(turns.map(|(role, text)| Message::new(role, text)));
+        let chat = chat.image(image.clone()).image(golden.folder.join("image_1.png"));
+        let mut whole = model.generate(chat, &sampler).expect("a generation").max_tokens(3);
+        assert_eq!(ids(&mut third), ids(&mut whole), "{at}");
+        assert_eq!(third.stats().prompt_tokens, whole.stats().prompt_tokens, "{at}");
         assert_eq!(third.stats().image_tokens, 2 * stats.image_tokens, "{at}");
         assert!(third.stats().vision_s > 0.0, "{at}");
     });
+}
+
+/// Two prompts of as many rows in one session with room for both: the second picture moves the first one's rows, and what
+/// is bound must follow.
+#[test]
+fn a_second_picture_is_read_in_a_pass_that_has_run() {
+    let golden = Golden::open("mobilevlm_v2_grid16");
+    let checkpoint = Checkpoint::open(&golden.folder).expect("a golden folder");
+    let vision = checkpoint.config.vision.clone().expect("a vision half");
+    let (rows, vocab) = (vision.tokens(), checkpoint.config.vocab as u32);
+    let pixels = ["img0", "img1"].map(|name| golden.f32(&format!("{name}.pixel_values")));
+    let prompt = |picture: usize| -> Vec<u32> {
+        let first = vocab + (picture * rows) as u32;
+        [1, 17].into_iter().chain(first..first + rows as u32).chain([40, 41]).collect()
+    };
+    let count = prompt(0).len();
+    let encode = |session: &mut dyn Session, picture: usize| {
+        session.encode(&pixels[picture], picture * rows).expect("a picture");
+        while session.encode_slice().is_ok_and(|(done, all)| done < all) {}
+    };
+    let run = |session: &mut dyn Session, picture: usize| -> Vec<f32> {
+        session.set_tokens(picture * count, &prompt(picture)).expect("tokens");
+        let row = Row { slot: (picture * count) as u32, ..Row::at(0) };
+        let step =
+            Step { rows: &row.follow(count), family: Family::Many, want: Want::Logits, logits: false, images: true };
+        session.run(&step).expect("a prompt");
+        session.outputs().expect("outputs").pop().expect("logits").1.data
+    };
+    for runtime in runtimes::full() {
+        let engine = runtime.load(&checkpoint);
+        let mut both = engine.session(2 * count).expect("a session");
+        encode(&mut *both, 0);
+        let first = run(&mut *both, 0);
+        encode(&mut *both, 1);
+        let second = run(&mut *both, 1);
+        let mut alone = engine.session(2 * count).expect("a session");
+        encode(&mut *alone, 0);
+        encode(&mut *alone, 1);
+        assert_eq!(run(&mut *alone, 1), second, "{}", runtime.label);
+        assert_eq!(run(&mut *alone, 0), first, "{}", runtime.label);
+        assert_ne!(first, second, "{}", runtime.label);
+    }
 }
 
 /// A question that follows one whose prompt never ran, or ran for no token: nothing of it is taken for computed.

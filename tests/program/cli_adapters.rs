@@ -56,6 +56,34 @@ fn run_gives_the_golden_ids() {
     }
 }
 
+/// The next best kernels take the place of those that are refused: on a rasteriser those of hardware.
+#[test]
+fn run_gives_the_golden_ids_without_refused_kernels() {
+    let golden = Golden::open("mobilellm_gqa");
+    let prompt = list(&golden.ids("p0.input_ids"));
+    let wanted: Vec<u64> = golden.ids("p0.greedy_ids").into_iter().map(u64::from).collect();
+    for (device, _) in devices() {
+        let common = [folder(&golden), "--device", &device, "--precision", "f32"];
+        let refused = ["--refuse", "quads_subgroup", "--refuse", "gemm_subgroup", "--refuse", "attention/broadcast"];
+        let rest = ["--tokens", &prompt, "--json", "--max-tokens", "32"];
+        let mut lines = json_lines(&[&["run"], &common[..], &refused, &rest].concat());
+        lines.pop().expect("statistics");
+        let found: Vec<u64> = lines.iter().map(|line| line["token"].as_u64().expect("an id")).collect();
+        assert_eq!(found, wanted, "on {device}");
+
+        let text = stdout(&[&["inspect"], &common[..], &refused, &["--plan"]].concat());
+        assert!(text.contains("quads_subgroup") == text.contains(": it is refused"), "on {device}: {text}");
+        assert!(text.contains("× attention      attention/row"), "on {device}: {text}");
+    }
+    let refuse = |device: &str, name: &str, parts: &[&str]| {
+        fails(&["run", folder(&golden), "--device", device, "--tokens", "1", "--refuse", name], parts);
+    };
+    for (device, _) in devices().iter().filter(|(device, _)| device != "cpu") {
+        refuse(device, "attention/row", &["no kernel is left", "`attention`", "attention/row", "refuse"]);
+    }
+    refuse("cpu", "no such kernel", &["`no such kernel`", "inspect"]);
+}
+
 /// Hidden states and logits under `--precision f32`, with the tolerances of `tests/golden/README.md`.
 #[test]
 fn trace_writes_the_golden_hidden_states() {

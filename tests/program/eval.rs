@@ -75,7 +75,7 @@ fn choices_are_scored_as_scores_are() {
         -nll[nll.len() - count..].iter().map(|value| value.as_f64().expect("a number")).sum::<f64>()
     });
     let best = |values: [f64; 3]| (0..3).max_by(|&a, &b| values[a].total_cmp(&values[b])).expect("three");
-    let by_length = [0, 1, 2].map(|i| logprobs[i] / choices[i].len() as f64);
+    let by_length = [0, 1, 2].map(|i| logprobs[i] / choices[i].chars().count() as f64);
     let data =
         scratch.write("d.jsonl", lines(&[json!({"prompt": prompt, "choices": choices, "label": best(logprobs)})]));
     let results = json_lines(&["eval", &model, "--device", "cpu", "--data", text(&data), "--json"]);
@@ -89,6 +89,19 @@ fn choices_are_scored_as_scores_are() {
     assert_eq!(results[1]["summary"]["accuracy"], 1.0);
     let table = stdout(&["eval", &model, "--device", "cpu", "--data", text(&data)]);
     assert!(table.contains("acc_norm"), "{table}");
+}
+
+/// A character of Japanese is three bytes, which are a token each to this model.
+#[test]
+fn the_length_of_a_choice_is_counted_in_characters() {
+    let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
+    let choices = ["qz", "日本"];
+    let data = scratch.write("d.jsonl", lines(&[json!({"prompt": "The cat sat", "choices": choices, "label": 0})]));
+    let results = json_lines(&["eval", &model, "--device", "cpu", "--data", text(&data), "--json"]);
+    let logprobs = results[0]["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64);
+    let [latin, japanese] = logprobs.collect::<Vec<_>>()[..] else { panic!("{results:?}") };
+    assert!(latin / 2.0 > japanese / 2.0 && latin / 2.0 < japanese / 6.0, "bytes would say otherwise: {results:?}");
+    assert_eq!(results[0]["correct_norm"], true, "{results:?}");
 }
 
 #[test]

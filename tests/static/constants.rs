@@ -7,6 +7,8 @@ pub const USED: &[(&str, &[f64])] = &[
     ("SPLIT", &[2.0, 4.0, 8.0]),
     // Rows of x that a workgroup of few rows takes at a time.
     ("ROWS", &[1.0, 2.0, 4.0, 8.0]),
+    // Whether rows of activations begin on a quad.
+    ("ALIGNED", &[0.0, 1.0]),
     // The function that a product applies to its sums: none, then the codes of `ops::activation::Kind`.
     ("ACTIVATION", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
     // Strips of a tile that a subgroup has in registers: by the least threads of a subgroup, and the size of its matrices.

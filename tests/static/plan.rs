@@ -9,10 +9,13 @@ use crate::constants;
 use crate::support::bindings::binding;
 use crate::support::configs::{self, Random};
 use dunlin::checkpoint::Config;
+use dunlin::checkpoint::vision::{Activation, Projector, VisionConfig};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::WeightLayout;
 use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
 use dunlin::models::{self, Pass, Want};
+use dunlin::ops::TensorType;
+use dunlin::ops::activation::Kind;
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
 
@@ -23,7 +26,7 @@ fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph 
 }
 
 fn decode(config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile) -> Plan {
-    Plan::new(graph(config, formats, Pass::decode(1)), profile, Fusion::On)
+    Plan::new(graph(config, formats, Pass::decode(1)), profile, Fusion::On).expect("a plan")
 }
 
 fn profiles() -> Vec<DeviceProfile> {
@@ -89,7 +92,7 @@ fn random_profile(random: &mut Random) -> DeviceProfile {
 
 /// The rules for the fused plan and the unfused one, and what the two have in common.
 fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile, pass: Pass) {
-    let plan = |fusion| Plan::new(graph(config, formats, pass), profile, fusion);
+    let plan = |fusion| Plan::new(graph(config, formats, pass), profile, fusion).expect("a plan");
     let (fused, plain) = (plan(Fusion::On), plan(Fusion::Off));
     for (plan, again, fusion) in [(&fused, plan(Fusion::On), "fused"), (&plain, plan(Fusion::Off), "unfused")] {
         let at = format!("{at}, {fusion}");
@@ -298,6 +301,49 @@ fn weights_that_do_not_fit_one_binding_are_not_fused() {
     assert_eq!(ops.iter().filter(|op| **op == "rope").count(), 2, "{ops:?}");
 }
 
+/// What is read as an output is written, whatever else reads it.
+#[test]
+fn an_output_is_a_use() {
+    let mut b = GraphBuilder::new(&|_| DType::F16);
+    let (x, residual) = (b.input("x", TensorType::f32([3, 64])), b.input("residual", TensorType::f32([3, 32])));
+    let w = b.weight("w", 32, 64);
+    let product = b.linear(x, w, None);
+    let sum = b.add(residual, product);
+    let bent = b.activation(sum, Kind::Gelu);
+    b.output("product", product);
+    b.output("bent", bent);
+    let graph = b.finish();
+    for fusion in [Fusion::On, Fusion::Off] {
+        let plan = Plan::new(graph.clone(), &DeviceProfile::baseline(), fusion).expect("a plan");
+        let written = |id| plan.graph.nodes.iter().any(|node| node.writes.contains(&id));
+        assert!(written(product) && written(bent), "{fusion:?}:\n{plan}");
+    }
+}
+
+/// Half of an odd grid is rounded up, as PyTorch's convolution of stride 2 does.
+#[test]
+fn the_projector_of_mobilevlm_1_takes_an_odd_grid() {
+    for grid in [1, 4, 5, 7] {
+        let vision = VisionConfig {
+            image_size: 14 * grid,
+            patch: 14,
+            width: 32,
+            heads: 2,
+            ffn: 64,
+            blocks: 1,
+            norm_eps: 1e-5,
+            activation: Activation::QuickGelu,
+            projector: Projector::Ldp { squeeze: 8 },
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        };
+        let config = Config { vision: Some(vision), ..configs::uniform("mobilevlm", 64, 1, [4, 4], 128, 100) };
+        let graph = models::build_vision(&config, GraphBuilder::new(&|_| DType::F32)).expect("a vision half");
+        let tokens = graph.outputs.iter().find(|(name, _)| name == models::PROJECTED).expect("tokens").1;
+        assert_eq!(graph.ty(tokens).shape, [grid.div_ceil(2) * grid.div_ceil(2), 64], "a grid of {grid}");
+    }
+}
+
 // ---- kernel choice ----
 
 #[test]
@@ -306,7 +352,7 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
         let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
         let pass = if rows == 1 { Pass::decode(1) } else { Pass::prompt(rows, Want::Token) };
         check_both(&format!("{rows} rows, {profile:?}"), &config, &|_| DType::Q4_0, profile, pass);
-        let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On);
+        let plan = Plan::new(graph(&config, &|_| DType::Q4_0, pass), profile, Fusion::On).expect("a plan");
         let step = plan.steps.iter().find(|step| step.op == "linear").expect("a projection").dispatch.clone();
         let names: Vec<&str> = step.kernel.0.modules.iter().map(|module| module.name).collect();
         let told = ["tile_f32", "tile_f16", "gemm_subgroup", "cooperative_8", "cooperative_16"];
@@ -333,6 +379,52 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
     assert_eq!(tiles(16, &exact), ("tile_f32".into(), None));
     assert_eq!(tiles(16, &DeviceProfile { rasteriser: true, ..hardware(8, 8) }), ("gemm_subgroup".into(), None));
     assert_eq!(tiles(16, &DeviceProfile { cooperative: None, ..hardware(8, 8) }), ("tile_f16".into(), None));
+}
+
+#[test]
+fn the_next_best_takes_the_place_of_a_refused_kernel() {
+    let config = configs::uniform("mobilellm", 64, 1, [4, 2], 160, 96);
+    let rasteriser = DeviceProfile {
+        rasteriser: true,
+        subgroups: Some((8, 8)),
+        f16: true,
+        reduced_precision: true,
+        ..DeviceProfile::baseline()
+    };
+    let plan = |pass, refused: &[&str]| {
+        let refused = refused.iter().map(|name| name.to_string()).collect();
+        let profile = DeviceProfile { refused, ..rasteriser.clone() };
+        Plan::new(graph(&config, &|_| DType::Q4_0, pass), &profile, Fusion::On)
+    };
+    let kernel = |pass, op: &str, refused: &[&str]| {
+        let plan = plan(pass, refused).expect("a plan");
+        plan.steps.iter().find(|step| step.op == op).expect(op).dispatch.kernel.0.name()
+    };
+    let (decode, prompt) = (Pass::decode(1), Pass::prompt(7, Want::Logits));
+    let gemv = |quads: &str| format!("linear/gemv+epilogue_residual+quads_{quads}+weight_q4_0");
+    assert_eq!(kernel(decode, "linear", &[]), gemv("subgroup"));
+    // By its whole name, by a part that several kernels have, by one that others have.
+    assert_eq!(kernel(decode, "linear", &[&gemv("subgroup")]), gemv("shared"));
+    assert_eq!(kernel(decode, "linear", &["quads_subgroup"]), gemv("shared"));
+    assert_eq!(kernel(decode, "norm_swiglu", &["quads_subgroup"]), "norm_swiglu+quads_shared+weight_q4_0");
+    assert_eq!(kernel(decode, "linear", &["norm_swiglu+quads_subgroup", "quads"]), gemv("subgroup"));
+    let ways = ["broadcast", "tile", "row"].map(|way| format!("attention/{way}+kv_f16"));
+    let names: Vec<&str> = ways.iter().map(String::as_str).collect();
+    for (i, way) in ways.iter().enumerate() {
+        assert_eq!(&kernel(prompt, "attention", &names[..i]), way);
+    }
+    let error = plan(prompt, &["linear/gemm"]).expect_err("nothing is left").to_string();
+    for part in
+        ["`linear`", "baseline", "gemm_subgroup", "tile_f16", "tile_f32", "cooperative matrices of 8 × 8", "refused"]
+    {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let choices = plan(decode, &["linear/gemv+quads_subgroup"]).expect("a plan").choices();
+    let line = format!("   2 × linear         {}: a GPU loads", gemv("shared"));
+    assert!(choices.contains(&line), "{choices}");
+    assert!(choices.contains(&format!("not {}: it is refused", gemv("subgroup"))), "{choices}");
+    let plain = plan(decode, &[]).expect("a plan").choices();
+    assert!(plain.contains(&format!("not {}: it comes after", gemv("shared"))), "{plain}");
 }
 
 // ---- the text of a plan ----

@@ -1,6 +1,6 @@
 //! Prompts with pictures, and what models make of them.
 
-use dunlin::{Model, Prompt, Sampler, Trace};
+use dunlin::{Generation, Model, Prompt, Sampler, Trace};
 
 use super::golden::Golden;
 
@@ -14,9 +14,13 @@ pub fn prompt(golden: &Golden, name: &str) -> Prompt {
 
 /// Greedy ids with the logprobs that they were chosen from. Their differences are those of logits.
 pub fn greedy(model: &Model, prompt: Prompt, count: usize, vocab: usize) -> Vec<(u32, Vec<f32>)> {
-    let generation =
-        model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(count).logprobs(vocab);
-    let pieces = generation.map(|piece| piece.expect("a token"));
+    let generation = model.generate(prompt, &Sampler::greedy()).expect("a generation");
+    with_logprobs(generation.max_tokens(count), vocab)
+}
+
+/// The ids of a generation, each with the logprobs that it was chosen from, in the order of ids.
+pub fn with_logprobs(generation: Generation, vocab: usize) -> Vec<(u32, Vec<f32>)> {
+    let pieces = generation.logprobs(vocab).map(|piece| piece.expect("a token"));
     let by_id = |mut top: Vec<(u32, f32)>| {
         top.sort_by_key(|&(id, _)| id);
         top.into_iter().map(|(_, logprob)| logprob).collect()

@@ -183,7 +183,7 @@ pub mod gpu {
 
         /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
         pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
-            let mut plan = Plan::new(self.graph.clone(), profile, Fusion::Off);
+            let mut plan = Plan::new(self.graph.clone(), profile, Fusion::Off)?;
             for (_, id) in &self.results {
                 if let Some((offset, bytes)) = plan.places.get_mut(id) {
                     (*offset, *bytes) = (plan.arena, *bytes + GUARD);

@@ -252,6 +252,7 @@ impl Bound {
 
 impl Step {
     /// One member's part of the step.
+    #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument holds for all of them")]
     fn run(&self, bases: &[Base], member: &Member, rows: &[Row], scratch: &mut Scratch) {
         // SAFETY of all: the memory is borrowed for the whole run, and only steps reach it. Of those between two barriers none
         // writes what another one reads or writes, and of the results of one step each member takes parts of its own.

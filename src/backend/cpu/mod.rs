@@ -62,8 +62,8 @@ impl CpuEngine {
         let recipe = Recipe::new(checkpoint, options.context.unwrap_or(checkpoint.config.context))?;
         let hidden = checkpoint.config.hidden;
         let fuse = |graph| Plan::new(graph, &profile(), Fusion::On);
-        let vision = recipe.vision().map(|graph| Arc::new(fuse(graph)));
-        let build = move |pass| Ok(fuse(recipe.graph(pass)?));
+        let vision = recipe.vision().map(fuse).transpose()?.map(Arc::new);
+        let build = move |pass| fuse(recipe.graph(pass)?);
 
         let plan = build(Pass::decode(1))?;
         let count = plan.groups.stored.len();

@@ -91,7 +91,7 @@ impl Runner<'_> {
     /// Executes the graph by the CPU's kernels, as a session does; the outputs, in order.
     pub fn run_kernels(self, rows: &[Row], team: &Team) -> Vec<(String, Vec<f32>)> {
         let Runner { graph, weights, state, inputs } = self;
-        let plan = Plan::new(graph.clone(), &profile(), Fusion::Off);
+        let plan = Plan::new(graph.clone(), &profile(), Fusion::Off).expect("the CPU refuses no kernel");
         let mut memory = Memory::new(team);
         for value in &graph.values {
             if let ValueKind::State(name) = &value.kind {

@@ -1,7 +1,7 @@
 //! Adapters, and opening one: limits and features → [`DeviceProfile`].
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use crate::backend::AdapterInfo;
@@ -91,7 +91,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     let name = info.name.to_lowercase();
     AdapterInfo {
         backend: backend(info.backend).into(),
-        driver: [info.driver.trim(), info.driver_info.trim()].join(" ").trim().to_string(),
+        driver: driver(&info),
         kind: kind.into(),
         software: info.device_type == wgpu::DeviceType::Cpu || rasterisers.iter().any(|r| name.contains(r)),
         unusable: too_small(&limits),
@@ -108,6 +108,11 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         features: FEATURES.iter().filter(|(f, _)| usable(adapter).contains(*f)).map(|f| f.1.into()).collect(),
         name: info.name,
     }
+}
+
+/// A driver with its version.
+fn driver(info: &wgpu::AdapterInfo) -> String {
+    [info.driver.trim(), info.driver_info.trim()].join(" ").trim().to_string()
 }
 
 /// Which of the limits that every kernel counts on (WebGPU's defaults) an adapter misses.
@@ -235,6 +240,9 @@ impl Gpu {
         let profile = DeviceProfile {
             name: info.name.clone(),
             backend: backend(info.backend),
+            vendor: info.vendor,
+            driver: driver(&info),
+            refused: BTreeSet::new(),
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),

@@ -51,14 +51,15 @@ impl GpuEngine {
         let mut profile = gpu.profile.clone();
         profile.reduced_precision = !options.full_precision;
         profile.rasteriser &= !options.hardware;
+        profile.refused.clone_from(&options.refused);
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }
         let recipe = Recipe::new(checkpoint, options.context.unwrap_or(checkpoint.config.context))?;
         let planned = profile.clone();
         let fuse = move |graph| Plan::new(graph, &planned, Fusion::On);
-        let vision = recipe.vision().map(&fuse);
-        let build = move |pass| Ok(fuse(recipe.graph(pass)?));
+        let vision = recipe.vision().map(&fuse).transpose()?;
+        let build = move |pass| fuse(recipe.graph(pass)?);
 
         let plan = build(Pass::decode(1))?;
         // Any number of rows runs the same kernels.

@@ -21,7 +21,7 @@ fn golden(case: &str) -> PathBuf {
 }
 
 fn open(case: &str) -> Checkpoint {
-    Checkpoint::open(&golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
+    Checkpoint::open(golden(case)).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
 /// V·h·(1 or 2) + Σ (2·h·H·D + 2·h·K·D + 3·h·F + 2h) + h
@@ -172,8 +172,9 @@ fn gguf_variants() {
     }
     let linear = writer().string("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 4.0);
     assert_eq!(read(linear.finish()).unwrap().config.rope.inv_freq[2], plain.rope.inv_freq[2] / 4.0);
-    let ends = writer().u32("tokenizer.ggml.eot_token_id", 7);
-    assert_eq!(read(ends.finish()).unwrap().config.eos, [2, 7]);
+    // End of text, of a turn, of a message: each ends a reply.
+    let ends = writer().u32("tokenizer.ggml.eot_token_id", 7).u32("tokenizer.ggml.eom_token_id", 9);
+    assert_eq!(read(ends.finish()).unwrap().config.eos, [2, 7, 9]);
     assert!(read(writer().bool("llama.layer_sharing", true).finish()).unwrap().config.layer_sharing);
 
     let refused = [

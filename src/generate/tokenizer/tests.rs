@@ -66,7 +66,7 @@ fn golden_folders_give_the_reference_ids() {
 #[test]
 fn open_mobilevlms_bring_their_tokenizer() {
     for (case, prefix) in [("mobilevlm_v1_grid4", Prefix::Every), ("mobilevlm_v2_grid16", Prefix::First)] {
-        let checkpoint = Checkpoint::open(&golden().join(case)).unwrap();
+        let checkpoint = Checkpoint::open(golden().join(case)).unwrap();
         let files = TextFiles::of(&checkpoint).unwrap().unwrap();
         assert!(
             matches!(files.vocabulary, Vocabulary::SentencePiece { prefix: found, .. } if found == prefix),
