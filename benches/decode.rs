@@ -149,7 +149,8 @@ struct Times {
 /// The medians of some runs, after one that warms up.
 fn time(engine: &dyn Engine, ids: &[u32], decode: usize, options: &Options) -> Result<Times> {
     time_once(engine, ids, decode.min(4), options.sequences)?;
-    let times = (0..options.repeat).map(|_| time_once(engine, ids, decode, options.sequences)).collect::<Result<Vec<_>>>()?;
+    let times =
+        (0..options.repeat).map(|_| time_once(engine, ids, decode, options.sequences)).collect::<Result<Vec<_>>>()?;
     let median = |key: fn(&Times) -> f64| {
         let mut values: Vec<f64> = times.iter().map(key).collect();
         values.sort_by(f64::total_cmp);
@@ -199,7 +200,11 @@ fn print_rates(options: &Options) -> Done {
     let (engine, vocab) = engine(&options.model, device)?;
     let ids = options.prompts(vocab).swap_remove(0);
     let times = time(&*engine, &ids, options.decode, options)?;
-    println!("dunlin\t{:.1}\t{:.1}", ids.len() as f64 / times.prompt, (options.sequences * options.decode) as f64 / times.decode);
+    println!(
+        "dunlin\t{:.1}\t{:.1}",
+        ids.len() as f64 / times.prompt,
+        (options.sequences * options.decode) as f64 / times.decode
+    );
     Ok(())
 }
 
