@@ -171,7 +171,8 @@ fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
         // The last rows see the most: they go first.
         let (head, rows) = (i % op.heads, piece(blocks - 1 - i / op.heads, COLS, count));
         let (at, width) = cached(op, head, slot);
-        let seen: [usize; COLS] = std::array::from_fn(|r| op.seen(rows.start + r.min(rows.len() - 1), count, call.rows));
+        let seen: [usize; COLS] =
+            std::array::from_fn(|r| op.seen(rows.start + r.min(rows.len() - 1), count, call.rows));
         queries.fill([0.0; COLS]);
         for (lane, r) in rows.clone().enumerate() {
             let q = &q[(r * op.heads + head) * d..][..d];

@@ -78,7 +78,10 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
                 let at = r * each + i % slices * FOUND;
                 // SAFETY: each slice has its own, and the thresholds are written behind the barrier.
                 let (found, threshold) = unsafe {
-                    (call.workspace.part(at + 2..at + FOUND), call.workspace.part((r + 1) * each - 1..(r + 1) * each)[0])
+                    (
+                        call.workspace.part(at + 2..at + FOUND),
+                        call.workspace.part((r + 1) * each - 1..(r + 1) * each)[0],
+                    )
                 };
                 found.copy_from_slice(&best(logits(r), range, seen(&rows[r]), &rows[r], threshold));
             }
