@@ -1,9 +1,11 @@
 //! How long work takes on a device: timestamps around the pass where there are any, else a clock around the wait.
 
+use std::time::Duration;
+
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Readbacks, Runner, Source};
 use crate::backend::wgpu::upload::storage;
-use crate::clock::{Duration, Instant};
+use crate::clock::Instant;
 use crate::error::Result;
 
 /// Times passes on one device.

@@ -5,9 +5,10 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::backend::wgpu::device::Gpu;
-use crate::clock::{Duration, Instant};
+use crate::clock::Instant;
 use crate::error::{Error, Result};
 
 /// What the device will tell: a future that its callback completes.
