@@ -73,7 +73,7 @@ impl Model {
 }
 
 impl Generations {
-    /// How many prompts are continued at a time: 8 unless told. Each has a KV cache of its own.
+    /// How many prompts are continued at a time: 8 unless told, 512 at most. Each has a KV cache of its own.
     pub fn parallel(mut self, prompts: usize) -> Self {
         self.parallel = prompts.max(1);
         self

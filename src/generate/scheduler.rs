@@ -14,12 +14,12 @@ use super::sequence::{Places, Request, Sequence, Token};
 use crate::backend::{Sampled, Session, Step, Want};
 use crate::clock::Instant;
 use crate::error::Result;
-use crate::kernel::{Family, Row};
+use crate::kernel::{Family, MOST_ROWS, Row};
 
 /// Runs sequences of one model, several at a time.
 pub(super) struct Scheduler {
     model: Arc<Inner>,
-    /// Sequences that run at a time.
+    /// Sequences that run at a time: a decoding step has a row for each.
     parallel: usize,
     session: Option<Box<dyn Session>>,
     /// Positions of the session.
@@ -41,7 +41,7 @@ impl Scheduler {
     pub fn new(model: Arc<Inner>, parallel: usize) -> Self {
         Scheduler {
             model,
-            parallel: parallel.max(1),
+            parallel: parallel.clamp(1, MOST_ROWS),
             session: None,
             capacity: 0,
             places: Places::default(),

@@ -104,3 +104,22 @@ fn questions_about_pictures_together_are_each_as_alone_bit_for_bit() {
         }
     }
 }
+
+/// A pass has 512 rows at most: of more sequences the others wait.
+#[test]
+fn more_sequences_than_a_pass_has_rows_take_turns() {
+    let golden = Golden::open("mobilellm_gqa");
+    let model = Model::load(&golden.folder, &dunlin::Device::cpu()).expect("a model");
+    let prompts: Vec<Prompt> = (0..520).map(|i| Prompt::tokens(vec![i % 500, i / 500, 7])).collect();
+    let generations = model.generate_all(prompts.clone(), &Sampler::greedy()).expect("generations");
+    let mut all = vec![Vec::new(); prompts.len()];
+    for (index, piece) in generations.parallel(1000).max_tokens(3) {
+        all[index].push(piece.expect("a token"));
+    }
+    for index in [0, 511, 519] {
+        let generation = model.generate(prompts[index].clone(), &Sampler::greedy()).expect("a generation");
+        let alone: Vec<Piece> = generation.max_tokens(3).map(|piece| piece.expect("a token")).collect();
+        assert_eq!(all[index], alone, "prompt {index}");
+        assert!(!alone.is_empty());
+    }
+}
