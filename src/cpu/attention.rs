@@ -57,7 +57,7 @@ simd! {
             let k = &keys[t * width..][..d];
             *score = dot::<FMA>(q, k) * scale * factor(k);
         }
-        softmax(scores);
+        softmax::<FMA>(scores);
         let (columns, rest) = y.as_chunks_mut::<COLS>();
         for (c, y) in columns.iter_mut().enumerate() {
             let mut sums = [0.0; COLS];
@@ -79,23 +79,31 @@ simd! {
     /// Row t of `scores`, its lanes rows of q: scores → exp(scores − largest), 0 where t is not below `seen` of the lane.
     /// The sums of the lanes.
     pub fn softmax_lanes(scores: &mut [Lanes], seen: &[usize; COLS]) -> Lanes {
-        let all = seen.iter().copied().min().unwrap_or(0);
-        for (t, scores) in scores.iter_mut().enumerate().skip(all) {
+        // Keys that all lanes see, and those that some do not.
+        let all = seen.iter().copied().min().unwrap_or(0).min(scores.len());
+        let (whole, parts) = scores.split_at_mut(all);
+        for (t, scores) in parts.iter_mut().enumerate() {
             for i in 0..COLS {
-                scores[i] = if t < seen[i] { scores[i] } else { f32::NEG_INFINITY };
+                scores[i] = if all + t < seen[i] { scores[i] } else { f32::NEG_INFINITY };
             }
         }
         let mut largest = [f32::NEG_INFINITY; COLS];
-        for scores in scores.iter() {
+        for scores in whole.iter().chain(&*parts) {
             for i in 0..COLS {
                 largest[i] = if scores[i] > largest[i] { scores[i] } else { largest[i] };
             }
         }
         let mut sums = [0.0; COLS];
-        for (t, scores) in scores.iter_mut().enumerate() {
+        for scores in whole {
             for i in 0..COLS {
-                let weight = exp(scores[i] - largest[i]);
-                scores[i] = if t < seen[i] { weight } else { 0.0 };
+                scores[i] = exp::<FMA>(scores[i] - largest[i]);
+                sums[i] += scores[i];
+            }
+        }
+        for (t, scores) in parts.iter_mut().enumerate() {
+            for i in 0..COLS {
+                let weight = exp::<FMA>(scores[i] - largest[i]);
+                scores[i] = if all + t < seen[i] { weight } else { 0.0 };
                 sums[i] += scores[i];
             }
         }
@@ -124,9 +132,9 @@ fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 
 /// scores → exp(scores) / Σ exp(scores)
 #[inline(always)]
-fn softmax(scores: &mut [f32]) {
+fn softmax<const FMA: bool>(scores: &mut [f32]) {
     let largest = folded(scores, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-    scores.iter_mut().for_each(|score| *score = exp(*score - largest));
+    scores.iter_mut().for_each(|score| *score = exp::<FMA>(*score - largest));
     let factor = 1.0 / folded(scores, 0.0, |a, b| a + b);
     scores.iter_mut().for_each(|score| *score *= factor);
 }

@@ -129,10 +129,10 @@ simd! {
         let mut sums = [0.0; 32];
         for x in x32 {
             for i in 0..32 {
-                sums[i] += exp(x[i] - largest);
+                sums[i] += exp::<FMA>(x[i] - largest);
             }
         }
-        let mass = sums.iter().sum::<f32>() + rest.iter().map(|x| exp(x - largest)).sum::<f32>();
+        let mass = sums.iter().sum::<f32>() + rest.iter().map(|x| exp::<FMA>(x - largest)).sum::<f32>();
         (largest, mass)
     }
 

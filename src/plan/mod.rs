@@ -35,6 +35,8 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedDispatch {
     pub op: &'static str,
+    /// That operator's place among the graph's nodes.
+    pub node: usize,
     pub dispatch: Dispatch,
     pub choice: Arc<Choice>,
 }
@@ -82,12 +84,12 @@ fn dispatches(graph: &Graph, groups: &Groups, profile: &DeviceProfile) -> Result
     let operand =
         |&id: &ValueId| Operand { id, ty: graph.ty(id).clone(), stored: groups.places.get(&id).map(|place| place.1) };
     let mut steps = Vec::new();
-    for node in &graph.nodes {
+    for (i, node) in graph.nodes.iter().enumerate() {
         let reads: Vec<Operand> = node.reads.iter().map(operand).collect();
         let writes: Vec<Operand> = node.writes.iter().map(operand).collect();
         let op = node.op.name();
         let (choice, dispatches) = choose(op, node.op.candidates(&reads, &writes, node.family, profile), profile)?;
-        let step = |dispatch| PlannedDispatch { op, dispatch, choice: choice.clone() };
+        let step = |dispatch| PlannedDispatch { op, node: i, dispatch, choice: choice.clone() };
         steps.extend(dispatches.into_iter().map(step));
     }
     Ok(steps)

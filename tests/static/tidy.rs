@@ -155,7 +155,7 @@ fn work_before_the_backend_uses_no_threads_and_no_clocks() {
                         "Instant" | "SystemTime" => true,
                         "thread" => token.before.ends_with("std::") || token.after.starts_with("::spawn"),
                         "rayon" => true,
-                        "threads" => module != "ops" && token.before.ends_with("::"),
+                        "threads" => token.before.ends_with("::"),
                         _ => false,
                     };
                     if banned {

@@ -85,7 +85,7 @@ impl CpuEngine {
 }
 
 /// The weights of a plan, and their bytes.
-fn load_weights(plan: &Plan, checkpoint: &Checkpoint, progress: Progress) -> Result<(Weights, u64)> {
+pub fn load_weights(plan: &Plan, checkpoint: &Checkpoint, progress: Progress) -> Result<(Weights, u64)> {
     let mut weights = Weights::default();
     let mut bytes = 0;
     for (i, stored) in plan.groups.stored.iter().enumerate() {

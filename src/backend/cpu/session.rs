@@ -29,6 +29,8 @@ struct Encoder {
     vision: Arc<Vision>,
     memory: Memory,
     bound: Bound,
+    /// One for each that a cache takes: a picture may have more than a pass of tokens.
+    rows: Vec<Row>,
     /// Steps that are done, of the picture whose rows go to rows `first..`.
     next: usize,
     first: usize,
@@ -131,15 +133,13 @@ impl Session for CpuSession {
     }
 
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
-        let Encoder { memory, bound, next, first, .. } = self.encoder.as_mut().expect("a picture was given");
+        let Encoder { memory, bound, rows, next, first, .. } = self.encoder.as_mut().expect("a picture was given");
         let (start, mut work) = (*next, 0);
         while *next < bound.len() && work < SLICE {
             work += bound.work(*next);
             *next += 1;
         }
-        // Caches take a row each, and a picture may have more rows than a pass of tokens.
-        let most = bound.plan.graph.values.iter().map(|value| value.ty.shape[0]).max().unwrap_or(1);
-        bound.run(memory, &self.shared.team, &Row::at(0).follow(most), start..*next);
+        bound.run(memory, &self.shared.team, rows, start..*next);
         if *next == bound.len() {
             let rows = output(memory, &bound.plan, models::PROJECTED);
             let cols = self.shared.hidden;
@@ -172,13 +172,15 @@ impl Session for CpuSession {
 impl Encoder {
     fn new(shared: &Shared, vision: Arc<Vision>) -> Self {
         let mut memory = Memory::new(&shared.team);
+        let mut most = 1;
         for value in &vision.plan.graph.values {
             if let ValueKind::State(name) = &value.kind {
+                most = most.max(value.ty.shape[0]);
                 memory.reserve_state(name, value.ty.shape[0], value.ty.shape[1..].iter().product());
             }
         }
         let bound = Bound::new(vision.plan.clone(), &vision.weights, &mut memory);
-        Encoder { vision, memory, bound, next: 0, first: 0 }
+        Encoder { vision, memory, bound, rows: Row::at(0).follow(most), next: 0, first: 0 }
     }
 }
 

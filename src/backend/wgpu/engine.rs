@@ -140,7 +140,7 @@ fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &Engi
 }
 
 /// Uploads every weight and table that a plan reads.
-async fn upload(
+pub async fn upload(
     gpu: &Gpu,
     profile: &DeviceProfile,
     plan: &Plan,

@@ -283,6 +283,14 @@ impl<'a> Runner<'a> {
         self.gpu.submit(encoder.finish());
     }
 
+    /// Runs some dispatches.
+    pub fn run_part(&self, rows: &[Row], part: Range<usize>) {
+        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.bound.replay_part(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), part);
+        self.gpu.submit(encoder.finish());
+    }
+
     /// Reads a value back.
     pub fn read(&self, id: ValueId) -> Result<Vec<u8>> {
         self.read_bytes(id, self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4))
