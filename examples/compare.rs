@@ -109,7 +109,7 @@ fn steps(
         let of_node = |(at, step): (usize, &dunlin::plan::PlannedDispatch)| (step.node == i).then_some(at);
         let mut part = plan.steps.iter().enumerate().filter_map(of_node);
         let first = part.next().unwrap_or(0);
-        runner.run_part(rows, first..part.last().unwrap_or(first) + 1);
+        runner.run_part(rows, first..part.next_back().unwrap_or(first) + 1);
         bound.run(&mut memory, &team, rows, i..i + 1);
         for &id in node.writes.iter().filter(|&&id| is_read(&plan.graph, id)) {
             let found: Vec<f32> = bytemuck::pod_collect_to_vec(&runner.read(id)?);
