@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cpu;
+mod plans;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 

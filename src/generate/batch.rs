@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use super::encode::Encoded;
 use super::generation::Stats;
 use super::model::Model;
+use super::options::Options;
 use super::prompt::Prompt;
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
-use super::sequence::Request;
 use super::stream::{Piece, TextStream};
 use crate::error::Result;
 
@@ -23,8 +23,7 @@ pub struct Generations {
     prompts: Box<dyn Iterator<Item = Prompt> + Send>,
     sampler: Sampler,
     parallel: usize,
-    max_tokens: usize,
-    logprobs: usize,
+    options: Options,
     /// Prompts that were taken so far.
     taken: usize,
     scheduler: Option<Scheduler>,
@@ -61,8 +60,7 @@ impl Model {
             prompts: Box::new(prompts.into_iter().map(Into::into)),
             sampler: sampler.clone(),
             parallel: PARALLEL,
-            max_tokens: usize::MAX,
-            logprobs: 0,
+            options: Options::default(),
             taken: 0,
             scheduler: None,
             running: Vec::new(),
@@ -81,13 +79,13 @@ impl Generations {
 
     /// Ends each continuation after this many tokens. Without it, when the context is full.
     pub fn max_tokens(mut self, tokens: usize) -> Self {
-        self.max_tokens = tokens;
+        self.options.max_tokens = tokens;
         self
     }
 
     /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
     pub fn logprobs(mut self, count: usize) -> Self {
-        self.logprobs = count;
+        self.options.logprobs = count;
         self
     }
 
@@ -115,20 +113,12 @@ impl Generations {
                     continue;
                 }
             };
-            let limit = self.max_tokens.min(self.model.0.context - prompt.ids.len());
-            let stream = TextStream::new(&self.model, limit, self.logprobs);
+            let (request, stream) = self.options.begin(&self.model, &prompt, sampling, false);
             if stream.stop.is_some() {
                 self.ended.push_back((index, Stats::new(&self.model, &prompt).of(None, &stream)));
                 continue;
             }
-            let key = scheduler.add(Request {
-                ids: prompt.ids.clone(),
-                images: prompt.images.clone(),
-                sampling,
-                limit,
-                logits: self.logprobs > 0,
-                continues: false,
-            });
+            let key = scheduler.add(request);
             self.running.push(Running { index, key, prompt, stream });
         }
     }

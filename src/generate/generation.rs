@@ -3,10 +3,10 @@
 use super::clock::Times;
 use super::encode::Encoded;
 use super::model::Model;
+use super::options::Options;
 use super::prompt::{Kind, Message, Prompt};
 use super::sampler::{Sampler, Sampling};
 use super::scheduler::Scheduler;
-use super::sequence::Request;
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
 
@@ -20,8 +20,7 @@ pub struct Generation {
     continues: bool,
     release_vision: bool,
     sampling: Sampling,
-    max_tokens: usize,
-    logprobs: usize,
+    options: Options,
     /// Nothing after an error.
     scheduler: Option<Scheduler>,
     /// What the scheduler calls the sequence, and its text, once it runs.
@@ -112,8 +111,7 @@ impl Generation {
             continues: false,
             release_vision: false,
             sampling,
-            max_tokens: usize::MAX,
-            logprobs: 0,
+            options: Options::default(),
             scheduler: Some(scheduler),
             running: None,
             released: None,
@@ -122,13 +120,13 @@ impl Generation {
 
     /// Ends after this many tokens. Without it, when the context is full.
     pub fn max_tokens(mut self, tokens: usize) -> Self {
-        self.max_tokens = tokens;
+        self.options.max_tokens = tokens;
         self
     }
 
     /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
     pub fn logprobs(mut self, count: usize) -> Self {
-        self.logprobs = count;
+        self.options.logprobs = count;
         self
     }
 
@@ -144,16 +142,9 @@ impl Generation {
     pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
         let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
         let (key, stream) = self.running.get_or_insert_with(|| {
-            let limit = self.max_tokens.min(self.model.0.context - self.prompt.ids.len());
-            let request = Request {
-                ids: self.prompt.ids.clone(),
-                images: self.prompt.images.clone(),
-                sampling: self.sampling.clone(),
-                limit,
-                logits: self.logprobs > 0,
-                continues: self.continues,
-            };
-            (scheduler.add(request), TextStream::new(&self.model, limit, self.logprobs))
+            let sampling = self.sampling.clone();
+            let (request, stream) = self.options.begin(&self.model, &self.prompt, sampling, self.continues);
+            (scheduler.add(request), stream)
         });
         if stream.stop.is_some() {
             return Ok(());

@@ -1,20 +1,21 @@
 //! Sequences on the CPU: a memory, and the plans of passes bound to it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::backend::cpu::{Bound, MOST_PLANS, Memory, Shared, Vision};
+use crate::backend::cpu::{Bound, Memory, Shared, Vision};
+use crate::backend::plans::PerPass;
 use crate::backend::{Output, Sampled, Session, Step, no_vision};
 use crate::error::Result;
 use crate::graph::ValueKind;
-use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
+use crate::kernel::{MOST_ROWS, Row, ValueId};
 use crate::models::{self, Pass, TABLE, Want};
 use crate::plan::Plan;
 
 pub struct CpuSession {
     shared: Arc<Shared>,
     memory: Memory,
-    bound: HashMap<Pass, Bound>,
+    bound: PerPass<Bound>,
     /// Tokens that were chosen and not taken, and how many each step chose.
     sampled: VecDeque<Sampled>,
     counts: VecDeque<usize>,
@@ -48,7 +49,7 @@ impl CpuSession {
         let mut session = CpuSession {
             shared,
             memory,
-            bound: HashMap::new(),
+            bound: PerPass::default(),
             sampled: VecDeque::new(),
             counts: VecDeque::new(),
             outputs: Vec::new(),
@@ -80,14 +81,11 @@ impl Session for CpuSession {
         if self.since_picture > KEEP_ENCODER {
             self.encoder = None;
         }
-        if !self.bound.contains_key(&pass) {
-            if self.bound.len() >= MOST_PLANS {
-                self.bound.retain(|pass, _| pass.family == Family::Few);
-            }
-            let bound = Bound::new(self.shared.plan(pass)?, &self.shared.weights, &mut self.memory);
+        if self.bound.get(&pass).is_none() {
+            let bound = Bound::new(self.shared.plans.get(pass)?, &self.shared.weights, &mut self.memory);
             self.bound.insert(pass, bound);
         }
-        let bound = &self.bound[&pass];
+        let bound = self.bound.get(&pass).expect("just bound");
         bound.run(&mut self.memory, &self.shared.team, step.rows, 0..bound.len());
         match step.want {
             Want::Nothing => {}
@@ -119,7 +117,7 @@ impl Session for CpuSession {
     }
 
     fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
-        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let vision = self.shared.vision.get().ok_or_else(no_vision)?;
         self.since_picture = 0;
         let same = self.encoder.as_ref().is_some_and(|encoder| Arc::ptr_eq(&encoder.vision, &vision));
         if !same {
@@ -155,7 +153,7 @@ impl Session for CpuSession {
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
-        for value in &self.shared.plan(Pass::decode(1))?.graph.values {
+        for value in &self.shared.plans.get(Pass::decode(1))?.graph.values {
             if let ValueKind::State(name) = &value.kind {
                 let positions = if name == TABLE { MOST_ROWS } else { capacity };
                 self.memory.reserve_state(name, positions, value.ty.shape[1..].iter().product());

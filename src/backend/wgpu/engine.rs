@@ -1,8 +1,9 @@
 //! A model on a GPU: weights uploaded once, plans made once and kept, sessions that run them.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
+use crate::backend::plans::{PerPass, Plans, Releasable};
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Buffers, Readback, Readbacks, Source};
 use crate::backend::wgpu::upload::{Uploads, storage};
@@ -32,13 +33,9 @@ struct Shared {
     uploads: Uploads,
     /// Columns of the rows that pictures become.
     hidden: usize,
-    build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
-    plans: Mutex<HashMap<Pass, Arc<Plan>>>,
-    vision: Mutex<Option<Arc<Vision>>>,
+    plans: Plans,
+    vision: Releasable<Vision>,
 }
-
-/// Passes whose plans are kept; prompts of many lengths would pile them up.
-const MOST_PLANS: usize = 16;
 
 /// Threads that compile at once: phones have few fast cores, and memory is wanted for weights.
 const MOST_THREADS: usize = 4;
@@ -59,16 +56,16 @@ impl GpuEngine {
         let planned = profile.clone();
         let fuse = move |graph| Plan::new(graph, &planned, Fusion::On);
         let vision = recipe.vision().map(&fuse).transpose()?;
-        let build = move |pass| fuse(recipe.graph(pass)?);
+        let plans = Plans::new(move |pass| fuse(recipe.graph(pass)?));
 
-        let plan = build(Pass::decode(1))?;
+        let plan = plans.get(Pass::decode(1))?;
         // Any number of rows runs the same kernels.
-        let prompt = build(Pass::prompt(64, Want::Token))?;
-        let plans: Vec<&Plan> = [&plan, &prompt].into_iter().chain(&vision).collect();
-        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &plans, threads);
+        let prompt = plans.get(Pass::prompt(64, Want::Token))?;
+        let compiled: Vec<&Plan> = [&*plan, &*prompt].into_iter().chain(&vision).collect();
+        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &compiled, threads);
         let upload_all = || {
             let mut uploads = Vec::new();
-            let halves = || [&plan].into_iter().chain(&vision);
+            let halves = || [&*plan].into_iter().chain(&vision);
             let all = halves().map(|plan| plan.groups.stored.len()).sum();
             let mut before = 0;
             for plan in halves() {
@@ -91,22 +88,19 @@ impl GpuEngine {
         gpu.check()?;
         let vision = vision.map(|plan| {
             let uploads = uploads.pop().expect("the vision half is uploaded last");
-            Arc::new(Vision { plan: Arc::new(plan), uploads })
+            Vision { plan: Arc::new(plan), uploads }
         });
         let uploads = uploads.pop().expect("the language half is uploaded first");
 
         let info = DeviceInfo { name: profile.name.clone(), backend: profile.backend.into() };
         let dispatches_per_token = plan.steps.len();
-        let plans = Mutex::new(HashMap::from([(Pass::decode(1), Arc::new(plan))]));
-        let vision = Mutex::new(vision);
         let shared = Arc::new(Shared {
             gpu,
             profile,
             uploads,
             hidden: checkpoint.config.hidden,
-            build: Box::new(build),
             plans,
-            vision,
+            vision: Releasable::new(vision),
         });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
     }
@@ -162,25 +156,6 @@ pub async fn upload(
     Ok(uploads)
 }
 
-impl Shared {
-    fn vision(&self) -> Option<Arc<Vision>> {
-        self.vision.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.get(&pass) {
-            return Ok(plan.clone());
-        }
-        if plans.len() >= MOST_PLANS {
-            plans.retain(|pass, _| pass.family == Family::Few);
-        }
-        let plan = Arc::new((self.build)(pass)?);
-        plans.insert(pass, plan.clone());
-        Ok(plan)
-    }
-}
-
 impl Engine for GpuEngine {
     fn device(&self) -> &DeviceInfo {
         &self.info
@@ -191,11 +166,11 @@ impl Engine for GpuEngine {
     }
 
     fn vision_bytes(&self) -> u64 {
-        self.shared.vision().map_or(0, |vision| vision.uploads.bytes)
+        self.shared.vision.get().map_or(0, |vision| vision.uploads.bytes)
     }
 
     fn release_vision(&self) {
-        *self.shared.vision.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.vision.release();
     }
 
     fn dispatches_per_token(&self) -> usize {
@@ -209,7 +184,7 @@ impl Engine for GpuEngine {
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         let shared = self.shared.clone();
-        let plan = shared.plan(Pass::decode(1))?;
+        let plan = shared.plans.get(Pass::decode(1))?;
         let buffers = Buffers::new(&shared.gpu, &shared.profile, &plan, Some(capacity), plan.arena)?;
         Ok(Box::new(GpuSession {
             shared,
@@ -217,7 +192,7 @@ impl Engine for GpuEngine {
             capacity,
             buffers,
             on_device: Vec::new(),
-            bound: HashMap::new(),
+            bound: PerPass::default(),
             readbacks: Readbacks::default(),
             in_flight: VecDeque::new(),
             outputs: None,
@@ -238,7 +213,7 @@ struct GpuSession {
     capacity: usize,
     /// The table as the device has it: a steady step finds it as it wants it.
     on_device: Vec<Row>,
-    bound: HashMap<Pass, Bound>,
+    bound: PerPass<Bound>,
     readbacks: Readbacks,
     /// Tokens on their way, each with how many they are.
     in_flight: VecDeque<(usize, Readback)>,
@@ -256,18 +231,15 @@ const KEEP_ENCODER: usize = 16;
 impl GpuSession {
     /// Makes sure that the plan of a pass is bound to this session's buffers.
     fn bind(&mut self, pass: Pass) -> Result<()> {
-        if self.bound.contains_key(&pass) {
+        if self.bound.get(&pass).is_some() {
             return Ok(());
         }
-        let (gpu, plan) = (&self.shared.gpu, self.shared.plan(pass)?);
+        let (gpu, plan) = (&self.shared.gpu, self.shared.plans.get(pass)?);
         if plan.arena > self.arena {
             // Whatever is bound holds the old arena.
-            self.bound.clear();
+            self.bound = PerPass::default();
             self.buffers.arena = Buffers::arena(gpu, plan.arena)?;
             self.arena = plan.arena;
-        }
-        if self.bound.len() >= MOST_PLANS {
-            self.bound.retain(|pass, _| pass.family == Family::Few);
         }
         let bound = Bound::new(gpu, plan, &self.shared.uploads, &self.buffers)?;
         self.bound.insert(pass, bound);
@@ -304,7 +276,7 @@ impl GpuSession {
         }
         self.buffers.state.insert(models::IMAGES.into(), images);
         // Whatever is bound holds the old one.
-        self.bound.retain(|pass, _| !pass.images);
+        self.bound.retain(|pass| !pass.images);
         gpu.check()
     }
 }
@@ -341,7 +313,7 @@ impl Session for GpuSession {
         }
         self.bind(pass)?;
         let gpu = &self.shared.gpu;
-        let bound = &self.bound[&pass];
+        let bound = self.bound.get(&pass).expect("just bound");
         if self.on_device != step.rows {
             gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(step.rows));
             self.on_device.clear();
@@ -399,11 +371,11 @@ impl Session for GpuSession {
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         let Some((pass, readback)) = self.outputs.take() else { return Ok(Vec::new()) };
         let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
-        Ok(named(&*self.shared.plan(pass)?, &bytes))
+        Ok(named(&*self.shared.plans.get(pass)?, &bytes))
     }
 
     fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
-        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let vision = self.shared.vision.get().ok_or_else(no_vision)?;
         let (gpu, profile) = (&self.shared.gpu, &self.shared.profile);
         let mut encoder = match self.encoder.take().filter(|encoder| encoder.is_of(&vision)) {
             Some(encoder) => encoder,
@@ -448,7 +420,7 @@ impl Session for GpuSession {
             return Ok(());
         }
         let gpu = &self.shared.gpu;
-        let plan = self.shared.plan(Pass::decode(1))?;
+        let plan = self.shared.plans.get(Pass::decode(1))?;
         let larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
         let before = std::mem::replace(&mut self.buffers, larger);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -459,7 +431,7 @@ impl Session for GpuSession {
             }
         }
         gpu.submit(encoder.finish());
-        self.bound.clear();
+        self.bound = PerPass::default();
         self.on_device.clear();
         self.capacity = capacity;
         gpu.check()
