@@ -31,9 +31,6 @@ const STREET: [&str; 17] = [
     "main",
 ];
 
-/// Sets of files that import each other, which ought to become fewer. The list is exact: one that is gone has to go here.
-const KNOWN_CIRCLES: &[&[&str]] = &[&["src/backend/wgpu/device.rs", "src/backend/wgpu/pipelines.rs"]];
-
 /// The rule holds here, and complains of each way to break a small repository that keeps all of them.
 #[track_caller]
 fn holds(rule: impl Fn(&mut Inspection), broken: &[Broken]) {
@@ -117,12 +114,11 @@ fn files_of_a_module_import_in_no_circle() {
         inspection.files("src", "rs");
         let edges = Modules::of(inspection.repository).edges();
         let found = circles(&edges);
-        for circle in found.iter().filter(|circle| !KNOWN_CIRCLES.contains(&&circle[..])) {
+        for circle in &found {
             let inside = |(from, to): &(&str, &str)| circle.contains(from) && circle.contains(to);
             let steps = edges.iter().filter(|(edge, _)| inside(edge));
             let steps: Vec<_> = steps.map(|((from, to), line)| format!("  {from}:{line} imports {to}")).collect();
-            let advice =
-                "move what both need to a third file (KNOWN_CIRCLES is for those that were there before this rule)";
+            let advice = "move what both need to a third file";
             inspection.add_of_all(format!("{} import each other: {advice}\n{}", circle.join(", "), steps.join("\n")));
         }
     };
@@ -134,14 +130,6 @@ fn files_of_a_module_import_in_no_circle() {
             ("src/ops/rms_norm.rs", "mod inner { fn f() { super::super::identity::g() } }", "import each other"),
         ],
     );
-}
-
-#[test]
-fn known_circles_are_there() {
-    let edges = Modules::of(Repository::here()).edges();
-    let found = circles(&edges);
-    let gone: Vec<_> = KNOWN_CIRCLES.iter().filter(|circle| !found.contains(**circle)).collect();
-    assert!(gone.is_empty(), "no circle has just these files any more, so list them no longer: {gone:#?}");
 }
 
 #[test]

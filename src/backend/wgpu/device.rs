@@ -1,10 +1,10 @@
 //! Adapters, and opening one: limits and features → [`DeviceProfile`].
 
-use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use crate::backend::AdapterInfo;
+use crate::backend::wgpu::counters::{count_created, count_submitted};
 use crate::backend::wgpu::pipelines::Pipelines;
 use crate::error::{Error, Result};
 use crate::kernel::DeviceProfile;
@@ -51,26 +51,6 @@ const FEATURES: [(wgpu::Features, &str); 5] = [
 ];
 
 const COOPERATIVE: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-
-thread_local! {
-    static CREATED: Cell<usize> = const { Cell::new(0) };
-    static SUBMITTED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Buffers, bind groups and pipelines that this thread made, on any device. Tests hold a decoding step to none.
-pub fn created() -> usize {
-    CREATED.get()
-}
-
-/// Submissions that this thread made, on any device. Tests hold a decoding step to one.
-pub fn submitted() -> usize {
-    SUBMITTED.get()
-}
-
-/// Says that a pipeline was made; [`Gpu`] counts buffers and bind groups by itself.
-pub(super) fn count_created() {
-    CREATED.set(CREATED.get() + 1);
-}
 
 /// Every adapter of this machine.
 pub fn adapters() -> Vec<AdapterInfo> {
@@ -270,7 +250,7 @@ impl Gpu {
     }
 
     pub fn submit(&self, commands: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
-        SUBMITTED.set(SUBMITTED.get() + 1);
+        count_submitted();
         self.queue.submit([commands])
     }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::backend::wgpu::device::count_created;
+use crate::backend::wgpu::counters::count_created;
 use crate::kernel::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
 use crate::plan::Plan;
 
