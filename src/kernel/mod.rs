@@ -3,6 +3,7 @@
 //! Nothing here knows wgpu, so all of it can be tested and printed without a device.
 
 pub mod layout;
+pub mod names;
 pub mod pack;
 pub mod source;
 
