@@ -19,6 +19,8 @@ mod product;
 mod rows;
 mod simd;
 
+pub use simd::{Level, levels, limit};
+
 use std::any::Any;
 use std::ops::Range;
 
