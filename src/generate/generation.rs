@@ -7,6 +7,7 @@ use super::options::Options;
 use super::prompt::{Kind, Message, Prompt};
 use super::sampler::{Sampler, Sampling};
 use super::scheduler::Scheduler;
+use super::sequence::{Mask, Request};
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
 
@@ -21,6 +22,8 @@ pub struct Generation {
     release_vision: bool,
     sampling: Sampling,
     options: Options,
+    /// Until the scheduler has it.
+    mask: Option<Mask>,
     /// Nothing after an error.
     scheduler: Option<Scheduler>,
     /// What the scheduler calls the sequence, and its text, once it runs.
@@ -112,6 +115,7 @@ impl Generation {
             release_vision: false,
             sampling,
             options: Options::default(),
+            mask: None,
             scheduler: Some(scheduler),
             running: None,
             released: None,
@@ -130,6 +134,43 @@ impl Generation {
         self
     }
 
+    /// Changes the logits before each token is chosen, for example to forbid tokens: `mask` gets the ids so far, those of the
+    /// prompt first, and the logits of the next token, one for each id of the vocabulary. −∞ forbids a token.
+    ///
+    /// The sampler then chooses from these logits as it chooses from the model's, with the same draws, and
+    /// [`Piece::logprob`] and [`Piece::top`] are theirs. A mask that changes nothing changes no piece. End tokens are tokens
+    /// like others: forbid them and the text goes on, forbid all but them and it ends. Ids past the vocabulary are rows of
+    /// pictures.
+    ///
+    /// A step then waits for its logits and for `mask`, so that decoding takes longer than without it. The next piece is an
+    /// error if `mask` forbids every token, or writes NaN.
+    ///
+    /// ```
+    /// use dunlin::{Device, Model, Prompt, Sampler};
+    ///
+    /// # fn main() -> dunlin::Result<()> {
+    /// let model = Model::load("examples/demo-model", &Device::cpu())?;
+    /// // The answer may begin as "yes" or "no" begins.
+    /// let tokenizer = model.tokenizer()?;
+    /// let (yes, no) = (tokenizer.encode_without_special("yes")?[0], tokenizer.encode_without_special("no")?[0]);
+    /// let answer = model.generate(Prompt::user("Is there a red circle?"), &Sampler::greedy())?;
+    /// let mut answer = answer.max_tokens(1).mask(move |_, logits| {
+    ///     for (id, logit) in (0..).zip(logits) {
+    ///         if id != yes && id != no {
+    ///             *logit = f32::NEG_INFINITY;
+    ///         }
+    ///     }
+    /// });
+    /// let piece = answer.next().expect("a token")?;
+    /// assert!(piece.id == yes || piece.id == no);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mask(mut self, mask: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
+        self.mask = Some(Box::new(mask));
+        self
+    }
+
     /// Drops the weights that read pictures as soon as this prompt's are read: [`Model::release_vision`].
     pub fn release_vision(mut self) -> Self {
         self.release_vision = true;
@@ -144,6 +185,7 @@ impl Generation {
         let (key, stream) = self.running.get_or_insert_with(|| {
             let sampling = self.sampling.clone();
             let (request, stream) = self.options.begin(&self.model, &self.prompt, sampling, self.continues);
+            let request = Request { mask: self.mask.take(), ..request };
             (scheduler.add(request), stream)
         });
         if stream.stop.is_some() {

@@ -32,6 +32,7 @@ impl Options {
             sampling,
             limit,
             logits: self.logprobs > 0,
+            mask: None,
             continues,
         };
         (request, TextStream::new(model, limit, self.logprobs))

@@ -252,7 +252,12 @@ impl Scheduler {
         let rows = sequence.request.sampling.row(slot, start).follow(end - start);
         let want = if end == length { Want::Token } else { Want::Nothing };
         let step = Step { rows: &rows, family: Family::Many, want, logits: sequence.request.logits, images };
-        self.session.as_mut().expect("a session").run(&step)?;
+        let session = self.session.as_mut().expect("a session");
+        if end == length && sequence.request.mask.is_some() {
+            session.run_changed(&step, &mut |_, logits| sequence.mask(logits))?;
+        } else {
+            session.run(&step)?;
+        }
         sequence.held = end;
         self.places.hold(sequence.key, end);
         if end == length {
@@ -270,19 +275,29 @@ impl Scheduler {
         }
         self.rows.clear();
         let mut keys = Vec::new();
-        let mut logits = false;
+        let (mut logits, mut masked) = (false, false);
         for sequence in self.active.iter_mut().filter(|sequence| sequence.decodes()) {
             let position = sequence.request.ids.len() + sequence.enqueued - 1;
             self.rows.push(sequence.request.sampling.row(sequence.slot.expect("a place"), position));
             keys.push(sequence.key);
             logits |= sequence.request.logits;
+            masked |= sequence.request.mask.is_some();
             sequence.enqueued += 1;
         }
         if keys.is_empty() {
             return Ok(false);
         }
         let step = Step { rows: &self.rows, family: Family::Few, want: Want::Token, logits, images: false };
-        self.session.as_mut().expect("a session").run(&step)?;
+        let session = self.session.as_mut().expect("a session");
+        if masked {
+            let active = &mut self.active;
+            session.run_changed(&step, &mut |row, logits| {
+                let sequence = active.iter_mut().find(|sequence| sequence.key == keys[row]);
+                sequence.expect("its row is in the step").mask(logits)
+            })?;
+        } else {
+            session.run(&step)?;
+        }
         self.in_flight.push_back(keys);
         Ok(true)
     }

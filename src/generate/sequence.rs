@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use super::clock::{Clock, Times};
 use super::sampler::Sampling;
+use crate::error::{Error, Result};
+
+/// A caller's function that changes the logits of the next token, given the ids before it.
+pub(super) type Mask = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
 
 /// What is asked of a scheduler: a prompt to continue.
 pub(super) struct Request {
@@ -16,6 +20,8 @@ pub(super) struct Request {
     pub limit: usize,
     /// Whether logits come with each token.
     pub logits: bool,
+    /// Changes the logits before each token is chosen. The next token is then asked for when all before it are known.
+    pub mask: Option<Mask>,
     /// Whether it goes on where another sequence of the scheduler ended. It may then take over what that one generated,
     /// whose sums were added in another order than a prompt's; others take over what was computed as a prompt only, so
     /// that they compute what they would compute alone.
@@ -65,16 +71,43 @@ impl Sequence {
         self.enqueued > 0
     }
 
-    /// Whether another token may be asked for. The first is read before a second is asked for: what it takes is the
-    /// prompt's time.
+    /// Whether another token may be asked for. The host reads the first token before it asks for a second, so that its time
+    /// counts as the prompt's. With a mask it reads every token before it asks for the next.
     pub fn decodes(&self) -> bool {
-        !self.taken.is_empty() && self.enqueued < self.request.limit
+        let known = !self.taken.is_empty() && (self.request.mask.is_none() || self.taken.len() == self.enqueued);
+        known && self.enqueued < self.request.limit
+    }
+
+    /// Lets the mask, if there is one, change the logits of the next token.
+    ///
+    /// # Errors
+    ///
+    /// It leaves no token to choose, or writes what is no number.
+    pub fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
+        let Some(mask) = &mut self.request.mask else { return Ok(()) };
+        // The model is damaged. The text stream reports that when it takes the token.
+        if logits.iter().any(|logit| logit.is_nan()) {
+            return Ok(());
+        }
+        mask(&[&self.request.ids[..], &self.taken].concat(), logits);
+        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
+            return Err(Error::prompt(format!("the mask made the logit of token {id} NaN; to forbid it, write −∞")));
+        }
+        logits.iter_mut().for_each(|logit| *logit = logit.clamp(-MOST_LOGIT, MOST_LOGIT));
+        if logits.iter().all(|&logit| logit == -MOST_LOGIT) {
+            return Err(Error::prompt("the mask forbids every token: it must leave one logit above −∞"));
+        }
+        Ok(())
     }
 
     pub fn times(&self) -> Times {
         self.clock.times()
     }
 }
+
+/// A mask's logits are clamped to ± this, since WGSL promises no infinities. exp(−1e30 / T) is zero at every temperature, and
+/// the repeat penalty leaves it finite.
+const MOST_LOGIT: f32 = 1e30;
 
 /// The ranges of a session's positions that sequences lie in, or lay in: what is held there may begin another sequence.
 #[derive(Default)]

@@ -74,6 +74,18 @@ impl Plan {
         Ok(Plan { graph, steps, arena, places, groups })
     }
 
+    /// An output, and the first node after the one that writes it: where to go on when the host has changed it.
+    ///
+    /// # Panics
+    ///
+    /// If the graph has no such output.
+    pub fn after_output(&self, name: &str) -> (ValueId, usize) {
+        let found = self.graph.outputs.iter().find(|(output, _)| output == name);
+        let &(_, id) = found.unwrap_or_else(|| panic!("the graph has no output {name}"));
+        let writer = self.graph.nodes.iter().rposition(|node| node.writes.contains(&id));
+        (id, writer.expect("a node writes each output") + 1)
+    }
+
     /// The stored matrix that a weight is a part of.
     pub fn stored(&self, weight: ValueId) -> &StoredWeight {
         &self.groups.stored[self.groups.places[&weight].0]

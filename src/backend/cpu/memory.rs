@@ -143,6 +143,11 @@ impl Memory {
         self.regions[ARENA].data[range(plan, id)].copy_from_slice(data);
     }
 
+    /// What a temporary of a plan holds, to change it.
+    pub fn read_mut(&mut self, plan: &Plan, id: ValueId) -> &mut [f32] {
+        &mut self.regions[ARENA].data[range(plan, id)]
+    }
+
     /// What an input or a temporary of a plan holds.
     pub fn read(&self, plan: &Plan, id: ValueId) -> &[f32] {
         &self.regions[ARENA].data[range(plan, id)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::cpu::{Bound, Memory, Shared, Vision};
 use crate::backend::plans::PerPass;
-use crate::backend::{Output, Sampled, Session, Step, no_vision};
+use crate::backend::{Change, Output, Sampled, Session, Step, no_vision};
 use crate::error::Result;
 use crate::graph::ValueKind;
 use crate::kernel::{MOST_ROWS, Row, ValueId};
@@ -59,6 +59,33 @@ impl CpuSession {
         session.reserve(capacity)?;
         Ok(session)
     }
+
+    /// Makes sure that the plan of a step's pass is bound to this session's memory.
+    fn bind(&mut self, step: &Step) -> Result<Pass> {
+        let pass = step.pass();
+        self.since_picture += 1;
+        if self.since_picture > KEEP_ENCODER {
+            self.encoder = None;
+        }
+        if self.bound.get(&pass).is_none() {
+            let bound = Bound::new(self.shared.plans.get(pass)?, &self.shared.weights, &mut self.memory);
+            self.bound.insert(pass, bound);
+        }
+        Ok(pass)
+    }
+
+    /// Keeps the tokens that a step chose until they are taken.
+    fn keep_sampled(&mut self, pass: Pass, step: &Step) {
+        let plan = &self.bound.get(&pass).expect("a pass that ran is bound").plan;
+        let (sampled, logits) = (output(&self.memory, plan, "sampled"), output(&self.memory, plan, "logits"));
+        let vocab = logits.len() / (sampled.len() / 2);
+        let chosen = sampled.chunks_exact(2).zip(logits.chunks_exact(vocab)).map(|(sampled, logits)| {
+            let logits = step.logits.then(|| logits.to_vec());
+            Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits }
+        });
+        self.sampled.extend(chosen);
+        self.counts.push_back(sampled.len() / 2);
+    }
 }
 
 impl Session for CpuSession {
@@ -76,32 +103,27 @@ impl Session for CpuSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        let pass = step.pass();
-        self.since_picture += 1;
-        if self.since_picture > KEEP_ENCODER {
-            self.encoder = None;
-        }
-        if self.bound.get(&pass).is_none() {
-            let bound = Bound::new(self.shared.plans.get(pass)?, &self.shared.weights, &mut self.memory);
-            self.bound.insert(pass, bound);
-        }
+        let pass = self.bind(step)?;
         let bound = self.bound.get(&pass).expect("just bound");
         bound.run(&mut self.memory, &self.shared.team, step.rows, 0..bound.len());
         match step.want {
             Want::Nothing => {}
-            Want::Token => {
-                let find = |name| output(&self.memory, &bound.plan, name);
-                let (sampled, logits) = (find("sampled"), find("logits"));
-                let vocab = logits.len() / (sampled.len() / 2);
-                let chosen = sampled.chunks_exact(2).zip(logits.chunks_exact(vocab)).map(|(sampled, logits)| {
-                    let logits = step.logits.then(|| logits.to_vec());
-                    Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits }
-                });
-                self.sampled.extend(chosen);
-                self.counts.push_back(sampled.len() / 2);
-            }
+            Want::Token => self.keep_sampled(pass, step),
             Want::Logits | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
         }
+        Ok(())
+    }
+
+    fn run_changed(&mut self, step: &Step, change: Change) -> Result<()> {
+        let pass = self.bind(step)?;
+        let bound = self.bound.get(&pass).expect("just bound");
+        let (id, after) = bound.plan.after_output("logits");
+        bound.run(&mut self.memory, &self.shared.team, step.rows, 0..after);
+        let (_, vocab) = bound.plan.graph.ty(id).matrix();
+        let logits = self.memory.read_mut(&bound.plan, id);
+        logits.chunks_exact_mut(vocab).enumerate().try_for_each(|(row, logits)| change(row, logits))?;
+        bound.run(&mut self.memory, &self.shared.team, step.rows, after..bound.len());
+        self.keep_sampled(pass, step);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Buffers, Readback, Readbacks, Source};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::backend::wgpu::vision::{Encoder, Vision};
-use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
+use crate::backend::{Change, DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
@@ -245,6 +245,56 @@ impl GpuSession {
         self.bound.insert(pass, bound);
         Ok(())
     }
+
+    /// Makes ready what a step needs before its dispatches are recorded: the bound plan, and the table of its rows.
+    fn begin(&mut self, step: &Step) -> Result<Pass> {
+        let pass = step.pass();
+        self.since_picture += 1;
+        if self.since_picture > KEEP_ENCODER {
+            self.encoder = None;
+        }
+        self.bind(pass)?;
+        if self.on_device != step.rows {
+            self.shared.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(step.rows));
+            self.on_device.clear();
+            self.on_device.extend_from_slice(step.rows);
+        }
+        Ok(pass)
+    }
+
+    /// Submits a step's dispatches from `first` on, and asks for what the step wants.
+    fn finish(&mut self, step: &Step, pass: Pass, first: usize) -> Result<()> {
+        let gpu = &self.shared.gpu;
+        let bound = self.bound.get(&pass).expect("its step has begun");
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        bound.record(&mut encoder, first..bound.plan.steps.len());
+
+        let wanted: Vec<Source> = (bound.plan.graph.outputs.iter())
+            .filter(|(name, _)| match step.want {
+                Want::Nothing => false,
+                Want::Token => name == "sampled" || step.logits,
+                Want::Logits | Want::Trace => true,
+            })
+            .map(|(_, id)| self.buffers.output(&bound.plan, *id))
+            .collect();
+        if wanted.is_empty() {
+            gpu.submit(encoder.finish());
+            return gpu.check();
+        }
+        let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
+        let submission = gpu.submit(encoder.finish());
+        let readback = Readbacks::request(copy, submission);
+        if step.want == Want::Token {
+            // The operator `sample` moves on the rows that it chooses tokens for.
+            let count = if step.family == Family::Few { step.rows.len() } else { 1 };
+            let first = self.on_device.len() - count;
+            self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
+            self.in_flight.push_back((count, readback));
+        } else {
+            self.outputs = Some((pass, readback));
+        }
+        gpu.check()
+    }
 }
 
 impl GpuSession {
@@ -306,51 +356,28 @@ impl Session for GpuSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        let pass = step.pass();
-        self.since_picture += 1;
-        if self.since_picture > KEEP_ENCODER {
-            self.encoder = None;
-        }
-        self.bind(pass)?;
+        let pass = self.begin(step)?;
+        self.finish(step, pass, 0)
+    }
+
+    fn run_changed(&mut self, step: &Step, change: Change) -> Result<()> {
+        let pass = self.begin(step)?;
         let gpu = &self.shared.gpu;
         let bound = self.bound.get(&pass).expect("just bound");
-        if self.on_device != step.rows {
-            gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(step.rows));
-            self.on_device.clear();
-            self.on_device.extend_from_slice(step.rows);
-        }
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        bound.record(&mut encoder);
+        let (id, after) = bound.plan.after_output("logits");
+        let after = bound.plan.steps.iter().position(|step| step.node >= after).unwrap_or(bound.plan.steps.len());
+        let (_, vocab) = bound.plan.graph.ty(id).matrix();
 
-        let graph = &bound.plan.graph;
-        let wanted: Vec<Source> = (graph.outputs.iter())
-            .filter(|(name, _)| match step.want {
-                Want::Nothing => false,
-                Want::Token => name == "sampled" || step.logits,
-                Want::Logits | Want::Trace => true,
-            })
-            .map(|(_, id)| {
-                let (offset, _) = bound.plan.places[id];
-                Source { buffer: &self.buffers.arena, offset, bytes: 4 * graph.ty(*id).count() as u64 }
-            })
-            .collect();
-        if wanted.is_empty() {
-            gpu.submit(encoder.finish());
-            return gpu.check();
-        }
-        let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
-        let submission = gpu.submit(encoder.finish());
-        let readback = Readbacks::request(copy, submission);
-        if step.want == Want::Token {
-            // The operator `sample` moves on the rows that it chooses tokens for.
-            let count = if step.family == Family::Few { step.rows.len() } else { 1 };
-            let first = self.on_device.len() - count;
-            self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
-            self.in_flight.push_back((count, readback));
-        } else {
-            self.outputs = Some((pass, readback));
-        }
-        gpu.check()
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        bound.record(&mut encoder, 0..after);
+        let source = self.buffers.output(&bound.plan, id);
+        let (offset, copy) = (source.offset, self.readbacks.record(gpu, &mut encoder, &[source]));
+        let readback = Readbacks::request(copy, gpu.submit(encoder.finish()));
+        let bytes = gpu.block_on(self.readbacks.finish(gpu, readback))?;
+        let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        logits.chunks_exact_mut(vocab).enumerate().try_for_each(|(row, logits)| change(row, logits))?;
+        gpu.queue.write_buffer(&self.buffers.arena, offset, bytemuck::cast_slice(&logits));
+        self.finish(step, pass, after)
     }
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {

@@ -58,6 +58,12 @@ impl Buffers {
         Ok(Buffers { arena, state, table, no_table })
     }
 
+    /// The bytes of a plan's output.
+    pub fn output(&self, plan: &Plan, id: ValueId) -> Source<'_> {
+        let (offset, _) = plan.places[&id];
+        Source { buffer: &self.arena, offset, bytes: 4 * plan.graph.ty(id).count() as u64 }
+    }
+
     pub fn arena(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
         let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         storage(gpu, "arena", size.max(256), usage)
@@ -139,9 +145,9 @@ impl Bound {
         Ok(Bound { plan, steps, common })
     }
 
-    /// Records every dispatch into one compute pass.
-    pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
-        self.replay(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+    /// Records some dispatches into one compute pass.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, part: Range<usize>) {
+        self.replay_part(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), part);
     }
 
     /// Records every dispatch into a pass.
@@ -277,17 +283,14 @@ impl<'a> Runner<'a> {
     }
 
     pub fn run(&self, rows: &[Row]) {
-        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.bound.record(&mut encoder);
-        self.gpu.submit(encoder.finish());
+        self.run_part(rows, 0..self.bound.plan.steps.len());
     }
 
     /// Runs some dispatches.
     pub fn run_part(&self, rows: &[Row], part: Range<usize>) {
         self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.bound.replay_part(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), part);
+        self.bound.record(&mut encoder, part);
         self.gpu.submit(encoder.finish());
     }
 
