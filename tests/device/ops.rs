@@ -1,5 +1,6 @@
 //! Every case of every operator × every adapter of this machine × every candidate: device against reference.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::support::adapters;
@@ -17,6 +18,7 @@ fn devices_agree_with_the_reference() {
     assert!(only.iter().flatten().all(named), "DUNLIN_OP={only:?} names no operator");
     let mut failures = Vec::new();
     let (mut count, mut cooperative) = (0, 0);
+    let mut ran = BTreeSet::new();
     let adapters = adapters::all();
     let open = |adapter: &adapters::Adapter| Gpu::open(adapter.index).expect("adapter opens");
     let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
@@ -35,6 +37,7 @@ fn devices_agree_with_the_reference() {
                     let mut planned = Ok(plan(&profile).expect("a kernel for every case"));
                     while let Ok(Plan { steps, .. }) = planned {
                         let kernels = || steps.iter().map(|step| step.dispatch.kernel.0);
+                        ran.extend(kernels().flat_map(parts));
                         cooperative += kernels().filter(|kernel| kernel.requires.cooperative.is_some()).count();
                         count += 1;
                         let by = kernels().next().map(Kernel::name).unwrap_or_default();
@@ -54,10 +57,25 @@ fn devices_agree_with_the_reference() {
             }
         }
     }
+    // Kernels for other devices than those of this machine run too. A rasteriser's variants reach those of both kinds.
+    let chosen = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
+    let kernels = ops::kernels().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, kernels)| kernels);
+    let rasterisers = || gpus.iter().filter(|(_, gpu)| gpu.profile.rasteriser);
+    let runs = |kernel: &&Kernel| {
+        rasterisers().any(|(_, gpu)| variants(gpu).iter().any(|(profile, _)| profile.allows(kernel).is_ok()))
+    };
+    let missed: BTreeSet<String> = kernels.filter(runs).flat_map(parts).filter(|part| !ran.contains(part)).collect();
+    let advice = "add a case, or to `variants` a profile that it is listed for";
     adapters::say(&format!("{count} cases compared, {cooperative} dispatches of cooperative matrices"));
     let expected = adapters::expected().is_some_and(|feature| feature == "cooperative-matrix");
     assert!(cooperative > 0 || !expected, "no case ran on cooperative matrices");
     assert!(failures.is_empty(), "{} of {count} cases are wrong:\n{}", failures.len(), failures.join("\n"));
+    assert!(missed.is_empty(), "no case runs a kernel with {missed:?} in its name: {advice}");
+}
+
+/// The parts of a kernel's name: its file with the entry point, and the variants of shared files.
+fn parts(kernel: &'static Kernel) -> Vec<String> {
+    kernel.name().split('+').map(str::to_string).collect()
 }
 
 /// The profiles that reach every kernel which the device can run, with all its constants; and whether an operator's other
