@@ -69,12 +69,12 @@ impl<T> Releasable<T> {
         Releasable(Mutex::new(part.map(Arc::new)))
     }
 
-    /// Nothing where there never was one, or it was released.
+    /// `None` where there never was one, and after it was released.
     pub fn get(&self) -> Option<Arc<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Its memory is free when nobody holds what [`Releasable::get`] gave.
+    /// Drops the part. Its memory is free when no caller of [`Releasable::get`] holds it any more.
     pub fn release(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -73,7 +73,7 @@ mod avx2 {
 
     use super::{Format, Halves};
 
-    /// By one instruction. Only functions of this file that are compiled for F16C name it.
+    /// Converts by one instruction. Only functions that are compiled for F16C may use it.
     pub struct F16c;
 
     impl Halves for F16c {

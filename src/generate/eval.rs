@@ -1,4 +1,4 @@
-//! Items with known answers: answered word for word, or chosen among given ones.
+//! Items with known answers: the model writes the answer, or chooses it among given ones.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub struct Item {
     /// A picture; a relative path counts from the file that the item is in.
     pub image: Option<PathBuf>,
     pub prompt: String,
-    /// The whole answer. Case and space around it do not count. Nor does it where there are choices.
+    /// The whole answer. Case, and space around it, do not matter. It is ignored where there are choices.
     pub answer: Option<String>,
     /// Continuations of the prompt, and which of them is right.
     pub choices: Option<Vec<String>>,
@@ -30,7 +30,7 @@ pub struct Item {
     pub group: Option<String>,
 }
 
-/// What a model made of an item.
+/// The result of an item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Outcome {
@@ -81,7 +81,7 @@ impl Item {
         }
     }
 
-    /// What is made of an answer.
+    /// The result of a written answer.
     fn answered(&self, found: String, ids: Vec<u32>) -> Outcome {
         let correct = folded(&found) == folded(self.answer.as_deref().unwrap_or_default());
         Outcome::Answer { found, ids, correct }

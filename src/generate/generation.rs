@@ -11,28 +11,29 @@ use super::sequence::{Mask, Request};
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
 
-/// A continuation in the making: an iterator of [`Piece`]s with its own KV cache. Dropping it cancels it.
+/// The continuation of a prompt, as it is generated: an iterator of [`Piece`]s with its own KV cache. Dropping it stops the
+/// work.
 ///
 /// It ends at the model's end token, after [`Generation::max_tokens`], when the context is full, or with an error.
 pub struct Generation {
     model: Model,
     prompt: Encoded,
-    /// Whether the prompt goes on with what the scheduler's last sequence was.
+    /// Whether the prompt continues the scheduler's last sequence.
     continues: bool,
     release_vision: bool,
     sampling: Sampling,
     options: Options,
-    /// Until the scheduler has it.
+    /// The caller's mask, until the scheduler takes it.
     mask: Option<Mask>,
-    /// Nothing after an error.
+    /// `None` after an error.
     scheduler: Option<Scheduler>,
-    /// What the scheduler calls the sequence, and its text, once it runs.
+    /// The scheduler's key of the sequence, and its text, once it runs.
     running: Option<(usize, TextStream)>,
     /// Bytes of weights before and after the vision half was released.
     released: Option<(u64, u64)>,
 }
 
-/// What a generation took. Times are in seconds.
+/// What a generation has done, and how long it took. Times are in seconds.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Stats {
     pub prompt_tokens: usize,
@@ -40,14 +41,14 @@ pub struct Stats {
     pub image_tokens: usize,
     /// The end token is not counted.
     pub generated_tokens: usize,
-    /// Nothing while it runs, or if it failed.
+    /// `None` while it runs, and if it failed.
     pub stop: Option<Stop>,
     pub load_s: f64,
     /// Decoding and resizing images.
     pub preprocess_s: f64,
     /// Vision tower and projector.
     pub vision_s: f64,
-    /// From when images were there until the first token was.
+    /// From the end of reading images to the first token.
     pub prefill_s: f64,
     /// From the first token to the last.
     pub decode_s: f64,
@@ -64,7 +65,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Of a sequence with a prompt.
+    /// Statistics of a sequence that has not begun.
     pub(super) fn new(model: &Model, prompt: &Encoded) -> Self {
         let engine = &model.0.engine;
         let device = engine.device();
@@ -87,7 +88,7 @@ impl Stats {
         }
     }
 
-    /// What a scheduler and a stream know of the sequence.
+    /// Adds what a scheduler and a stream know of the sequence.
     pub(super) fn of(mut self, times: Option<Times>, stream: &TextStream) -> Self {
         let Times { vision_s, prefill_s, decode_s } = times.unwrap_or_default();
         (self.vision_s, self.prefill_s, self.decode_s) = (vision_s, prefill_s, decode_s);
@@ -122,13 +123,13 @@ impl Generation {
         })
     }
 
-    /// Ends after this many tokens. Without it, when the context is full.
+    /// Ends the continuation after this many tokens. Without a limit it ends when the context is full.
     pub fn max_tokens(mut self, tokens: usize) -> Self {
         self.options.max_tokens = tokens;
         self
     }
 
-    /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
+    /// Gives every piece its `count` most probable tokens. All logits are then read back from the device.
     pub fn logprobs(mut self, count: usize) -> Self {
         self.options.logprobs = count;
         self
@@ -171,7 +172,7 @@ impl Generation {
         self
     }
 
-    /// Drops the weights that read pictures as soon as this prompt's are read: [`Model::release_vision`].
+    /// Drops the weights that read pictures as soon as the pictures of this prompt are read: [`Model::release_vision`].
     pub fn release_vision(mut self) -> Self {
         self.release_vision = true;
         self
@@ -212,8 +213,8 @@ impl Generation {
         }
     }
 
-    /// The next question of a conversation. What the cache holds of it is not computed again: pictures are not read a
-    /// second time. Options such as [`Generation::max_tokens`] begin anew.
+    /// The next question of a conversation. What the cache holds of the conversation is not computed again, and its pictures are
+    /// not read again. Options such as [`Generation::max_tokens`] begin anew.
     ///
     /// Errors: the prompt was no question or chat, or the conversation does not fit the context.
     pub fn follow_up(mut self, question: impl Into<Prompt>, sampler: &Sampler) -> Result<Self> {
@@ -237,7 +238,7 @@ impl Generation {
         Ok(Self { continues: true, ..Self::new(model, whole, sampler.resolve()?, scheduler)? })
     }
 
-    /// What it took so far.
+    /// What the generation has done so far, and how long it took.
     pub fn stats(&self) -> Stats {
         let stats = Stats::new(&self.model, &self.prompt);
         let stats = Stats {
@@ -253,7 +254,7 @@ impl Generation {
         }
     }
 
-    /// Reads one token.
+    /// Waits for one token, and adds it to the text.
     fn advance(&mut self) -> Result<()> {
         self.prefill(|_, _| ())?;
         let (Some(scheduler), Some((_, stream))) = (&mut self.scheduler, &mut self.running) else { return Ok(()) };

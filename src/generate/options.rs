@@ -1,4 +1,4 @@
-//! What a caller asks of a continuation beside its prompt and sampler.
+//! What a caller asks of a continuation, apart from its prompt and sampler.
 
 use super::encode::Encoded;
 use super::model::Model;
@@ -22,8 +22,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What a scheduler is asked for, and the text that its tokens become. Where no token may come, the text has ended, and
-    /// the scheduler need not be asked.
+    /// What a scheduler is asked for, and the text that the tokens become. Where no token may come, the text has ended already,
+    /// and the scheduler need not be asked.
     pub fn begin(&self, model: &Model, prompt: &Encoded, sampling: Sampling, continues: bool) -> (Request, TextStream) {
         let limit = self.max_tokens.min(model.0.context - prompt.ids.len());
         let request = Request {

@@ -1,4 +1,4 @@
-//! Finding kernels by their names, as `--refuse` and `inspect --kernel` take them.
+//! How `--refuse` and `inspect --kernel` find kernels by their names.
 
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
@@ -33,7 +33,7 @@ pub fn find(kernels: impl IntoIterator<Item = &'static Kernel>, wanted: &str) ->
     )))
 }
 
-/// Some names, each on a line of its own after the one before.
+/// The first names as indented lines, and how many more there are.
 pub fn list(names: &[String]) -> String {
     let shown: String = names.iter().take(MOST_LISTED).map(|name| format!("\n  {name}")).collect();
     match names.len().saturating_sub(MOST_LISTED) {

@@ -31,7 +31,7 @@ pub struct Plan {
     pub groups: Groups,
 }
 
-/// A dispatch, the operator it comes from, and why it is this kernel's.
+/// A dispatch, the operator that it does the work of, and why it runs this kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedDispatch {
     pub op: &'static str,
@@ -46,7 +46,7 @@ pub struct PlannedDispatch {
 pub struct Choice {
     pub kernel: KernelRef,
     pub why: &'static str,
-    /// In the operator's order, each with what keeps it from the device; nothing: it comes after the one that was taken.
+    /// In the operator's order, each with what keeps it from the device. `None`: the device allows it, but it comes later.
     pub others: Vec<(KernelRef, Option<Obstacle>)>,
 }
 
@@ -155,7 +155,7 @@ fn place(graph: &Graph, profile: &DeviceProfile) -> (BTreeMap<ValueId, (u64, u64
             range.end = end;
         }
     }
-    // Shaders read vectors by quads: whole ones belong to the value.
+    // Shaders read vectors of four elements, so a value has whole ones.
     let bytes = |id: ValueId| graph.ty(id).bytes(profile).next_multiple_of(16);
     let lifetimes: Vec<Lifetime> =
         alive.iter().map(|(&id, alive)| Lifetime { alive: alive.clone(), bytes: bytes(id) }).collect();

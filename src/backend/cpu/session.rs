@@ -30,7 +30,7 @@ struct Encoder {
     vision: Arc<Vision>,
     memory: Memory,
     bound: Bound,
-    /// One for each that a cache takes: a picture may have more than a pass of tokens.
+    /// As many as the longest state has positions: a picture may have more rows than a pass.
     rows: Vec<Row>,
     /// Steps that are done, of the picture whose rows go to rows `first..`.
     next: usize,
@@ -40,7 +40,7 @@ struct Encoder {
 /// Multiply-adds of a slice of a picture: some ten milliseconds of a core.
 const SLICE: usize = 1 << 30;
 
-/// Passes after which the memory of the vision half goes: more pictures may be on their way between the first ones.
+/// Passes without a picture after which the memory for encoding pictures is dropped.
 const KEEP_ENCODER: usize = 16;
 
 impl CpuSession {

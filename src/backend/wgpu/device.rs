@@ -9,7 +9,7 @@ use crate::backend::wgpu::pipelines::Pipelines;
 use crate::error::{Error, Result};
 use crate::kernel::DeviceProfile;
 
-/// An open device: queue, compiled pipelines, and what went wrong.
+/// An open device: its queue, its compiled pipelines, and the first fault that its driver reported.
 pub struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
@@ -18,14 +18,14 @@ pub struct Gpu {
     faults: Arc<Mutex<Option<Fault>>>,
 }
 
-/// What the driver reported first. It stays: a device with a fault is opened anew.
+/// The first fault that the driver reported. A device with a fault is not used again, but opened anew.
 enum Fault {
     OutOfMemory(String),
     Lost(String),
     Other(String),
 }
 
-/// Adapters by backend, best supported first, in the order that the driver gives: an index stays valid.
+/// Adapters, those of the best supported backend first, in the driver's order. An index stays valid while the program runs.
 static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
@@ -66,7 +66,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         wgpu::DeviceType::Cpu => "cpu",
         wgpu::DeviceType::Other => "other",
     };
-    // Mesa's GL rasteriser does not say that it is one.
+    // Mesa's OpenGL rasteriser does not report that it runs on the CPU.
     let rasterisers = ["llvmpipe", "softpipe", "swiftshader", "warp", "basic render"];
     let name = info.name.to_lowercase();
     AdapterInfo {
@@ -95,7 +95,7 @@ fn driver(info: &wgpu::AdapterInfo) -> String {
     [info.driver.trim(), info.driver_info.trim()].join(" ").trim().to_string()
 }
 
-/// Which of the limits that every kernel counts on (WebGPU's defaults) an adapter misses.
+/// The first limit of an adapter that is below what every kernel needs, WebGPU's defaults.
 fn too_small(limits: &wgpu::Limits) -> Option<String> {
     let least = [
         ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, 8),
@@ -136,8 +136,8 @@ fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
 
 fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
     let experimental_features = match features.contains(COOPERATIVE) {
-        // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and
-        // its kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
+        // SAFETY: experimental features may misbehave. We ask for one of them only, and its kernels keep the rules that naga
+        // does not check: whole subgroups, and loads from workgroup memory at multiples of 16 bytes.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
     };
@@ -162,7 +162,7 @@ fn backend(backend: wgpu::Backend) -> &'static str {
 }
 
 impl Gpu {
-    /// Opens the adapter at `index` of [`adapters`], or joins whoever has it open.
+    /// Opens the adapter at `index` of [`adapters`], or shares it where it is open.
     pub fn open(index: usize) -> Result<Arc<Gpu>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = open.get(&index).and_then(Weak::upgrade)
@@ -175,7 +175,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Opens the adapter at `index` for the caller alone, whose faults are nobody else's.
+    /// Opens the adapter at `index` for the caller alone: its faults affect nobody else.
     pub fn open_alone(index: usize) -> Result<Gpu> {
         pollster::block_on(Self::request(index))
     }
@@ -193,7 +193,7 @@ impl Gpu {
         }
         let mut features = usable(adapter);
         let mut opened = adapter.request_device(&descriptor(features, &limits)).await;
-        // An experiment may fail where everything else works.
+        // A device may fail to open with an experimental feature, and open without it.
         if opened.is_err() && features.contains(COOPERATIVE) {
             features.remove(COOPERATIVE);
             opened = adapter.request_device(&descriptor(features, &limits)).await;
@@ -254,7 +254,7 @@ impl Gpu {
         self.queue.submit([commands])
     }
 
-    /// What the driver reported, if anything: the device may not be usable any more.
+    /// An error if the driver reported a fault: the device may not be usable any more.
     pub fn check(&self) -> Result<()> {
         let name = &self.profile.name;
         match self.faults.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {

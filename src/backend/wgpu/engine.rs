@@ -28,7 +28,7 @@ pub struct GpuEngine {
 /// What an engine and its sessions have in common.
 struct Shared {
     gpu: Arc<Gpu>,
-    /// The device's, as far as this model may use it.
+    /// The device's profile, without what this model may not use.
     profile: DeviceProfile,
     uploads: Uploads,
     /// Columns of the rows that pictures become.
@@ -76,7 +76,8 @@ impl GpuEngine {
             Ok(uploads)
         };
         let mut uploads = if profile.backend == "gl" || cfg!(target_arch = "wasm32") {
-            // One context, one thread: whoever waits for it for a second is taken for a deadlock. A browser has no second.
+            // OpenGL has one context, and wgpu calls it a deadlock when a thread waits for it for a second. A browser has one
+            // thread.
             compile(1);
             upload_all()?
         } else {
@@ -106,7 +107,7 @@ impl GpuEngine {
     }
 }
 
-/// Kernels hold a whole head, and would leave the end of a larger one out.
+/// A kernel holds a whole head: of a larger one it would leave out the end.
 fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     let config = &checkpoint.config;
     let vision = config.vision.as_ref().map(|vision| vision.width / vision.heads);
@@ -119,7 +120,7 @@ fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     }
 }
 
-/// The table of angles is bound whole: a context that is too long for it is refused before anything is made.
+/// The table of rope's angles is one binding. A context that is too long for it is refused before anything is uploaded.
 fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<()> {
     let context = options.context.unwrap_or(checkpoint.config.context);
     let bytes = models::angle_bytes(&checkpoint.config, context);
@@ -209,13 +210,13 @@ struct GpuSession {
     buffers: Buffers,
     /// Bytes of the arena.
     arena: u64,
-    /// Positions that there is room for.
+    /// Positions that the state has room for.
     capacity: usize,
-    /// The table as the device has it: a steady step finds it as it wants it.
+    /// The table of rows as the device has it. In steady decoding it is what the next step needs, and is not written.
     on_device: Vec<Row>,
     bound: PerPass<Bound>,
     readbacks: Readbacks,
-    /// Tokens on their way, each with how many they are.
+    /// Steps in flight: how many tokens each chooses, and their readback.
     in_flight: VecDeque<(usize, Readback)>,
     outputs: Option<(Pass, Readback)>,
     encoder: Option<Encoder>,
@@ -225,7 +226,7 @@ struct GpuSession {
     since_picture: usize,
 }
 
-/// Passes after which the memory of the vision half goes: more pictures may be on their way between the first ones.
+/// Passes without a picture after which the memory for encoding pictures is dropped.
 const KEEP_ENCODER: usize = 16;
 
 impl GpuSession {
@@ -236,7 +237,7 @@ impl GpuSession {
         }
         let (gpu, plan) = (&self.shared.gpu, self.shared.plans.get(pass)?);
         if plan.arena > self.arena {
-            // Whatever is bound holds the old arena.
+            // Bind groups hold the old arena.
             self.bound = PerPass::default();
             self.buffers.arena = Buffers::arena(gpu, plan.arena)?;
             self.arena = plan.arena;
@@ -246,7 +247,7 @@ impl GpuSession {
         Ok(())
     }
 
-    /// Makes ready what a step needs before its dispatches are recorded: the bound plan, and the table of its rows.
+    /// Prepares what a step needs before its dispatches are recorded: the bound plan, and the table of its rows.
     fn begin(&mut self, step: &Step) -> Result<Pass> {
         let pass = step.pass();
         self.since_picture += 1;
@@ -285,7 +286,7 @@ impl GpuSession {
         let submission = gpu.submit(encoder.finish());
         let readback = Readbacks::request(copy, submission);
         if step.want == Want::Token {
-            // The operator `sample` moves on the rows that it chooses tokens for.
+            // The operator `sample` moves each row that it chooses a token for to the next position.
             let count = if step.family == Family::Few { step.rows.len() } else { 1 };
             let first = self.on_device.len() - count;
             self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
@@ -325,7 +326,7 @@ impl GpuSession {
             gpu.submit(commands.finish());
         }
         self.buffers.state.insert(models::IMAGES.into(), images);
-        // Whatever is bound holds the old one.
+        // Bind groups hold the old buffer.
         self.bound.retain(|pass| !pass.images);
         gpu.check()
     }
@@ -343,7 +344,7 @@ impl Session for GpuSession {
         let states = || self.buffers.state.iter().filter(|(name, _)| *name != models::IMAGES);
         let each = |buffer: &wgpu::Buffer| buffer.size() / self.capacity as u64;
         let largest = states().map(|(_, buffer)| each(buffer) * count as u64).max().unwrap_or(0);
-        // A buffer is not copied into itself.
+        // WebGPU copies no buffer into itself.
         let between = storage(gpu, "copy", largest, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for (_, buffer) in states() {
@@ -469,7 +470,7 @@ impl Session for GpuSession {
     }
 }
 
-/// The outputs of a plan, from their bytes one after the other.
+/// The outputs of a plan, from their bytes, which follow each other.
 fn named(plan: &Plan, bytes: &[u8]) -> Vec<(String, Output)> {
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
     let mut rest = &values[..];

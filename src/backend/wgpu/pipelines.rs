@@ -1,4 +1,4 @@
-//! The one cache of pipelines: a kernel with constants is compiled once a device.
+//! The cache of pipelines: a kernel with its constants is compiled once for each device.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;

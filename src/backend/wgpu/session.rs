@@ -1,4 +1,4 @@
-//! A plan bound to buffers, and running it: one compute pass and one submission a step, nothing waits on the host.
+//! A plan bound to buffers, and how it runs: one compute pass and one submission a step, without waiting for the host.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub struct Buffers {
     pub arena: wgpu::Buffer,
     pub state: HashMap<String, wgpu::Buffer>,
     pub table: wgpu::Buffer,
-    /// Stands in for the table where a dispatch writes it: a buffer may not be bound both ways at once.
+    /// Bound as the uniform where a dispatch writes the table: a buffer may not be bound both ways at once.
     no_table: wgpu::Buffer,
 }
 
@@ -194,7 +194,7 @@ fn part(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<
     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
 }
 
-/// Bytes on their way back to the host.
+/// A copy to the host that was asked for.
 pub struct Readback {
     buffer: wgpu::Buffer,
     submission: wgpu::SubmissionIndex,
@@ -215,7 +215,7 @@ pub struct Source<'a> {
 }
 
 impl Readbacks {
-    /// A buffer of `size` bytes, and the copies of `sources` into it, one after the other.
+    /// Records the copies of `sources`, in order, into a buffer that the host can map.
     pub fn record(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, sources: &[Source]) -> wgpu::Buffer {
         let size = sources.iter().map(|source| source.bytes).sum();
         let buffer = match self.free.iter().position(|buffer| buffer.size() == size) {
@@ -242,7 +242,7 @@ impl Readbacks {
         Readback { buffer, submission, mapped }
     }
 
-    /// The bytes, when they are there.
+    /// Waits for the bytes.
     pub async fn finish(&mut self, gpu: &Gpu, readback: Readback) -> Result<Vec<u8>> {
         gpu.expect(readback.submission);
         let mapped = readback.mapped.await;
@@ -299,7 +299,7 @@ impl<'a> Runner<'a> {
         self.read_bytes(id, self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4))
     }
 
-    /// Reads so many bytes from where a value begins.
+    /// Reads `bytes` bytes from where a value begins.
     pub fn read_bytes(&self, id: ValueId, bytes: u64) -> Result<Vec<u8>> {
         let (buffer, offset) = self.place(id);
         let mut readbacks = Readbacks::default();

@@ -23,7 +23,7 @@ pub struct Vision {
 /// is busy for seconds.
 const SLICE: usize = 8;
 
-/// The memory that pictures are encoded in, one after the other, and how far the present one is.
+/// The memory in which pictures are encoded, one at a time, and how far the present picture is.
 pub struct Encoder {
     vision: Arc<Vision>,
     buffers: Buffers,
@@ -82,7 +82,7 @@ impl Encoder {
         self.buffers.output(&self.vision.plan, *id)
     }
 
-    /// The bytes of every output, one after the other as in the graph.
+    /// The bytes of every output, in the graph's order.
     pub fn outputs(&self) -> Vec<Source<'_>> {
         let plan = &self.vision.plan;
         plan.graph.outputs.iter().map(|(_, id)| self.buffers.output(plan, *id)).collect()
