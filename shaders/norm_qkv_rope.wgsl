@@ -1,4 +1,4 @@
-// n = x / sqrt(mean(x²) + eps) · gain; the rows of W · n[m] are q, k and v of row m, one head after the other;
+// n = x / sqrt(mean(x²) + eps) · gain; the rows of W · n[m] + bias are q, k and v of row m, one head after the other;
 // q and k are rotated by the angles of the row's position, k and v go to the cache.
 //
 // One workgroup computes 32 pairs of rows of W for up to 8 rows of x (shared/gemv, shared/norm). A pair is what rope
@@ -18,10 +18,11 @@ struct Params {
     head_stride: u32,   // D rounded up to 4: a head in the cache
     kv_heads: u32,
     interleaved: u32,
+    bias: u32,          // whether there is one
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;      // (m, cols)
-@group(0) @binding(1) var<storage, read> gain: array<vec4<f32>>;         // (cols)
+@group(0) @binding(1) var<storage, read> gain: array<vec4<f32>>;         // (cols), then the bias: (rows of W)
 @group(0) @binding(2) var<storage, read> codes: array<vec4<u32>>;        // W, (q_rows + k_rows + v_rows, cols)
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 @group(0) @binding(4) var<storage, read> angles: array<vec2<f32>>;       // (context, D/2): cos, sin
@@ -50,6 +51,11 @@ fn pair_rows(pair: u32) -> vec2<u32> {
     return head + vec2<u32>(i, i + half_dim);
 }
 
+fn bias(row: u32) -> f32 {
+    let at = params.cols + row;
+    return gain[at / 4u][at % 4u];
+}
+
 fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     let pair = LANES * group.x + lane;
     let half_dim = params.head_dim / 2u;
@@ -57,8 +63,11 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
         return;
     }
     let m = ROWS * group.y + r;
-    let v = sums * factors[r];
     let row = pair_rows(pair);
+    var v = sums * factors[r];
+    if params.bias != 0u {
+        v += vec2<f32>(bias(row.x), bias(row.y));
+    }
     let angle = angles[batch[m].position * half_dim + pair % half_dim];
     let rotated = vec2<f32>(fma(v.x, angle.x, -(v.y * angle.y)), fma(v.y, angle.x, v.x * angle.y));
     if row.x < params.q_rows {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// A decoder, as its files describe it. Where files and tensor shapes disagree about widths, shapes win.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `llama4_text`, `mobilevlm`.
+    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `qwen2`, ….
     pub architecture: String,
     pub vocab: usize,
     pub hidden: usize,
@@ -29,6 +29,8 @@ pub struct Config {
     pub rope_layers: Vec<bool>,
     /// Weightless per-head RMS normalisation of q and k after rope, in layers that rotate.
     pub qk_norm: bool,
+    /// q, k and v have a bias each (Qwen2).
+    pub qkv_bias: bool,
     /// MobileLLM-LS: execution order 0, 0, 1, 1, …
     pub layer_sharing: bool,
     /// The output head is the embedding matrix.
@@ -69,6 +71,7 @@ pub(super) struct Description {
     pub rope: RopeDescription,
     pub rope_layers: Vec<bool>,
     pub qk_norm: bool,
+    pub qkv_bias: bool,
     pub layer_sharing: bool,
     /// The embedding matrix is the head, even if there is a tensor for the head.
     pub tied: bool,
@@ -184,6 +187,7 @@ impl Description {
             },
             rope_layers: self.rope_layers,
             qk_norm: self.qk_norm,
+            qkv_bias: self.qkv_bias,
             layer_sharing: self.layer_sharing,
             tied: self.tied || !tensors.contains_key(HEAD),
             context: self.context,

@@ -9,7 +9,7 @@ use super::config::{Description, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, RopeDescr
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
-pub const KNOWN: [&str; 4] = ["mobilellm", "llama", "llama4_text", MOBILEVLM];
+pub const KNOWN: [&str; 5] = ["mobilellm", "llama", "llama4_text", "qwen2", MOBILEVLM];
 
 /// The keys that matter. Everything else in the file is for training, or for other software.
 #[derive(Deserialize)]
@@ -42,6 +42,8 @@ struct Json {
     attn_temperature_tuning: Option<Value>,
     no_rope_layers: Option<Vec<u32>>,
     use_qk_norm: Option<bool>,
+    // qwen2
+    use_sliding_window: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -116,8 +118,11 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     }
     for (key, set) in [("attention_bias", json.attention_bias), ("mlp_bias", json.mlp_bias)] {
         if set == Some(true) {
-            return Err(unsupported(format!("{key} is true; dunlin runs models without biases only")));
+            return Err(unsupported(format!("{key} is true; dunlin runs biases of q, k and v in qwen2 only")));
         }
+    }
+    if json.use_sliding_window == Some(true) {
+        return Err(unsupported("use_sliding_window is true; set it to false, and stay within the window".into()));
     }
     if json.num_local_experts.is_some_and(|experts| experts > 0) || json.moe_layers.is_some_and(|l| !l.is_empty()) {
         return Err(unsupported("a mixture of experts is not supported, only dense models".into()));
@@ -200,6 +205,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         rope: RopeDescription { interleaved: llama4, base, scaling },
         rope_layers,
         qk_norm: llama4 && json.use_qk_norm.unwrap_or(true),
+        qkv_bias: architecture == "qwen2",
         layer_sharing: json.layer_sharing.unwrap_or(false),
         tied: share_embedding || json.tie_word_embeddings.unwrap_or(false),
         context,

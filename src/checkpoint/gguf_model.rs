@@ -8,9 +8,9 @@ use super::stored::Stored;
 use crate::error::{Error, Result};
 
 /// The values of `general.architecture` that are run.
-const KNOWN: [&str; 2] = ["llama", "llama4"];
+const KNOWN: [&str; 3] = ["llama", "llama4", "qwen2"];
 
-/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`.
+/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`, and so with `.bias`.
 const LAYER: [(&str, &str); 9] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -113,7 +113,7 @@ impl Gguf {
             }
         }
         let description = Description {
-            architecture: if llama4 { "llama4_text" } else { "llama" }.to_string(),
+            architecture: if llama4 { "llama4_text" } else { architecture }.to_string(),
             hidden,
             layers,
             heads,
@@ -127,6 +127,7 @@ impl Gguf {
             },
             rope_layers: vec![true; layers],
             qk_norm: llama4,
+            qkv_bias: architecture == "qwen2",
             // No official key exists for it.
             layer_sharing: flag("dunlin.layer_sharing") || flag("llama.layer_sharing"),
             tied: false,
@@ -213,7 +214,7 @@ fn translate(name: &str) -> Option<String> {
     }
     let (layer, tensor) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer = layer.parse().ok()?;
-    let tensor = tensor.strip_suffix(".weight")?;
+    let (tensor, kind) = tensor.split_once('.')?;
     let (_, hugging_face) = LAYER.iter().find(|(gguf, _)| *gguf == tensor)?;
-    Some(layer_tensor(layer, &format!("{hugging_face}.weight")))
+    matches!(kind, "weight" | "bias").then(|| layer_tensor(layer, &format!("{hugging_face}.{kind}")))
 }

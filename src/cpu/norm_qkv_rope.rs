@@ -7,8 +7,9 @@ use crate::ops::norm_qkv_rope::NormQkvRope;
 use crate::threads::Member;
 
 pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch) {
-    let [x, gain, w, angles] = call.reads else { panic!("norm_qkv_rope reads x, gain, W and angles") };
-    let (x, gain, w, angles) = (x.f32(), gain.f32(), w.weight(), angles.f32());
+    let [x, vectors, w, angles] = call.reads else { panic!("norm_qkv_rope reads x, vectors, W and angles") };
+    let (x, vectors, w, angles) = (x.f32(), vectors.f32(), w.weight(), angles.f32());
+    let (gain, bias) = op.vectors(vectors);
     let [keys, values, q] = call.writes else { panic!("norm_qkv_rope writes keys, values and q") };
     let (d, m) = (op.head_dim, x.len() / w.cols);
     let pairs = d / 2;
@@ -32,6 +33,13 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
             rows::products(w, first + pairs + range.start..first + pairs + range.end, normed, b);
             (a, b)
         };
+        // Rows of W of pair 0 of the item, and how far those of the next are.
+        let (at_a, at_b, apart) = if op.interleaved {
+            (first + 2 * range.start, first + 2 * range.start + 1, 2)
+        } else {
+            (first + range.start, first + pairs + range.start, 1)
+        };
+        let bias = |row: usize| bias.get(row).copied().unwrap_or(0.0);
 
         for (r, row) in call.rows[..m].iter().enumerate() {
             let (q_heads, k_heads) = (op.q_rows / d, op.k_rows / d);
@@ -45,7 +53,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
             };
             let angles = &angles[row.position as usize * d..][..d];
             let pair = |j: usize| {
-                let (x, y) = (a[j * step + r], b[j * step + r]);
+                let (x, y) = (a[j * step + r] + bias(at_a + j * apart), b[j * step + r] + bias(at_b + j * apart));
                 if !rotated {
                     return (x, y);
                 }

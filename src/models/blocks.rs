@@ -32,15 +32,19 @@ pub struct Decoder<'a> {
 #[derive(Clone, Copy)]
 struct Layer {
     attention_norm: ValueId, // (hidden)
-    q: ValueId,              // (heads · D, hidden)
-    k: ValueId,              // (kv heads · D, hidden)
-    v: ValueId,              // (kv heads · D, hidden)
+    q: Affine,               // (heads · D, hidden)
+    k: Affine,               // (kv heads · D, hidden)
+    v: Affine,               // (kv heads · D, hidden)
     o: ValueId,              // (hidden, heads · D)
     mlp_norm: ValueId,       // (hidden)
     gate: ValueId,           // (ffn, hidden)
     up: ValueId,             // (ffn, hidden)
     down: ValueId,           // (hidden, ffn)
 }
+
+/// A matrix (rows, cols), and its bias (rows) where it has one.
+#[derive(Clone, Copy)]
+struct Affine(ValueId, Option<ValueId>);
 
 impl<'a> Decoder<'a> {
     pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &Arc<Vec<f32>>, pass: Pass) -> Self {
@@ -78,9 +82,7 @@ impl<'a> Decoder<'a> {
         let values = self.b.state(format!("values.{slot}"), TensorType::kv(context, kv_heads, d));
 
         let n = self.b.rms_norm(x, w.attention_norm, eps);
-        let mut q = self.b.linear(n, w.q, None);
-        let mut k = self.b.linear(n, w.k, None);
-        let v = self.b.linear(n, w.v, None);
+        let [mut q, mut k, v] = [w.q, w.k, w.v].map(|Affine(w, bias)| self.b.linear(n, w, bias));
         if c.rope_layers[layer] {
             let rope = |heads| Rope { heads, head_dim: d, interleaved: c.rope.interleaved };
             q = self.b.rope(q, self.angles, rope(heads));
@@ -128,11 +130,15 @@ impl<'a> Decoder<'a> {
         let (q, kv, h, ffn) = (c.heads[layer] * c.head_dim, c.kv_heads[layer] * c.head_dim, c.hidden, c.ffn[layer]);
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
         let b = &mut self.b;
+        let affine = |b: &mut GraphBuilder, part: &str, rows| {
+            let bias = c.qkv_bias.then(|| b.vector(format!("model.layers.{layer}.{part}.bias"), rows));
+            Affine(b.weight(name(part), rows, h), bias)
+        };
         let weights = Layer {
             attention_norm: b.vector(name("input_layernorm"), h),
-            q: b.weight(name("self_attn.q_proj"), q, h),
-            k: b.weight(name("self_attn.k_proj"), kv, h),
-            v: b.weight(name("self_attn.v_proj"), kv, h),
+            q: affine(b, "self_attn.q_proj", q),
+            k: affine(b, "self_attn.k_proj", kv),
+            v: affine(b, "self_attn.v_proj", kv),
             o: b.weight(name("self_attn.o_proj"), h, q),
             mlp_norm: b.vector(name("post_attention_layernorm"), h),
             gate: b.weight(name("mlp.gate_proj"), ffn, h),

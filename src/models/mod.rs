@@ -40,6 +40,7 @@ models! {
     mobilellm
     llama
     llama4_text
+    qwen2
     mobilevlm
 }
 

@@ -1,7 +1,8 @@
-//! n = x / sqrt(mean(x²) + eps) · gain, row by row; the rows of W · n[m] are q, k and v of row m, one head after the other;
-//! q and k are rotated by the angles of the row's position, k and v go to the cache.
+//! n = x / sqrt(mean(x²) + eps) · gain, row by row; the rows of W · n[m] + bias are q, k and v of row m, one head after the
+//! other; q and k are rotated by the angles of the row's position, k and v go to the cache.
 //!
-//! x: (m, cols)   gain: (cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D)
+//! x: (m, cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D)
+//! vectors: gain (cols), then the bias (rows of W) where there is one
 //! keys, values: (capacity, kv heads, D), written in place   q: (m, q_rows)
 //!
 //! Any of the three row counts may be 0: where q, k and v differ in format, each format is a part of its own.
@@ -18,6 +19,7 @@ use crate::tensor::DType;
 #[derive(Clone, Debug)]
 pub struct NormQkvRope {
     pub eps: f32,
+    pub bias: bool,
     pub q_rows: usize,
     pub k_rows: usize,
     pub v_rows: usize,
@@ -42,6 +44,7 @@ struct Params {
     head_stride: u32,
     kv_heads: u32,
     interleaved: u32,
+    bias: u32,
 }
 
 /// By what the cache holds.
@@ -58,6 +61,11 @@ impl NormQkvRope {
     fn rows(&self) -> usize {
         self.q_rows + self.k_rows + self.v_rows
     }
+
+    /// Gain and bias; a bias that is not there is empty.
+    pub fn vectors<'a>(&self, vectors: &'a [f32]) -> (&'a [f32], &'a [f32]) {
+        vectors.split_at(vectors.len() - if self.bias { self.rows() } else { 0 })
+    }
 }
 
 impl Operator for NormQkvRope {
@@ -68,16 +76,21 @@ impl Operator for NormQkvRope {
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
         let ((m, k), (n, cols)) = (reads[0].matrix(), reads[2].matrix());
         assert_eq!((k, n), (cols, self.rows()), "{self:?} of ({m}, {k}) with ({n}, {cols})");
+        assert_eq!(reads[1].count(), k + if self.bias { n } else { 0 }, "the vectors of {self:?}");
         // A part without q still has a place to bind.
         vec![TensorType::f32([m, self.q_rows.max(1)])]
     }
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]) {
-        let (x, gain, w, table) = (reads[0].f32(), reads[1].f32(), reads[2].weight(), reads[3].f32());
+        let (x, vectors, w, table) = (reads[0].f32(), reads[1].f32(), reads[2].weight(), reads[3].f32());
         let [keys, values, q] = writes else { panic!("norm_qkv_rope writes keys, values and q") };
+        let (gain, bias) = self.vectors(vectors);
         let m = x.len() / gain.len();
         let mut qkv = vec![0.0; m * self.rows()];
         plain_product(&RmsNorm { eps: self.eps }.rows(x, gain), w, &mut qkv);
+        for row in qkv.chunks_exact_mut(self.rows()) {
+            row.iter_mut().zip(bias).for_each(|(v, bias)| *v += bias);
+        }
 
         let d = self.head_dim;
         let rope = Rope { heads: 1, head_dim: d, interleaved: self.interleaved };
@@ -97,11 +110,11 @@ impl Operator for NormQkvRope {
     }
 
     fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
-        let [x, gain, w, angles] = reads else { panic!("norm_qkv_rope reads x, gain, W and angles") };
+        let [x, vectors, w, angles] = reads else { panic!("norm_qkv_rope reads x, vectors, W and angles") };
         let [keys, values, q] = writes else { panic!("norm_qkv_rope writes keys, values and q") };
         let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_qkv_rope wants its weight in one chunk") };
-        let slots = [x.slot(), gain.slot(), part.codes, part.scales, angles.slot(), keys.slot(), values.slot(), q.slot()];
+        let slots = [x.slot(), vectors.slot(), part.codes, part.scales, angles.slot(), keys.slot(), values.slot(), q.slot()];
         gemv_candidates(&KERNELS[usize::from(profile.kv_f16())], profile, |kernels| {
             vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
@@ -120,6 +133,7 @@ impl Operator for NormQkvRope {
                 head_stride: head_stride(self.head_dim) as u32,
                 kv_heads: self.kv_heads as u32,
                 interleaved: self.interleaved.into(),
+                bias: self.bias.into(),
             }),
             groups: [groups(rows / 2, 32), gemv_groups(m), 1],
             }]
@@ -129,10 +143,11 @@ impl Operator for NormQkvRope {
 
 pub fn cases() -> Vec<Case> {
     // heads of q, of k and of v; slot and position of each row
-    let case = |dtype, [q, k, v]: [usize; 3], head_dim: usize, cols: usize, at: &[(usize, usize)], interleaved| {
+    let any = |dtype, [q, k, v]: [usize; 3], head_dim: usize, cols: usize, at: &[(usize, usize)], interleaved, bias| {
         let kv_heads = k.max(v).max(1);
         let op = NormQkvRope {
             eps: 1e-5,
+            bias,
             q_rows: q * head_dim,
             k_rows: k * head_dim,
             v_rows: v * head_dim,
@@ -142,12 +157,15 @@ pub fn cases() -> Vec<Case> {
         };
         let weight = Given::weight(dtype, (q + k + v) * head_dim, cols);
         let context = at.iter().map(|(_, position)| position + 1).max().unwrap_or(0);
-        let reads = vec![Given::f32([at.len(), cols]), Given::f32([cols]), weight, Given::angles(context, head_dim)];
+        let vectors = Given::f32([cols + if bias { (q + k + v) * head_dim } else { 0 }]);
+        let reads = vec![Given::f32([at.len(), cols]), vectors, weight, Given::angles(context, head_dim)];
         let capacity = at.iter().map(|(slot, position)| slot + position + 2).max().unwrap_or(0);
         let cache = Given::kv(capacity, kv_heads, head_dim);
         let rows = at.iter().map(|&(slot, position)| Row { slot: slot as u32, ..Row::at(position) }).collect();
         Case::new(op, reads).state(vec![cache.clone(), cache]).rows(rows).few()
     };
+    let case = |dtype, heads, head_dim, cols, at: &[_], interleaved| any(dtype, heads, head_dim, cols, at, interleaved, false);
+    let biased = |dtype, heads, head_dim, cols, at: &[_], interleaved| any(dtype, heads, head_dim, cols, at, interleaved, true);
     // Sequences that lie in no order and stand at no two positions in a row.
     let apart = [(20, 3), (0, 7), (31, 0), (11, 5), (40, 1), (60, 6), (50, 9), (35, 2), (70, 4)];
     let mut cases = Vec::new();
@@ -167,7 +185,13 @@ pub fn cases() -> Vec<Case> {
         case(DType::Q6_K, [0, 0, 3], 64, 768, &[(0, 9)], false),
         case(DType::Q4_K, [9, 3, 0], 64, 768, &apart[..3], false),
         case(DType::Q6_K, [0, 0, 3], 64, 768, &apart[..3], false),
-        case(DType::Q4_0, [9, 3, 3], 64, 576, &[(0, 100)], false).bench(), // MobileLLM-125M
+        biased(DType::F32, [1, 1, 1], 2, 1, &[(0, 0)], false),
+        biased(DType::F32, [4, 2, 2], 22, 91, &apart, false), // the bias begins inside a quad
+        biased(DType::F16, [6, 2, 2], 20, 154, &apart[..3], true),
+        biased(DType::Q4_K, [7, 1, 0], 64, 768, &[(0, 9)], false),
+        biased(DType::Q6_K, [0, 0, 1], 64, 768, &apart[..3], false),
+        biased(DType::Q8_0, [14, 2, 2], 64, 896, &[(0, 100)], false).bench(), // Qwen2.5-0.5B
+        case(DType::Q4_0, [9, 3, 3], 64, 576, &[(0, 100)], false).bench(),    // MobileLLM-125M
         case(DType::Q4_0, [9, 3, 3], 64, 576, &apart[..8], false).bench(),
     ]);
     cases

@@ -3,7 +3,7 @@
 //! Decoding, a layer becomes five, whatever the number of rows:
 //!
 //! ```text
-//! rms_norm, linear ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
+//! rms_norm, linear ×3, rope ×2, cache_write ×2   →  norm_qkv_rope, biases or not
 //! attention                                          attention
 //! linear, add                                    →  linear
 //! rms_norm, linear ×2, swiglu                    →  norm_swiglu
@@ -118,6 +118,12 @@ impl<'a> Fuser<'a> {
         self.op::<Linear>(node)?.is_product().then_some(node)
     }
 
+    /// The linear node that writes `value`, if it is x · Wᵀ, perhaps with a bias, and nobody else reads its result.
+    fn affine_of(&self, value: ValueId) -> Option<usize> {
+        let node = self.linear_of(value)?;
+        self.op::<Linear>(node)?.is_affine().then_some(node)
+    }
+
     /// linear(rms_norm(x, g), W)  →  norm_matmul(x, g, W), in decoding
     fn norm_matmul(&mut self, i: usize) {
         if self.replaced[i].is_some() || !self.op::<Linear>(i).is_some_and(Linear::is_product) {
@@ -155,7 +161,8 @@ impl<'a> Fuser<'a> {
         );
     }
 
-    /// What feeds attention: n = rms_norm(x, g); q, k, v = linear(n, ·); rope of q and k; cache writes of k and v
+    /// What feeds attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; rope of q and k; cache
+    /// writes of k and v
     ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, in decoding
     fn norm_qkv_rope(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
@@ -168,10 +175,14 @@ impl<'a> Fuser<'a> {
         let Some(k_write) = self.write_before(i, keys) else { return };
         let Some(v_write) = self.write_before(i, values) else { return };
         let Some((k_rope, k_linear)) = self.rope_of(self.graph.nodes[k_write].reads[0]) else { return };
-        let Some(v_linear) = self.product_of(self.graph.nodes[v_write].reads[0]) else { return };
+        let Some(v_linear) = self.affine_of(self.graph.nodes[v_write].reads[0]) else { return };
         let linears = [q_linear, k_linear, v_linear];
         let n = self.graph.nodes[q_linear].reads[0];
         if linears.iter().any(|&m| self.graph.nodes[m].reads[0] != n) {
+            return;
+        }
+        let biases: Vec<ValueId> = linears.iter().filter_map(|&m| self.graph.nodes[m].reads.get(2).copied()).collect();
+        if !matches!(biases.len(), 0 | 3) {
             return;
         }
         let Some((x, gain, eps)) = self.norm_of(n) else { return };
@@ -197,9 +208,12 @@ impl<'a> Fuser<'a> {
         let mut nodes = Vec::new();
         for part in parts {
             let members: Vec<ValueId> = part.iter().map(|&which| weights[which]).collect();
+            let own: Vec<ValueId> = part.iter().filter_map(|&which| biases.get(which).copied()).collect();
+            let vectors = if own.is_empty() { gain } else { self.joined_vectors(&[&[gain], &own[..]].concat()) };
             let rows = |which: usize| if part.contains(&which) { self.graph.ty(weights[which]).matrix().0 } else { 0 };
             let op = NormQkvRope {
                 eps,
+                bias: !own.is_empty(),
                 q_rows: rows(0),
                 k_rows: rows(1),
                 v_rows: rows(2),
@@ -211,7 +225,7 @@ impl<'a> Fuser<'a> {
             let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([m, 1])) };
             nodes.push(Node {
                 op: Arc::new(op),
-                reads: vec![x, gain, w, angles],
+                reads: vec![x, vectors, w, angles],
                 writes: vec![keys, values, out],
                 family,
             });
@@ -232,7 +246,7 @@ impl<'a> Fuser<'a> {
     /// (rope, linear) where `value` is a rotated product that nobody else reads.
     fn rope_of(&self, value: ValueId) -> Option<(usize, usize)> {
         let rope = self.used_once::<Rope>(value)?;
-        let linear = self.product_of(self.graph.nodes[rope].reads[0])?;
+        let linear = self.affine_of(self.graph.nodes[rope].reads[0])?;
         Some((rope, linear))
     }
 
@@ -260,12 +274,23 @@ impl<'a> Fuser<'a> {
         let rows = members.iter().map(|&id| self.graph.ty(id).matrix().0).sum();
         let ty = self.graph.ty(members[0]);
         let ty = TensorType::weight(ty.dtype(), rows, ty.matrix().1);
-        let kinds = members.iter().map(|&id| self.graph.value(id).kind.clone());
-        let names =
-            kinds.flat_map(|kind| if let ValueKind::Weight(names) = kind { names } else { Vec::new() }).collect();
-        let id = self.push(ty, ValueKind::Weight(names));
+        let id = self.push(ty, ValueKind::Weight(self.names(members)));
         self.groups.places.insert(id, (index, Stored { rows: place.rows, first: place.first }));
         id
+    }
+
+    /// Vectors end to end, as one.
+    fn joined_vectors(&mut self, vectors: &[ValueId]) -> ValueId {
+        let count: usize = vectors.iter().map(|&id| self.graph.ty(id).count()).sum();
+        let id = self.push(TensorType::f32([count]), ValueKind::Weight(self.names(vectors)));
+        self.groups.join_vectors(&self.graph, vectors, id);
+        id
+    }
+
+    /// The tensors that weights are.
+    fn names(&self, weights: &[ValueId]) -> Vec<String> {
+        let kinds = weights.iter().map(|&id| self.graph.value(id).kind.clone());
+        kinds.flat_map(|kind| if let ValueKind::Weight(names) = kind { names } else { Vec::new() }).collect()
     }
 
     fn temp(&mut self, ty: TensorType) -> ValueId {

@@ -124,9 +124,11 @@ fn what_feeds_attention() {
     let (d, kv_heads) = (16, 2);
     for (dtype, k) in [(DType::Q4_0, 160), (DType::Q4_K, 2304)] {
         let (q_rows, k_rows, v_rows) = (4 * d, kv_heads * d, kv_heads * d);
-        let op = NormQkvRope { eps: 1e-5, q_rows, k_rows, v_rows, kv_heads, head_dim: d, interleaved: false };
-        let weight = Given::weight(dtype, q_rows + k_rows + v_rows, k);
-        let reads = vec![Given::f32([9, k]), Given::f32([k]), weight, Given::angles(10, d)];
+        let op =
+            NormQkvRope { eps: 1e-5, bias: true, q_rows, k_rows, v_rows, kv_heads, head_dim: d, interleaved: false };
+        let rows = q_rows + k_rows + v_rows;
+        let weight = Given::weight(dtype, rows, k);
+        let reads = vec![Given::f32([9, k]), Given::f32([k + rows]), weight, Given::angles(10, d)];
         let cache = Given::kv(80, kv_heads, d);
         let case = Case::new(op, reads).state(vec![cache.clone(), cache]).rows(apart()).few();
         Whole { width: kv_heads * d, ..Whole::new(case, &[0]) }.hold(&few());

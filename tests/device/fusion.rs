@@ -124,7 +124,8 @@ impl Toy {
                     weights.matrices.insert(names.clone(), Matrix::new(parts));
                 }
                 (ValueKind::Weight(names), _) => {
-                    drop(weights.vectors.insert(names.clone(), self.vectors[&names[0]].clone()))
+                    let parts = names.iter().flat_map(|name| self.vectors[name].clone());
+                    weights.vectors.insert(names.clone(), parts.collect());
                 }
                 _ => {}
             }

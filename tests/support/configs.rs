@@ -31,6 +31,7 @@ pub fn uniform(
         rope: RopeConfig { interleaved: false, inv_freq: inv_freq(head_dim), most_positions: None },
         rope_layers: vec![true; layers],
         qk_norm: false,
+        qkv_bias: false,
         layer_sharing: false,
         tied: true,
         context: 2048,
@@ -50,6 +51,7 @@ pub fn named() -> Vec<(&'static str, Config)> {
     let mut r1 = uniform("llama4_text", 576, 15, [9, 3], 2048, 128_256);
     r1.rope.interleaved = true;
     r1.qk_norm = true;
+    let qwen25 = Config { qkv_bias: true, ..uniform("qwen2", 896, 24, [14, 2], 4864, 151_936) };
     let mut pruned = uniform("mobilellm", 960, 4, [15, 5], 2560, 32000);
     pruned.heads = vec![15, 9, 12, 6];
     pruned.kv_heads = vec![5, 3, 4, 2];
@@ -62,6 +64,7 @@ pub fn named() -> Vec<(&'static str, Config)> {
         ("MobileLLM-350M pruned", pruned),
         ("MobileLLM-R1-140M", r1),
         ("SmolLM2-135M", Config { architecture: "llama".into(), vocab: 49152, ..m125 }),
+        ("Qwen2.5-0.5B", qwen25),
         ("MobileLLaMA-1.4B", Config { tied: false, ..uniform("llama", 2048, 24, [16, 16], 5632, 32000) }),
         ("MobileLLaMA-2.7B", Config { tied: false, ..uniform("llama", 2560, 32, [32, 32], 6912, 32000) }),
     ]
@@ -94,7 +97,12 @@ pub fn matrices(config: &Config) -> Vec<(String, usize, usize)> {
 pub fn vectors(config: &Config) -> Vec<(String, usize)> {
     let norm = |layer, part: &str| (format!("model.layers.{layer}.{part}.weight"), config.hidden);
     let layers = (0..config.layers).flat_map(|l| [norm(l, "input_layernorm"), norm(l, "post_attention_layernorm")]);
-    layers.chain([("model.norm.weight".to_string(), config.hidden)]).collect()
+    let bias = |layer, part: &str, heads: &[usize]| {
+        (format!("model.layers.{layer}.self_attn.{part}_proj.bias"), heads[layer] * config.head_dim)
+    };
+    let biases = (0..if config.qkv_bias { config.layers } else { 0 })
+        .flat_map(|l| [bias(l, "q", &config.heads), bias(l, "k", &config.kv_heads), bias(l, "v", &config.kv_heads)]);
+    layers.chain(biases).chain([("model.norm.weight".to_string(), config.hidden)]).collect()
 }
 
 /// A random format for each matrix, among those that its rows are whole blocks of. Half the time one for all.
@@ -130,6 +138,7 @@ pub fn random_config(random: &mut Random) -> Config {
     config.rope = RopeConfig { interleaved: random.below(2) == 0, inv_freq: inv_freq(head_dim), most_positions: None };
     config.rope_layers = (0..layers).map(|_| random.below(5) > 0).collect();
     config.qk_norm = random.below(2) == 0;
+    config.qkv_bias = random.below(2) == 0;
     config.layer_sharing = config.architecture == "mobilellm" && random.below(2) == 0;
     config.tied = random.below(2) == 0;
     config

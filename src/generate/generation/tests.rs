@@ -59,6 +59,7 @@ impl Fake {
             rope,
             rope_layers: vec![true],
             qk_norm: false,
+            qkv_bias: false,
             layer_sharing: false,
             tied: true,
             context: 2048,
