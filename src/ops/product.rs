@@ -55,8 +55,8 @@ macro_rules! gemv_kernels {
     };
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*], $shared:expr, $subgroups:expr) => {
         [
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
         ]
     };
 }
@@ -182,22 +182,33 @@ fn aligned(cols: usize) -> (&'static str, f64) {
     ("ALIGNED", f64::from(u8::from(cols.is_multiple_of(4))))
 }
 
+/// Threads of a few-row kernel's workgroup at most.
+const MOST_THREADS: u32 = 256;
+
 /// Rows of x that a workgroup of a few-row kernel takes at most.
 const MOST_GEMV_ROWS: usize = 8;
 
 /// The constants of a few-row kernel for `rows` rows of W and all of x. How many threads share a row of W: more where rows
 /// are few and cores many; the sums of a row of x hang on it, so it does not hang on how many those are. How many rows of x a
 /// workgroup takes: the least power of two that holds them.
-pub fn gemv_constants(rows: usize, x: &Operand, profile: &DeviceProfile) -> [(&'static str, f64); 3] {
+pub fn gemv_constants(rows: usize, x: &Operand, profile: &DeviceProfile) -> [(&'static str, f64); 4] {
+    gemv_constants_by(LANES, rows, x, profile)
+}
+
+/// Pairs of rows of W that a workgroup takes.
+pub const LANES: usize = 32;
+
+/// [`gemv_constants`] of workgroups that take `lanes` pairs of rows of W.
+pub fn gemv_constants_by(lanes: usize, rows: usize, x: &Operand, profile: &DeviceProfile) -> [(&'static str, f64); 4] {
     let (m, cols) = x.ty.matrix();
     let wanted = match rows {
         _ if profile.rasteriser => 2,
         8192.. => 4,
         _ => 8,
     };
-    let split = wanted.min(profile.max_invocations / 32);
+    let split = wanted.min(profile.max_invocations.min(MOST_THREADS) / lanes as u32);
     let together = m.next_power_of_two().min(MOST_GEMV_ROWS);
-    [("SPLIT", f64::from(split)), ("ROWS", together as f64), aligned(cols)]
+    [("SPLIT", f64::from(split)), ("ROWS", together as f64), ("LANES", lanes as f64), aligned(cols)]
 }
 
 /// Workgroups of a few-row kernel for m rows of x, for each share of W.

@@ -45,11 +45,14 @@ pub struct Groups {
     members: Vec<Vec<ValueId>>,
     /// Of the device: a stored matrix that is larger lies in several chunks.
     max_binding: u64,
+    /// Of the device: threads of a workgroup.
+    pub max_invocations: u32,
 }
 
 impl Groups {
     pub fn new(graph: &Graph, profile: &DeviceProfile) -> Self {
-        let mut groups = Groups { max_binding: profile.max_binding, ..Groups::default() };
+        let mut groups =
+            Groups { max_binding: profile.max_binding, max_invocations: profile.max_invocations, ..Groups::default() };
         let mut siblings: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
         for node in graph.nodes.iter().filter(|node| is_affine(node.op.as_ref())) {
             siblings.entry(node.reads[0]).or_default().push(node.reads[1]);
