@@ -37,13 +37,11 @@ struct Params {
 
 override QK_NORM: u32 = 0u;
 
-var<workgroup> pair_squares: array<f32, 8u * LANES>; // of the pairs of each row of x
-var<private> measuring: bool;                         // squares, not yet elements
+var<private> measuring: bool; // squares of pairs into `lane_squares`, not yet elements
 
 @compute @workgroup_size(LANES * SPLIT)
 fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let pairs = (params.q_rows + params.k_rows + params.v_rows) / 2u;
-    row_products(thread, group, params.first + pair_rows(min(LANES * group.x + thread % LANES, pairs - 1u)));
+    row_products(thread, group);
     rms_factors(thread);
     if QK_NORM != 0u {
         measuring = true;
@@ -52,6 +50,11 @@ fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgrou
         workgroupBarrier();
     }
     store_products(thread, group);
+}
+
+fn weight_rows(lane: u32, group: u32) -> vec2<u32> {
+    let pairs = (params.q_rows + params.k_rows + params.v_rows) / 2u;
+    return params.first + pair_rows(min(LANES * group + lane, pairs - 1u));
 }
 
 // The two rows of a pair.
@@ -89,7 +92,7 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     var v = fma(sums, vec2<f32>(factors[r]), bias);
     if QK_NORM != 0u {
         if measuring {
-            pair_squares[r * LANES + lane] = fma(v.y, v.y, v.x * v.x);
+            lane_squares[lane][r] = fma(v.y, v.y, v.x * v.x);
             return;
         }
         if row.x < params.q_rows + params.k_rows {
@@ -125,7 +128,7 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
 fn head_factor(r: u32, first: u32) -> f32 {
     var total = 0.0;
     for (var i = 0u; i < params.head_dim / 2u; i++) {
-        total += pair_squares[r * LANES + first + i];
+        total += lane_squares[first + i][r];
     }
     return inverseSqrt(total / f32(params.head_dim) + params.eps);
 }

@@ -10,13 +10,11 @@
 
 use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
-use crate::ops::product::{
-    GemvKernels, LANES, gemv_candidates, gemv_constants_by, gemv_groups, gemv_kernels, plain_product,
-};
+use crate::ops::product::{GemvKernels, GemvTuning, LANES, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::weight::parts;
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, params, weight_kernel};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, params, weight_kernel};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -156,16 +154,16 @@ impl Operator for NormQkvRope {
         let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_qkv_rope wants its weight in one chunk") };
         let slots = [x.slot(), vectors.slot(), part.codes, part.scales, angles.slot(), keys.slot(), values.slot(), q.slot()];
-        let lanes = if self.qk_norm {
-            lanes_of_heads(self.head_dim, profile.max_invocations).expect("fusion asks first")
+        let tuning = GemvTuning::new(rows, x, profile);
+        let tuning = if self.qk_norm {
+            tuning.in_lanes(lanes_of_heads(self.head_dim, profile.max_invocations).expect("fusion asks first"), profile)
         } else {
-            LANES
+            tuning
         };
-        let constants = gemv_constants_by(lanes, rows, x, profile);
         gemv_candidates(&KERNELS[usize::from(profile.kv_f16())], profile, |kernels| {
             vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-            constants: [&constants[..], &[("QK_NORM", f64::from(u8::from(self.qk_norm)))]].concat(),
+            constants: [&tuning.constants()[..], &[("QK_NORM", f64::from(u8::from(self.qk_norm)))]].concat(),
             slots: slots.to_vec(),
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
@@ -183,7 +181,7 @@ impl Operator for NormQkvRope {
                 bias: self.bias.into(),
                 rope: self.rope.into(),
             }),
-            groups: [groups(rows / 2, lanes), gemv_groups(m), 1],
+            groups: tuning.groups(rows / 2, 32),
             }]
         })
     }

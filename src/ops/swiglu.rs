@@ -37,7 +37,8 @@ impl Gate {
             Gate::GeluTanh => {
                 let z = f64::from(z);
                 let u = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z * z * z);
-                (0.5 * z * (1.0 + u.tanh())) as f32
+                // 1 + tanh(u) = 2 / (1 + exp(−2u)), where nothing cancels.
+                (z / (1.0 + (-2.0 * u).exp())) as f32
             }
         }
     }

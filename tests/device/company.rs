@@ -148,10 +148,12 @@ fn what_feeds_attention() {
 
 #[test]
 fn attention_of_sequences() {
-    let op = Attention { qk_norm: Some(1e-5), window: Some(6), ..Attention::new(4, 2, 20) };
-    let cache = Given::kv(80, 2, 20);
-    let reads = vec![Given::f32([9, 80]), cache.clone(), cache];
-    Whole::new(Case::new(op, reads).rows(apart()).few(), &[0]).hold(&few());
+    for head_dim in [20, 64] {
+        let op = Attention { qk_norm: Some(1e-5), window: Some(6), ..Attention::new(4, 2, head_dim) };
+        let cache = Given::kv(80, 2, head_dim);
+        let reads = vec![Given::f32([9, 4 * head_dim]), cache.clone(), cache];
+        Whole::new(Case::new(op, reads).rows(apart()).few(), &[0]).hold(&few());
+    }
 }
 
 #[test]

@@ -254,10 +254,10 @@ fn a_layer_is_five_dispatches() {
         assert_eq!(count("MobileLLM-350M", DType::F16, &profile), 5 * 32 + 3, "{}", profile.name);
         assert_eq!(count("MobileLLM-R1-140M", DType::Q8_0, &profile), 5 * 15 + 3, "{}", profile.name);
         assert_eq!(count("SmolLM2-135M", DType::Q4_1, &profile), 5 * 30 + 3, "{}", profile.name);
-        assert_eq!(count("Qwen2.5-0.5B", DType::Q8_0, &profile), 5 * 24 + 3, "{}", profile.name);
+        assert_eq!(count("Qwen2.5-0.5B", DType::Q4_0, &profile), 5 * 24 + 3, "{}", profile.name);
         assert_eq!(count("SmolLM3-3B", DType::Q4_K, &profile), 5 * 36 + 3, "{}", profile.name);
         // Heads of 128 want workgroups of 128 threads, those of 256 all that WebGPU has.
-        assert_eq!(count("Qwen3-0.6B", DType::Q8_0, &profile), 5 * 28 + 3, "{}", profile.name);
+        assert_eq!(count("Qwen3-0.6B", DType::Q4_0, &profile), 5 * 28 + 3, "{}", profile.name);
         let gemma = if profile.max_invocations < 256 { 15 } else { 7 };
         assert_eq!(count("Gemma-3-270M", DType::Q4_0, &profile), gemma * 18 + 3, "{}", profile.name);
     }
