@@ -4,7 +4,7 @@ use super::config::{
     Description, EMBEDDING, GEMMA3, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, QkNorm, RopeDescription, Scaling,
     is_epsilon, layer_tensor,
 };
-use super::gguf::{Gguf, Value};
+use super::gguf::{Array, Gguf, Value};
 use super::stored::Stored;
 use crate::error::{Error, Result};
 
@@ -133,13 +133,7 @@ impl Gguf {
                 return Err(unsupported(format!("{name} is set, which dunlin does not do")));
             }
         }
-        let windows = if gemma {
-            let window = self.required(&key("attention.sliding_window"))?;
-            let pattern = self.number(&key("attention.sliding_window_pattern"))?.unwrap_or(GEMMA3_PATTERN).max(1);
-            (1..=layers).map(|layer| (layer % pattern != 0).then_some(window)).collect()
-        } else {
-            vec![None; layers]
-        };
+        let windows = if gemma { self.windows(&key("attention.sliding_window"), layers)? } else { vec![None; layers] };
         let local_base = self.above_0(&key("rope.freq_base_swa"))?.unwrap_or(10_000.0);
         let local_rope = RopeDescription { interleaved: false, base: local_base, scaling: Scaling::None };
         let description = Description {
@@ -234,6 +228,23 @@ impl Gguf {
             return Err(self.bad(format!("metadata `{key}` has layers without heads")));
         }
         Ok(heads)
+    }
+
+    /// The window of each layer. The pattern is a flag for each, or the number of layers of which the last sees all.
+    fn windows(&self, key: &str, layers: usize) -> Result<Vec<Option<usize>>> {
+        let window = self.required(key)?;
+        let pattern = format!("{key}_pattern");
+        let slides: Vec<bool> = match self.metadata(&pattern).and_then(Value::as_array).and_then(Array::numbers) {
+            Some(flags) if flags.len() == layers => flags.map(|flag| flag != 0.0).collect(),
+            Some(flags) => {
+                return Err(self.bad(format!("metadata `{pattern}` has {} elements for {layers} layers", flags.len())));
+            }
+            None => {
+                let number = self.number(&pattern)?.unwrap_or(GEMMA3_PATTERN).max(1);
+                (1..=layers).map(|layer| layer % number != 0).collect()
+            }
+        };
+        Ok(slides.into_iter().map(|slides| slides.then_some(window)).collect())
     }
 
     fn scaling(&self, prefix: &str) -> Result<Scaling> {

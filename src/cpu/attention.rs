@@ -36,25 +36,24 @@ fn few(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
         // SAFETY: each head of a row is one item.
         let y = unsafe { call.writes[0].part(i * d..(i + 1) * d) };
         let (keys, values) = (&keys[at + seen.start * width..], &values[at + seen.start * width..]);
-        attend(&q[i * d..][..d], keys, values, width, op.scale, op.qk_norm, &mut scores[..seen.len()], y);
+        attend(op, &q[i * d..][..d], keys, values, width, &mut scores[..seen.len()], y);
     });
 }
 
 simd! {
     /// One head of one row; `scores` has a place for each key that it sees.
     pub fn attend(
+        op: &Attention,
         q: &[f32],
         keys: &[f32],
         values: &[f32],
         width: usize,
-        scale: f32,
-        qk_norm: Option<f32>,
         scores: &mut [f32],
         y: &mut [f32],
     ) {
         let d = q.len();
-        let factor = |x: &[f32]| qk_norm.map_or(1.0, |eps| 1.0 / (dot::<FMA>(x, x) / d as f32 + eps).sqrt());
-        let scale = factor(q) * scale;
+        let factor = |x: &[f32]| op.qk_norm.map_or(1.0, |eps| 1.0 / (dot::<FMA>(x, x) / d as f32 + eps).sqrt());
+        let scale = factor(q) * op.scale;
         for (t, score) in scores.iter_mut().enumerate() {
             let k = &keys[t * width..][..d];
             *score = dot::<FMA>(q, k) * scale * factor(k);

@@ -20,7 +20,7 @@ simd! {
             Gate::Silu => elements.for_each(|((y, gate), up)| *y = gate / (1.0 + exp::<FMA>(-gate)) * up),
             Gate::GeluTanh => elements.for_each(|((y, gate), up)| {
                 // 1 + tanh(u) = 2 / (1 + exp(−2u)), where nothing cancels.
-                let u = 0.797_884_56 * gate * (1.0 + 0.044_715 * gate * gate);
+                let u = 0.797_884_6 * gate * (1.0 + 0.044_715 * gate * gate);
                 *y = gate / (1.0 + exp::<FMA>(-2.0 * u)) * up;
             }),
         }

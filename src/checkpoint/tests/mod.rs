@@ -187,6 +187,17 @@ fn gguf_variants() {
     }
     let linear = writer().string("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 4.0);
     assert_eq!(read(linear.finish()).unwrap().config.rope.inv_freq[2], plain.rope.inv_freq[2] / 4.0);
+    let gemma = || gguf_writer::from_folder(&golden("gemma3"), |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
+    let windows = |writer: gguf_writer::Writer| read(writer.finish()).unwrap().config.windows;
+    let (some, pattern) = (Some(12), "gemma3.attention.sliding_window_pattern");
+    assert_eq!(windows(gemma().u32(pattern, 2)), [some, None, some, None, some, None, some]);
+    let flags = gemma().i32s(pattern, &[0, 1, 1, 0, 1, 1, 1]);
+    assert_eq!(windows(flags), [None, some, some, None, some, some, some]);
+    assert!(read(gemma().i32s(pattern, &[0, 1]).finish()).unwrap_err().to_string().contains("7 layers"));
+    let local = read(gemma().f32("gemma3.rope.freq_base_swa", 1e6).finish()).unwrap().config.rope;
+    assert_eq!(local.local.unwrap(), local.inv_freq);
+    let capped = read(gemma().f32("gemma3.final_logit_softcapping", 30.0).finish()).unwrap_err().to_string();
+    assert!(capped.contains("final_logit_softcapping"), "{capped}");
     // End of text, of a turn, of a message: each ends a reply.
     let ends = writer().u32("tokenizer.ggml.eot_token_id", 7).u32("tokenizer.ggml.eom_token_id", 9);
     assert_eq!(read(ends.finish()).unwrap().config.eos, [2, 7, 9]);
