@@ -1,4 +1,4 @@
-// y[r, :] = W[tokens[slot + position], :], slot and position of row r
+// y[r, :] = scale · W[tokens[slot + position], :], slot and position of row r
 //
 // One thread writes 32 columns of one row. Rows whose token is in another chunk of W are left alone.
 
@@ -8,6 +8,7 @@ struct Params {
     rows: u32,          // tokens
     start: u32,         // token of the chunk's first row
     count: u32,         // rows of the chunk
+    scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read_write> tokens: array<u32>;   // (capacity)
@@ -42,7 +43,7 @@ fn embedding(@builtin(global_invocation_id) id: vec3<u32>) {
 fn put(row: u32, col: u32, v: vec4<f32>) {
     for (var i = 0u; i < 4u; i++) {
         if col + i < params.cols {
-            y[row * params.cols + col + i] = v[i];
+            y[row * params.cols + col + i] = params.scale * v[i];
         }
     }
 }

@@ -1,5 +1,6 @@
-// n = x / sqrt(mean(x²) + eps) · gain        y[m, j] = silu(Σ_k Wgate[j, k] · n[m, k]) · Σ_k Wup[j, k] · n[m, k]
+// n = x / sqrt(mean(x²) + eps) · gain        y[m, j] = f(Σ_k Wgate[j, k] · n[m, k]) · Σ_k Wup[j, k] · n[m, k]
 //
+// f by GELU (shared/gate).
 // W is gate above up: (2 · ffn, cols). One workgroup computes 32 columns j of up to 8 rows m; a thread has rows j and
 // ffn + j of W (shared/gemv, shared/norm).
 
@@ -34,6 +35,6 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     let j = LANES * group.x + lane;
     let v = sums * factors[r];
     if j < params.ffn {
-        y[(ROWS * group.y + r) * params.ffn + j] = v.x / (1.0 + exp(-v.x)) * v.y;
+        y[(ROWS * group.y + r) * params.ffn + j] = gated(v.x) * v.y;
     }
 }

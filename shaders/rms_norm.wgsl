@@ -1,6 +1,6 @@
 // y[r, c] = x[r, c] / sqrt(mean(x[r, :]²) + eps) · gain[c]
 //
-// One workgroup a row.
+// One workgroup a row, or a head of one.
 
 struct Params {
     cols: u32,

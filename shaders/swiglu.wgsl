@@ -1,4 +1,4 @@
-// y = silu(gate) · up, silu(z) = z / (1 + exp(−z))
+// y = f(gate) · up, f by GELU (shared/gate)
 //
 // One thread an element.
 
@@ -14,6 +14,6 @@ struct Params {
 @compute @workgroup_size(64)
 fn swiglu(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     for (var i = id.x; i < params.count; i += 64u * groups.x) {
-        y[i] = gate[i] / (1.0 + exp(-gate[i])) * up[i];
+        y[i] = gated(gate[i]) * up[i];
     }
 }

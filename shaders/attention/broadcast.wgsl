@@ -1,7 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
 // t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows follow
-// each other), else 0 .. position + rows for every row
+// each other), of which a window leaves the last ones; else 0 .. position + rows for every row
 //
 // tile.wgsl for a rasteriser on the CPU, where a load is a loop over lanes and a broadcast one instruction. One workgroup
 // of 64 threads takes 32 rows of one query head; keys go by 64 with a running maximum and sum for each row. Both
@@ -18,6 +18,7 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
+    window: u32,      // rows that a causal row sees at most, the last of them itself
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -61,7 +62,8 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     var total = 0.0;
     let row = thread / 2u;
     let length = place().y + select(params.rows, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
-    for (var start = 0u; start < length; start += KEYS) {
+    // Whole blocks of keys, so that a row adds in one order wherever its tile begins.
+    for (var start = first_keys(group.y * ROWS).x / KEYS * KEYS; start < length; start += KEYS) {
         score(thread, start, length, row0, rows, scale, head, kv);
         workgroupBarrier();
 
@@ -100,6 +102,12 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
 // Where the keys begin, and the position of the first row.
 fn place() -> vec2<u32> {
     return vec2<u32>(batch[0].slot, batch[0].position);
+}
+
+// The first keys that four rows see, by their window.
+fn first_keys(row: u32) -> vec4<u32> {
+    let ends = vec4<u32>(place().y + row + 1u) + vec4<u32>(0u, 1u, 2u, 3u);
+    return ends - min(ends, vec4<u32>(params.window));
 }
 
 // What a row of q is multiplied by.
@@ -171,7 +179,8 @@ fn put(row: u32, t: u32, v: vec4<f32>, start: u32, first: u32, length: u32) {
     if params.causal != 0u {
         last = place().y + first + vec4<u32>(0u, 1u, 2u, 3u);
     }
-    let seen = select(vec4<f32>(LOWEST), v, vec4<u32>(start + t) <= last);
+    let key = vec4<u32>(start + t);
+    let seen = select(vec4<f32>(LOWEST), v, (key >= first_keys(first)) & (key <= last));
     scores[row * KEYS + t] = seen.x;
     scores[(row + 1u) * KEYS + t] = seen.y;
     scores[(row + 2u) * KEYS + t] = seen.z;

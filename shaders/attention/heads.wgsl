@@ -1,6 +1,6 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t counts from the slot of row r: 0 .. its position + 1
+// t counts from the slot of row r: 0 .. its position + 1, of which a window leaves the last ones
 //
 // row.wgsl for a rasteriser on the CPU, where a load is a loop over lanes and a broadcast one instruction. One workgroup of
 // 64 threads takes a row and HEADS query heads of one KV head, which share every load of keys and values. First a thread
@@ -17,6 +17,7 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,      // 1
+    window: u32,      // rows that a row sees at most, the last of them itself
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -78,7 +79,7 @@ fn heads(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gr
     var sums = Sums();
     var largest = vec4<f32>(LOWEST);
     var total = vec4<f32>(0.0);
-    for (var start = 0u; start < length; start += CHUNK) {
+    for (var start = length - min(length, params.window); start < length; start += CHUNK) {
         let count = min(CHUNK, length - start);
         var most = vec4<f32>(LOWEST);
         for (var t0 = 0u; t0 < count; t0 += WG) {

@@ -1,6 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t counts from the slot of row r: 0 .. its position + 1 where attention is causal, else 0 .. position of row 0 + rows
+// t counts from the slot of row r: 0 .. its position + 1 where attention is causal, of which a window leaves the last ones;
+// else 0 .. position of row 0 + rows
 //
 // One workgroup a row and query head: right for decoding, where rows are few. Keys go by in chunks of CHUNK whose
 // scores fit workgroup memory; a running maximum and sum (online softmax) join the chunks, so memory does not grow
@@ -15,6 +16,7 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
+    window: u32,      // rows that a causal row sees at most, the last of them itself
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -73,7 +75,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     let groups = max(WG / quads, 1u);
     var largest = -3.0e38;
     var total = 0.0;
-    for (var start = 0u; start < length; start += CHUNK) {
+    for (var start = length - min(length, params.window); start < length; start += CHUNK) {
         let count = min(CHUNK, length - start);
         var most = -3.0e38;
         for (var t = thread; t < count; t += WG) {

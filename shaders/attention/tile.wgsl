@@ -1,7 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
 // t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows follow
-// each other), else 0 .. position + rows for every row
+// each other), of which a window leaves the last ones; else 0 .. position + rows for every row
 //
 // One workgroup of 64 threads takes 16 rows of one query head: right for prompts. Keys go by 32 at a time with a
 // running maximum and sum for each row (online softmax). For the scores, thread t has key t % 32 and eight rows; for
@@ -17,6 +17,7 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
+    window: u32,      // rows that a causal row sees at most, the last of them itself
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -64,7 +65,8 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var total = 0.0;
 
     let length = place().y + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
-    for (var start = 0u; start < length; start += KEYS) {
+    // Whole blocks of keys, so that a row adds in one order wherever its tile begins.
+    for (var start = first_keys(row0).x / KEYS * KEYS; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);
         workgroupBarrier();
         var most = largest;
@@ -206,13 +208,21 @@ fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, 
     }
     let seen = vec4<u32>(start + t);
     let at = t * (ROWS / 4u) + rows / 4u;
-    scores[at] = select(vec4<f32>(LOWEST), low, seen <= last_keys(row0 + rows, length));
-    scores[at + 1u] = select(vec4<f32>(LOWEST), high, seen <= last_keys(row0 + rows + 4u, length));
+    let lows = (seen >= first_keys(row0 + rows)) & (seen <= last_keys(row0 + rows, length));
+    let highs = (seen >= first_keys(row0 + rows + 4u)) & (seen <= last_keys(row0 + rows + 4u, length));
+    scores[at] = select(vec4<f32>(LOWEST), low, lows);
+    scores[at + 1u] = select(vec4<f32>(LOWEST), high, highs);
 }
 
 // Where the keys begin, and the position of the first row.
 fn place() -> vec2<u32> {
     return vec2<u32>(batch[0].slot, batch[0].position);
+}
+
+// The first keys that four rows see, by their window.
+fn first_keys(row: u32) -> vec4<u32> {
+    let ends = vec4<u32>(place().y + row + 1u) + vec4<u32>(0u, 1u, 2u, 3u);
+    return ends - min(ends, vec4<u32>(params.window));
 }
 
 // The last keys that four rows see: each its own where attention is causal, else the last of all.

@@ -16,7 +16,7 @@
 override SPLIT: u32 = 4u; // 2, 4 or 8
 override ROWS: u32 = 1u;  // 1, 2, 4 or 8
 override PAIRS: u32 = 1u; // 1 or 2
-const LANES: u32 = 32u;
+override LANES: u32 = 32u; // a multiple of 32; LANES · SPLIT up to 256
 const STAGE: u32 = 512u;
 
 var<workgroup> staged: array<vec4<f32>, STAGE>;

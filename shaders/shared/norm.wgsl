@@ -4,7 +4,7 @@
 // Each quad of a row is staged by exactly one thread, so its squares are added up there.
 
 var<private> squares: array<f32, 8>;
-var<workgroup> lane_squares: array<vec4<f32>, 2u * LANES>;
+var<workgroup> lane_squares: array<array<f32, 8>, LANES>; // by lane, then by row of x
 var<workgroup> factors: array<f32, 8>;
 
 fn activation(r: u32, row: u32, quad: u32) -> vec4<f32> {
@@ -29,13 +29,15 @@ fn rms_factors(thread: u32) {
         for (var split = 0u; split < SPLIT; split++) {
             sums += staged[(i / LANES) * threads + split * LANES + i % LANES];
         }
-        lane_squares[i] = sums;
+        for (var r = 0u; r < 4u; r++) {
+            lane_squares[i % LANES][4u * (i / LANES) + r] = sums[r];
+        }
     }
     workgroupBarrier();
     if thread < ROWS {
         var total = 0.0;
         for (var lane = 0u; lane < LANES; lane++) {
-            total += lane_squares[(thread / 4u) * LANES + lane][thread % 4u];
+            total += lane_squares[lane][thread];
         }
         factors[thread] = inverseSqrt(total / f32(params.cols) + params.eps);
     }

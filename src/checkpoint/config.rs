@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// A decoder, as its files describe it. Where files and tensor shapes disagree about widths, shapes win.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `llama4_text`, `mobilevlm`.
+    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `qwen2`, ….
     pub architecture: String,
     pub vocab: usize,
     pub hidden: usize,
@@ -25,10 +25,17 @@ pub struct Config {
     pub head_dim: usize,
     pub norm_eps: f32,
     pub rope: RopeConfig,
-    /// Whether layer i rotates q and k (`no_rope_layers[i] == 1` in `llama4_text`, where the name is inverted).
+    /// Whether layer i rotates q and k (`no_rope_layers[i] == 1` in Hugging Face files, where the name is inverted).
     pub rope_layers: Vec<bool>,
-    /// Weightless per-head RMS normalisation of q and k after rope, in layers that rotate.
-    pub qk_norm: bool,
+    /// How many positions layer i sees at most, its own among them; without a number, all.
+    pub windows: Vec<Option<usize>>,
+    pub qk_norm: QkNorm,
+    /// What scores of attention are multiplied by: 1/√head_dim in most models.
+    pub attention_scale: f32,
+    /// What embeddings are multiplied by before the first layer: 1 in most models.
+    pub embedding_scale: f32,
+    /// q, k and v have a bias each (Qwen2).
+    pub qkv_bias: bool,
     /// MobileLLM-LS: execution order 0, 0, 1, 1, …
     pub layer_sharing: bool,
     /// The output head is the embedding matrix.
@@ -42,6 +49,17 @@ pub struct Config {
     pub vision: Option<VisionConfig>,
 }
 
+/// How the heads of q and k are normalised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QkNorm {
+    #[default]
+    None,
+    /// To unit mean square after rope, without a weight, in layers that rotate (Llama 4).
+    Weightless,
+    /// By an RMS norm with a weight, before rope (Qwen3, Gemma 3).
+    Weighted,
+}
+
 /// Rotary position embedding. Angles are `position · inv_freq[i]` for i in 0..head_dim/2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
@@ -49,6 +67,8 @@ pub struct RopeConfig {
     pub interleaved: bool,
     /// θ_i, with any scaling (linear, llama3, `rope_freqs`) applied.
     pub inv_freq: Vec<f32>,
+    /// θ_i of layers with a window, where they have their own (Gemma 3).
+    pub local: Option<Vec<f32>>,
     /// The longest context for which `inv_freq` is right (`dynamic` scaling changes it beyond); without it, any.
     pub most_positions: Option<usize>,
 }
@@ -67,8 +87,17 @@ pub(super) struct Description {
     pub head_dim_key: Option<&'static str>,
     pub norm_eps: f32,
     pub rope: RopeDescription,
+    /// Of layers with a window, where they have their own.
+    pub local_rope: Option<RopeDescription>,
     pub rope_layers: Vec<bool>,
-    pub qk_norm: bool,
+    pub windows: Vec<Option<usize>>,
+    pub qk_norm: QkNorm,
+    /// Where it is not 1/√head_dim.
+    pub attention_scale: Option<f32>,
+    pub embedding_scale: f32,
+    /// Gains of norms are stored less 1.
+    pub gains_less_1: bool,
+    pub qkv_bias: bool,
     pub layer_sharing: bool,
     /// The embedding matrix is the head, even if there is a tensor for the head.
     pub tied: bool,
@@ -180,10 +209,15 @@ impl Description {
             rope: RopeConfig {
                 interleaved: self.rope.interleaved,
                 inv_freq: self.rope.inv_freq(head_dim, path)?,
+                local: self.local_rope.map(|rope| rope.inv_freq(head_dim, path)).transpose()?,
                 most_positions: matches!(self.rope.scaling, Scaling::Dynamic).then_some(self.context),
             },
             rope_layers: self.rope_layers,
+            windows: self.windows,
             qk_norm: self.qk_norm,
+            attention_scale: self.attention_scale.unwrap_or(1.0 / (head_dim as f32).sqrt()),
+            embedding_scale: self.embedding_scale,
+            qkv_bias: self.qkv_bias,
             layer_sharing: self.layer_sharing,
             tied: self.tied || !tensors.contains_key(HEAD),
             context: self.context,
@@ -249,6 +283,9 @@ impl RopeDescription {
         Ok((0..head_dim / 2).map(|i| scaled(i) as f32).collect())
     }
 }
+
+/// Gemma 3 without a vision half.
+pub(super) const GEMMA3: &str = "gemma3_text";
 
 /// The architecture of a model with a vision half. Its language half is that of `llama`.
 pub(super) const MOBILEVLM: &str = "mobilevlm";

@@ -5,11 +5,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
-use super::config::{Description, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, RopeDescription, Scaling, is_epsilon};
+use super::config::{
+    Description, GEMMA3, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, QkNorm, RopeDescription, Scaling, is_epsilon,
+};
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
-pub const KNOWN: [&str; 4] = ["mobilellm", "llama", "llama4_text", MOBILEVLM];
+pub const KNOWN: [&str; 8] = ["mobilellm", "llama", "llama4_text", "qwen2", "qwen3", "smollm3", GEMMA3, MOBILEVLM];
 
 /// The keys that matter. Everything else in the file is for training, or for other software.
 #[derive(Deserialize)]
@@ -24,10 +26,13 @@ struct Json {
     head_dim: Option<usize>,
     rms_norm_eps: Option<f64>,
     hidden_act: Option<String>,
+    /// The newer name.
+    hidden_activation: Option<String>,
     rope_theta: Option<f64>,
     rope_scaling: Option<Rope>,
     /// The newer name, which holds `rope_theta` as well.
-    rope_parameters: Option<Rope>,
+    rope_parameters: Option<RopeParameters>,
+    partial_rotary_factor: Option<f64>,
     max_position_embeddings: Option<Number>,
     tie_word_embeddings: Option<bool>,
     share_embedding: Option<bool>,
@@ -42,6 +47,21 @@ struct Json {
     attn_temperature_tuning: Option<Value>,
     no_rope_layers: Option<Vec<u32>>,
     use_qk_norm: Option<bool>,
+    // smollm3
+    no_rope_layer_interval: Option<usize>,
+    // qwen2, qwen3, gemma3_text
+    use_sliding_window: Option<bool>,
+    sliding_window: Option<usize>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    // gemma3_text
+    sliding_window_pattern: Option<usize>,
+    _sliding_window_pattern: Option<usize>,
+    rope_local_base_freq: Option<f64>,
+    query_pre_attn_scalar: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f64>,
+    use_bidirectional_attention: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +74,15 @@ struct Rope {
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+}
+
+/// One rope for all layers, or one for each type.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "rope_parameters is neither a rope nor one for each type of layer")]
+enum RopeParameters {
+    Each { full_attention: Rope, sliding_attention: Rope },
+    All(Rope),
 }
 
 #[derive(Deserialize)]
@@ -103,6 +132,12 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     let json: Json = parse(file, config)?;
     let generation = generation.map(|(file, content)| parse::<GenerationJson>(file, content)).transpose()?;
 
+    let layers = json.num_hidden_layers;
+    if layers > MOST_LAYERS {
+        return Err(bad(format!("num_hidden_layers is {layers}, which no model has")));
+    }
+    let windows = windows(&json, model_type, file)?;
+
     // The MobileLLM code has been published under the model type of Llama too.
     let named = |class: &str| json.architectures.iter().flatten().any(|name| name == class);
     let architecture = match json.model_type.unwrap_or_default() {
@@ -111,22 +146,34 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     };
     let llama4 = architecture == "llama4_text";
 
-    if let Some(act) = json.hidden_act.filter(|act| act != "silu") {
-        return Err(unsupported(format!("hidden_act `{act}` is not supported, only `silu`")));
+    let gemma = architecture == GEMMA3;
+    let act = if gemma { "gelu_pytorch_tanh" } else { "silu" };
+    for (key, set) in [("hidden_act", &json.hidden_act), ("hidden_activation", &json.hidden_activation)] {
+        if let Some(set) = set.as_ref().filter(|set| *set != act) {
+            return Err(unsupported(format!("{key} `{set}` is not supported in {architecture}, only `{act}`")));
+        }
     }
     for (key, set) in [("attention_bias", json.attention_bias), ("mlp_bias", json.mlp_bias)] {
         if set == Some(true) {
-            return Err(unsupported(format!("{key} is true; dunlin runs models without biases only")));
+            return Err(unsupported(format!("{key} is true; dunlin runs biases of q, k and v in qwen2 only")));
+        }
+    }
+    for (key, set) in [
+        ("attn_logit_softcapping", json.attn_logit_softcapping.is_some()),
+        ("final_logit_softcapping", json.final_logit_softcapping.is_some()),
+        ("use_bidirectional_attention", json.use_bidirectional_attention.as_ref().is_some_and(truthy)),
+        ("partial_rotary_factor", json.partial_rotary_factor.is_some_and(|factor| factor != 1.0)),
+    ] {
+        if set {
+            return Err(unsupported(format!(
+                "{key} is set, which dunlin does not do; the model would say something else"
+            )));
         }
     }
     if json.num_local_experts.is_some_and(|experts| experts > 0) || json.moe_layers.is_some_and(|l| !l.is_empty()) {
         return Err(unsupported("a mixture of experts is not supported, only dense models".into()));
     }
 
-    let layers = json.num_hidden_layers;
-    if layers > MOST_LAYERS {
-        return Err(bad(format!("num_hidden_layers is {layers}, which no model has")));
-    }
     let heads = match json.num_attention_heads {
         PerLayer::All(heads) => vec![heads; layers],
         PerLayer::Each(heads) if heads.len() == layers => heads,
@@ -142,14 +189,18 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         (None, Some(width)) => Some(width / heads[0]),
         (None, None) => None,
     };
+    let no_rope = llama4 || architecture == "smollm3";
     let rope_layers = match json.no_rope_layers {
         // The name is inverted: 1 means rope.
-        Some(flags) if llama4 && flags.len() == layers => flags.iter().map(|&flag| flag == 1).collect(),
-        Some(flags) if llama4 && !flags.is_empty() => {
+        Some(flags) if no_rope && flags.len() == layers => flags.iter().map(|&flag| flag == 1).collect(),
+        Some(flags) if no_rope && !flags.is_empty() => {
             return Err(bad(format!("no_rope_layers has {} entries for {layers} layers", flags.len())));
         }
         // What the published code does when the list is left out: every fourth layer has none.
-        _ if llama4 => (1..=layers).map(|layer| layer % 4 != 0).collect(),
+        _ if no_rope => {
+            let interval = json.no_rope_layer_interval.unwrap_or(4).max(1);
+            (1..=layers).map(|layer| layer % interval != 0).collect()
+        }
         _ => vec![true; layers],
     };
 
@@ -160,12 +211,35 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         ));
     }
 
-    let rope = json.rope_scaling.or(json.rope_parameters);
-    let default_base = if llama4 { 500_000.0 } else { 10_000.0 };
-    let base = json.rope_theta.or(rope.as_ref().and_then(|rope| rope.rope_theta)).unwrap_or(default_base);
-    if !(base > 0.0 && base.is_finite()) {
-        return Err(bad(format!("rope_theta is {base}, expected a number above 0")));
-    }
+    let default_base = match &*architecture {
+        "llama4_text" => 500_000.0,
+        "smollm3" => 2e6,
+        GEMMA3 => 1e6,
+        _ => 10_000.0,
+    };
+    let (rope, local) = match json.rope_parameters {
+        Some(RopeParameters::Each { full_attention, sliding_attention }) if gemma => {
+            (Some(full_attention), Some(sliding_attention))
+        }
+        Some(RopeParameters::Each { .. }) => {
+            return Err(unsupported(
+                "rope_parameters differ by the type of a layer, which only gemma3_text has".into(),
+            ));
+        }
+        Some(RopeParameters::All(rope)) => (Some(json.rope_scaling.unwrap_or(rope)), None),
+        None => (json.rope_scaling, None),
+    };
+    let local_rope = match local {
+        _ if !gemma => None,
+        Some(rope) => Some(describe_rope(Some(rope), None, 10_000.0, file)?),
+        None => Some(describe_rope(None, json.rope_local_base_freq, 10_000.0, file)?),
+    };
+    let rope = RopeDescription { interleaved: llama4, ..describe_rope(rope, json.rope_theta, default_base, file)? };
+    let attention_scale = match json.query_pre_attn_scalar.or(gemma.then_some(256.0)).filter(|_| gemma) {
+        Some(scalar) if scalar > 0.0 && scalar.is_finite() => Some(1.0 / scalar.sqrt() as f32),
+        Some(scalar) => return Err(bad(format!("query_pre_attn_scalar is {scalar}, expected a number above 0"))),
+        None => None,
+    };
     let norm_eps = json.rms_norm_eps.unwrap_or(if llama4 { 1e-5 } else { 1e-6 });
     if !is_epsilon(norm_eps) {
         return Err(bad(format!("rms_norm_eps is {norm_eps:?}, expected a number of at least 0, such as 1e-5")));
@@ -177,10 +251,6 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
                 bad(format!("max_position_embeddings is {number}, expected a whole number from 1 to {MOST_CONTEXT}"))
             })? as usize
         }
-    };
-    let scaling = match rope {
-        Some(rope) => scaling(rope, file)?,
-        None => Scaling::None,
     };
     let (bos, eos) = match generation {
         Some(generation) => {
@@ -197,16 +267,85 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         head_dim,
         head_dim_key: json.head_dim.map(|_| "head_dim of config.json"),
         norm_eps: norm_eps as f32,
-        rope: RopeDescription { interleaved: llama4, base, scaling },
+        rope,
+        local_rope,
         rope_layers,
-        qk_norm: llama4 && json.use_qk_norm.unwrap_or(true),
+        windows,
+        qk_norm: match &*architecture {
+            "llama4_text" if json.use_qk_norm.unwrap_or(true) => QkNorm::Weightless,
+            "qwen3" | GEMMA3 => QkNorm::Weighted,
+            _ => QkNorm::None,
+        },
+        attention_scale,
+        embedding_scale: if gemma { (json.hidden_size as f32).sqrt() } else { 1.0 },
+        gains_less_1: gemma,
+        qkv_bias: architecture == "qwen2",
         layer_sharing: json.layer_sharing.unwrap_or(false),
-        tied: share_embedding || json.tie_word_embeddings.unwrap_or(false),
+        tied: share_embedding || json.tie_word_embeddings.unwrap_or(gemma || architecture == "smollm3"),
         context,
         bos: bos.and_then(|ids| ids.list().first().copied()),
         eos: eos.map(Ids::list).unwrap_or_default(),
         architecture,
     })
+}
+
+/// How many positions each layer sees.
+fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<usize>>> {
+    let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
+    let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
+    let layers = json.num_hidden_layers;
+    let window = json.sliding_window.unwrap_or(4096);
+    if window == 0 {
+        return Err(bad("sliding_window is 0, expected a number above 0".into()));
+    }
+    // What holds where the files do not list the layers.
+    let unlisted: Vec<bool> = match architecture {
+        GEMMA3 => {
+            let pattern = json.sliding_window_pattern.or(json._sliding_window_pattern).unwrap_or(6).max(1);
+            (1..=layers).map(|layer| layer % pattern != 0).collect()
+        }
+        "qwen2" | "qwen3" if json.use_sliding_window == Some(true) => {
+            let first = json.max_window_layers.unwrap_or(28);
+            (0..layers).map(|layer| layer >= first).collect()
+        }
+        _ if json.use_sliding_window == Some(true) => {
+            return Err(unsupported(format!("use_sliding_window is true, which dunlin does not do in {architecture}")));
+        }
+        // Its layers attend to chunks of 8192 positions where they rotate, which the small models never reach.
+        "llama4_text" => return Ok(vec![None; layers]),
+        _ => vec![false; layers],
+    };
+    let slides = architecture == GEMMA3 || json.use_sliding_window == Some(true);
+    let Some(types) = &json.layer_types else {
+        return Ok(unlisted.into_iter().map(|slides| slides.then_some(window)).collect());
+    };
+    if types.len() != layers {
+        return Err(bad(format!("layer_types has {} entries for {layers} layers", types.len())));
+    }
+    let of = |layer_type: &String| match &**layer_type {
+        "full_attention" => Ok(None),
+        "sliding_attention" if slides => Ok(Some(window)),
+        other => {
+            Err(unsupported(format!("layer_types has `{other}`, which dunlin does not do in {architecture} here")))
+        }
+    };
+    types.iter().map(of).collect()
+}
+
+/// A rope of a file. `base` is what stands beside it.
+fn describe_rope(rope: Option<Rope>, base: Option<f64>, default_base: f64, file: &Path) -> Result<RopeDescription> {
+    let base = base.or(rope.as_ref().and_then(|rope| rope.rope_theta)).unwrap_or(default_base);
+    if !(base > 0.0 && base.is_finite()) {
+        return Err(Error::checkpoint(format!("{}: rope_theta is {base}, expected a number above 0", file.display())));
+    }
+    if rope.as_ref().is_some_and(|rope| rope.partial_rotary_factor.is_some_and(|factor| factor != 1.0)) {
+        return Err(Error::unsupported(format!(
+            "{}: partial_rotary_factor is not 1; dunlin rotates whole heads only",
+            file.display()
+        )));
+    }
+    let scaling = rope.map_or(Ok(Scaling::None), |rope| scaling(rope, file))?;
+    Ok(RopeDescription { interleaved: false, base, scaling })
 }
 
 fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {

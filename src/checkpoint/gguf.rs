@@ -141,7 +141,8 @@ fn place(path: &Path, mut infos: Vec<Info>, data: &Bytes, alignment: usize) -> R
             free = (end, name.clone());
         }
         let bytes = data.slice(offset..end);
-        let stored = Stored { file: file.clone(), element, shape, view: None, bytes, order: RowOrder::Stored };
+        let stored =
+            Stored { file: file.clone(), element, shape, view: None, bytes, order: RowOrder::Stored, less_1: false };
         tensors.push((name, stored));
     }
     Ok(tensors)

@@ -1,21 +1,24 @@
 //! GGUF metadata → [`Description`], and GGUF tensor names → Hugging Face names.
 
 use super::config::{
-    Description, EMBEDDING, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, RopeDescription, Scaling, is_epsilon, layer_tensor,
+    Description, EMBEDDING, GEMMA3, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, QkNorm, RopeDescription, Scaling,
+    is_epsilon, layer_tensor,
 };
-use super::gguf::{Gguf, Value};
+use super::gguf::{Array, Gguf, Value};
 use super::stored::Stored;
 use crate::error::{Error, Result};
 
 /// The values of `general.architecture` that are run.
-const KNOWN: [&str; 2] = ["llama", "llama4"];
+const KNOWN: [&str; 6] = ["llama", "llama4", "qwen2", "qwen3", "smollm3", "gemma3"];
 
-/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`.
-const LAYER: [(&str, &str); 9] = [
+/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`, and so with `.bias`.
+const LAYER: [(&str, &str); 11] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
     ("attn_output", "self_attn.o_proj"),
     ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
@@ -23,10 +26,23 @@ const LAYER: [(&str, &str); 9] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
+/// What Gemma 3 calls otherwise: its layers have four norms.
+const GEMMA3_LAYER: [(&str, &str); 3] = [
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
+/// Files do not say which layers see all positions: of Gemma 3 every sixth does, in files that do not name the number.
+const GEMMA3_PATTERN: usize = 6;
+/// Nor which layers of SmolLM3 have no rope: every fourth.
+const SMOLLM3_PATTERN: usize = 4;
+
 impl Gguf {
-    /// Whether rows of q and k are interleaved: the converter does so for `llama`, and only for it.
+    /// Whether rows of q and k are interleaved: the converter does so for `llama` and what it derives from it.
     pub(super) fn permuted(&self) -> bool {
-        self.metadata("general.architecture").and_then(Value::as_str) == Some("llama")
+        let architecture = self.metadata("general.architecture").and_then(Value::as_str);
+        matches!(architecture, Some("llama" | "smollm3"))
     }
 
     /// What the model is, and its tensors under Hugging Face names.
@@ -44,7 +60,7 @@ impl Gguf {
                 KNOWN.join(", ")
             )));
         }
-        let llama4 = architecture == "llama4";
+        let (llama4, gemma) = (architecture == "llama4", architecture == "gemma3");
         let key = |name: &str| format!("{architecture}.{name}");
 
         if self.number("split.count")?.is_some_and(|count| count > 1) {
@@ -93,7 +109,7 @@ impl Gguf {
                 scaling = Scaling::Divisors(divisors);
                 continue;
             }
-            let translated = translate(&name).ok_or_else(|| {
+            let translated = translate(&name, architecture).ok_or_else(|| {
                 unsupported(format!("tensor `{name}` is not part of a {architecture} model as dunlin runs it"))
             })?;
             named.push((translated, stored));
@@ -112,11 +128,23 @@ impl Gguf {
                 eos.push(id);
             }
         }
+        for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if self.metadata(&key(name)).and_then(Value::as_f64).is_some_and(|cap| cap != 0.0) {
+                return Err(unsupported(format!("{name} is set, which dunlin does not do")));
+            }
+        }
+        let windows = if gemma { self.windows(&key("attention.sliding_window"), layers)? } else { vec![None; layers] };
+        let local_base = self.above_0(&key("rope.freq_base_swa"))?.unwrap_or(10_000.0);
+        let local_rope = RopeDescription { interleaved: false, base: local_base, scaling: Scaling::None };
         let description = Description {
-            architecture: if llama4 { "llama4_text" } else { "llama" }.to_string(),
+            architecture: match architecture {
+                "llama4" => "llama4_text",
+                "gemma3" => GEMMA3,
+                same => same,
+            }
+            .to_string(),
             hidden,
             layers,
-            heads,
             head_dim: head_dim.or(rotated),
             head_dim_key: head_dim.map(|_| "attention.key_length of the metadata"),
             norm_eps: norm_eps as f32,
@@ -125,8 +153,21 @@ impl Gguf {
                 base: self.above_0(&key("rope.freq_base"))?.unwrap_or(10_000.0),
                 scaling,
             },
-            rope_layers: vec![true; layers],
-            qk_norm: llama4,
+            local_rope: gemma.then_some(local_rope),
+            rope_layers: (1..=layers).map(|layer| architecture != "smollm3" || layer % SMOLLM3_PATTERN != 0).collect(),
+            windows,
+            qk_norm: match architecture {
+                "llama4" => QkNorm::Weightless,
+                "qwen3" | "gemma3" => QkNorm::Weighted,
+                _ => QkNorm::None,
+            },
+            // The largest Gemma 3, of 62 layers, has its own, which files do not say.
+            attention_scale: (gemma && layers == 62).then(|| (heads[0] as f32 / hidden as f32).sqrt()),
+            embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+            // The converter adds the 1.
+            gains_less_1: false,
+            heads,
+            qkv_bias: architecture == "qwen2",
             // No official key exists for it.
             layer_sharing: flag("dunlin.layer_sharing") || flag("llama.layer_sharing"),
             tied: false,
@@ -189,6 +230,23 @@ impl Gguf {
         Ok(heads)
     }
 
+    /// The window of each layer. The pattern is a flag for each, or the number of layers of which the last sees all.
+    fn windows(&self, key: &str, layers: usize) -> Result<Vec<Option<usize>>> {
+        let window = self.required(key)?;
+        let pattern = format!("{key}_pattern");
+        let slides: Vec<bool> = match self.metadata(&pattern).and_then(Value::as_array).and_then(Array::numbers) {
+            Some(flags) if flags.len() == layers => flags.map(|flag| flag != 0.0).collect(),
+            Some(flags) => {
+                return Err(self.bad(format!("metadata `{pattern}` has {} elements for {layers} layers", flags.len())));
+            }
+            None => {
+                let number = self.number(&pattern)?.unwrap_or(GEMMA3_PATTERN).max(1);
+                (1..=layers).map(|layer| layer % number != 0).collect()
+            }
+        };
+        Ok(slides.into_iter().map(|slides| slides.then_some(window)).collect())
+    }
+
     fn scaling(&self, prefix: &str) -> Result<Scaling> {
         let factor = self.above_0(&format!("{prefix}.factor"))?;
         match self.metadata(&format!("{prefix}.type")).and_then(Value::as_str) {
@@ -204,7 +262,7 @@ impl Gguf {
     }
 }
 
-fn translate(name: &str) -> Option<String> {
+fn translate(name: &str, architecture: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some(EMBEDDING.to_string()),
         "output_norm.weight" => return Some(NORM.to_string()),
@@ -213,7 +271,9 @@ fn translate(name: &str) -> Option<String> {
     }
     let (layer, tensor) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer = layer.parse().ok()?;
-    let tensor = tensor.strip_suffix(".weight")?;
-    let (_, hugging_face) = LAYER.iter().find(|(gguf, _)| *gguf == tensor)?;
-    Some(layer_tensor(layer, &format!("{hugging_face}.weight")))
+    let (tensor, kind) = tensor.split_once('.')?;
+    let own = if architecture == "gemma3" { &GEMMA3_LAYER[..] } else { &[] };
+    let (_, hugging_face) = own.iter().chain(&LAYER).find(|(gguf, _)| *gguf == tensor)?;
+    let known = kind == "weight" || kind == "bias" && architecture == "qwen2";
+    known.then(|| layer_tensor(layer, &format!("{hugging_face}.{kind}")))
 }

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use self::stored::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
-pub use config::{Config, RopeConfig};
+pub use config::{Config, QkNorm, RopeConfig};
 pub use files::Files;
 pub use gguf::{Gguf, Value};
 pub use vision::{VisionConfig, VisionFiles};
@@ -140,6 +140,10 @@ impl Checkpoint {
         let half = vision_half(files, &description, &mut tensors, vision)?;
         if half.is_some() {
             description.architecture = config::MOBILEVLM.to_string();
+        }
+        if description.gains_less_1 {
+            let gains = tensors.iter_mut().filter(|(name, _)| name.ends_with("norm.weight"));
+            gains.for_each(|(_, stored)| stored.less_1 = true);
         }
         let mut config = description.resolve(path, &tensors)?;
         if config.tied {

@@ -100,8 +100,15 @@ pub fn read(file: &Path, bytes: &Bytes) -> Result<Vec<(String, Stored)>> {
         if end > free.0 {
             free = (end, name.clone());
         }
-        let stored =
-            Stored { file: owner.clone(), element, shape: info.shape, view: None, bytes, order: RowOrder::Stored };
+        let stored = Stored {
+            file: owner.clone(),
+            element,
+            shape: info.shape,
+            view: None,
+            bytes,
+            order: RowOrder::Stored,
+            less_1: false,
+        };
         tensors.push((name, stored));
     }
     Ok(tensors)

@@ -18,6 +18,8 @@ pub struct Stored {
     pub view: Option<View>,
     pub bytes: Bytes,
     pub order: RowOrder,
+    /// A gain that is stored less 1: [`Stored::load`] adds it.
+    pub less_1: bool,
 }
 
 /// Elements that do not lie in order: a transposed matrix, or a convolution with its channels last.
@@ -79,6 +81,7 @@ impl Stored {
             }
         };
         Ok(match weights {
+            _ if self.less_1 => plus_1(quantize(&tensor, DType::F32)),
             _ if tensor.shape.len() < 2 => quantize(&tensor, DType::F32),
             Some(wanted) => quantize(&tensor, target(tensor.dtype, tensor.cols(), wanted)),
             None => tensor,
@@ -133,6 +136,11 @@ fn target(stored: DType, cols: usize, wanted: DType) -> DType {
         DType::F32 | DType::F16 | DType::BF16 => DType::F16,
         blocks => blocks,
     }
+}
+
+fn plus_1(tensor: Tensor) -> Tensor {
+    let values: Vec<u8> = tensor.to_f32().into_iter().flat_map(|value| (1.0 + value).to_le_bytes()).collect();
+    Tensor { bytes: Bytes::new(values), ..tensor }
 }
 
 fn f64_to_f32(bytes: &[u8]) -> Bytes {

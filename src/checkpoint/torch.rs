@@ -41,7 +41,15 @@ pub fn read(file: &Path, bytes: &Bytes) -> Result<Vec<(String, Stored)>> {
         let (element, size) = element(tensor.storage_type);
         let (bytes, view) =
             view(&tensor, storage, size).map_err(|what| bad(format!("tensor `{name}` {what}; the file is damaged")))?;
-        let stored = Stored { file: owner.clone(), element, shape: tensor.shape, view, bytes, order: RowOrder::Stored };
+        let stored = Stored {
+            file: owner.clone(),
+            element,
+            shape: tensor.shape,
+            view,
+            bytes,
+            order: RowOrder::Stored,
+            less_1: false,
+        };
         Ok((name.to_string(), stored))
     });
     tensors.collect()

@@ -11,7 +11,7 @@ use super::{Digits, Failure, Refused, Vision};
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
 use crate::checkpoint::vision::Projector;
-use crate::checkpoint::{Checkpoint, Config, VisionFiles};
+use crate::checkpoint::{Checkpoint, Config, QkNorm, VisionFiles};
 use crate::error::{Error, Result};
 use crate::generate::Device;
 use crate::kernel::source::assemble;
@@ -115,7 +115,18 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
     line("vocabulary", config.vocab.to_string());
     line("head", if config.tied { "the embedding".into() } else { "its own matrix".to_owned() });
     let pairs = if config.rope.interleaved { "pairs (2i, 2i+1)" } else { "pairs (i, i + half)" };
-    line("rope", format!("{pairs}{}", if config.qk_norm { ", then q and k are normalised" } else { "" }));
+    let norm = match config.qk_norm {
+        QkNorm::None => "",
+        QkNorm::Weightless => ", then q and k are normalised",
+        QkNorm::Weighted => ", behind norms of q and k",
+    };
+    let without = config.rope_layers.iter().filter(|&&rope| !rope).count();
+    let without = if without > 0 { format!("; {without} layers have none") } else { String::new() };
+    line("rope", format!("{pairs}{norm}{without}"));
+    if let Some(window) = config.windows.iter().flatten().next() {
+        let count = config.windows.iter().flatten().count();
+        line("window", format!("{window} positions in {count} layers of {}", config.layers));
+    }
     line("norm eps", format!("{:e}", config.norm_eps));
     line("context", config.context.to_string());
     line("bos, eos", format!("{}, {}", config.bos.map_or("none".into(), |id| id.to_string()), each_id(&config.eos)));

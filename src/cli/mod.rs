@@ -46,7 +46,7 @@ enum Command {
     Trace(trace::Trace),
     /// Turn text into ids, ids into text, or a chat into text
     Tokenize(tokenize::Tokenize),
-    /// List the adapters of this machine
+    /// List the adapters of this machine, or the models that run
     Info(info::Info),
     /// Compare the kernels that run on an adapter with the CPU path
     Check(check::Check),

@@ -35,24 +35,25 @@ fn few(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
         let (at, width) = cached(op, head, slot);
         // SAFETY: each head of a row is one item.
         let y = unsafe { call.writes[0].part(i * d..(i + 1) * d) };
-        attend(&q[i * d..][..d], &keys[at..], &values[at..], width, op.qk_norm, &mut scores[..seen], y);
+        let (keys, values) = (&keys[at + seen.start * width..], &values[at + seen.start * width..]);
+        attend(op, &q[i * d..][..d], keys, values, width, &mut scores[..seen.len()], y);
     });
 }
 
 simd! {
     /// One head of one row; `scores` has a place for each key that it sees.
     pub fn attend(
+        op: &Attention,
         q: &[f32],
         keys: &[f32],
         values: &[f32],
         width: usize,
-        qk_norm: Option<f32>,
         scores: &mut [f32],
         y: &mut [f32],
     ) {
         let d = q.len();
-        let factor = |x: &[f32]| qk_norm.map_or(1.0, |eps| 1.0 / (dot::<FMA>(x, x) / d as f32 + eps).sqrt());
-        let scale = factor(q) / (d as f32).sqrt();
+        let factor = |x: &[f32]| op.qk_norm.map_or(1.0, |eps| 1.0 / (dot::<FMA>(x, x) / d as f32 + eps).sqrt());
+        let scale = factor(q) * op.scale;
         for (t, score) in scores.iter_mut().enumerate() {
             let k = &keys[t * width..][..d];
             *score = dot::<FMA>(q, k) * scale * factor(k);
@@ -76,34 +77,46 @@ simd! {
         }
     }
 
-    /// Row t of `scores`, its lanes rows of q: scores → exp(scores − largest), 0 where t is not below `seen` of the lane.
-    /// The sums of the lanes.
-    pub fn softmax_lanes(scores: &mut [Lanes], seen: &[usize; COLS]) -> Lanes {
-        // Keys that all lanes see, and those that some do not.
-        let all = seen.iter().copied().min().unwrap_or(0).min(scores.len());
-        let (whole, parts) = scores.split_at_mut(all);
-        for (t, scores) in parts.iter_mut().enumerate() {
-            for i in 0..COLS {
-                scores[i] = if all + t < seen[i] { scores[i] } else { f32::NEG_INFINITY };
+    /// Row t of `scores`, its lanes rows of q: scores → exp(scores − largest), 0 where t is not in `first` .. `seen` of the
+    /// lane. The sums of the lanes.
+    pub fn softmax_lanes(scores: &mut [Lanes], first: &[usize; COLS], seen: &[usize; COLS]) -> Lanes {
+        // Keys that all lanes see, and before and behind them those that some do not.
+        let begin = first.iter().copied().max().unwrap_or(0).min(scores.len());
+        let end = seen.iter().copied().min().unwrap_or(0).clamp(begin, scores.len());
+        let (before, rest) = scores.split_at_mut(begin);
+        let (whole, behind) = rest.split_at_mut(end - begin);
+        for (at, part) in [(0, &mut *before), (end, &mut *behind)] {
+            for (t, scores) in part.iter_mut().enumerate() {
+                for i in 0..COLS {
+                    let sees = first[i] <= at + t && at + t < seen[i];
+                    scores[i] = if sees { scores[i] } else { f32::NEG_INFINITY };
+                }
             }
         }
         let mut largest = [f32::NEG_INFINITY; COLS];
-        for scores in whole.iter().chain(&*parts) {
+        for scores in before.iter().chain(&*whole).chain(&*behind) {
             for i in 0..COLS {
                 largest[i] = if scores[i] > largest[i] { scores[i] } else { largest[i] };
             }
         }
         let mut sums = [0.0; COLS];
+        for (t, scores) in before.iter_mut().enumerate() {
+            for i in 0..COLS {
+                let weight = exp::<FMA>(scores[i] - largest[i]);
+                scores[i] = if first[i] <= t && t < seen[i] { weight } else { 0.0 };
+                sums[i] += scores[i];
+            }
+        }
         for scores in whole {
             for i in 0..COLS {
                 scores[i] = exp::<FMA>(scores[i] - largest[i]);
                 sums[i] += scores[i];
             }
         }
-        for (t, scores) in parts.iter_mut().enumerate() {
+        for (t, scores) in behind.iter_mut().enumerate() {
             for i in 0..COLS {
                 let weight = exp::<FMA>(scores[i] - largest[i]);
-                scores[i] = if all + t < seen[i] { weight } else { 0.0 };
+                scores[i] = if first[i] <= end + t && end + t < seen[i] { weight } else { 0.0 };
                 sums[i] += scores[i];
             }
         }
@@ -170,7 +183,7 @@ fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
     let (d, count) = (op.head_dim, call.m);
     let factor = |x: &[f32]| op.qk_norm.map_or(1.0, |eps| 1.0 / (squares(x) / d as f32 + eps).sqrt());
     let slot = call.rows[0].slot as usize;
-    let longest = op.seen(count - 1, count, call.rows);
+    let longest = op.seen(count - 1, count, call.rows).end;
     let blocks = count.div_ceil(COLS);
     let [queries, scores, sums] = scratch.take([d * COLS, longest * COLS, d * COLS]);
     let (queries, scores, y): (&mut [Lanes], &mut [Lanes], &mut [Lanes]) =
@@ -179,12 +192,16 @@ fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
         // The last rows see the most keys, so they go first: members finish at about the same time.
         let (head, rows) = (i % op.heads, piece(blocks - 1 - i / op.heads, COLS, count));
         let (at, width) = cached(op, head, slot);
-        let seen: [usize; COLS] =
-            std::array::from_fn(|r| op.seen(rows.start + r.min(rows.len() - 1), count, call.rows));
+        let seen = |r: usize| op.seen(rows.start + r.min(rows.len() - 1), count, call.rows);
+        // Keys count from the first that a row of these sees.
+        let from = seen(0).start;
+        let at = at + from * width;
+        let (first, seen): ([usize; COLS], [usize; COLS]) =
+            (std::array::from_fn(|r| seen(r).start - from), std::array::from_fn(|r| seen(r).end - from));
         queries.fill([0.0; COLS]);
         for (lane, r) in rows.clone().enumerate() {
             let q = &q[(r * op.heads + head) * d..][..d];
-            let scale = factor(q) / (d as f32).sqrt();
+            let scale = factor(q) * op.scale;
             queries.iter_mut().zip(q).for_each(|(queries, q)| queries[lane] = q * scale);
         }
         let scores = &mut scores[..seen[COLS - 1]];
@@ -196,7 +213,7 @@ fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
                 scores.iter_mut().for_each(|score| *score *= factor);
             }
         }
-        let totals = softmax_lanes(scores, &seen);
+        let totals = softmax_lanes(scores, &first, &seen);
         y.fill([0.0; COLS]);
         add_products(&values[at..], 1, width, scores, y);
         for (lane, r) in rows.enumerate() {

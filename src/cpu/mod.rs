@@ -76,6 +76,7 @@ macro_rules! kernels {
 
 kernels! {
     linear: Linear,
+    norm_add: NormAdd,
     norm_matmul: NormMatmul,
     norm_swiglu: NormSwiglu,
     norm_qkv_rope: NormQkvRope,

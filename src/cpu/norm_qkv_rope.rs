@@ -1,18 +1,19 @@
-//! `norm_qkv_rope`: an item of work is some pairs of elements of a head, each of which is rotated.
+//! `norm_qkv_rope`: an item is some pairs of elements of a head, which rotate together; all of them with a QK-norm.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;
 use crate::cpu::{Call, Scratch, piece, rows};
-use crate::ops::norm_qkv_rope::NormQkvRope;
+use crate::ops::norm_qkv_rope::{NormQkvRope, Vectors};
 use crate::threads::Member;
 
 pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch) {
-    let [x, gain, w, angles] = call.reads else { panic!("norm_qkv_rope reads x, gain, W and angles") };
-    let (x, gain, w, angles) = (x.f32(), gain.f32(), w.weight(), angles.f32());
+    let [x, vectors, w, angles] = call.reads else { panic!("norm_qkv_rope reads x, vectors, W and angles") };
+    let (x, vectors, w, angles) = (x.f32(), vectors.f32(), w.weight(), angles.f32());
+    let Vectors { gain, bias, q_norm, k_norm } = op.vectors(vectors);
     let [keys, values, q] = call.writes else { panic!("norm_qkv_rope writes keys, values and q") };
     let (d, m) = (op.head_dim, x.len() / w.cols);
     let pairs = d / 2;
-    let some = (rows_of_item(w) / 2).clamp(1, pairs);
+    let some = if op.qk_norm { pairs } else { (rows_of_item(w) / 2).clamp(1, pairs) };
     let [normed, a, b] = scratch.take([x.len(), 2 * some * m, some * m]);
     rms_norm(x, gain, op.eps, normed);
 
@@ -32,24 +33,48 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
             rows::products(w, first + pairs + range.start..first + pairs + range.end, normed, b);
             (a, b)
         };
+        let (q_heads, k_heads) = (op.q_rows / d, op.k_rows / d);
+        let turns = head < q_heads + k_heads;
+        let head_norm = if head < q_heads { q_norm } else { k_norm };
+        // Where in a head the two elements of pair j of the item are.
+        let places = |j: usize| {
+            let pair = range.start + j;
+            if op.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pairs + pair) }
+        };
+        let bias = |row: usize| bias.get(first + row).copied().unwrap_or(0.0);
 
         for (r, row) in call.rows[..m].iter().enumerate() {
-            let (q_heads, k_heads) = (op.q_rows / d, op.k_rows / d);
             let cached = |head: usize| (row.place() * op.kv_heads + head) * d;
-            let (to, at, rotated) = if head < q_heads {
-                (q, r * op.q_rows + head * d, true)
-            } else if head < q_heads + k_heads {
-                (keys, cached(head - q_heads), true)
+            let (to, at) = if head < q_heads {
+                (q, r * op.q_rows + head * d)
+            } else if turns {
+                (keys, cached(head - q_heads))
             } else {
-                (values, cached(head - q_heads - k_heads), false)
+                (values, cached(head - q_heads - k_heads))
             };
-            let angles = &angles[row.position as usize * d..][..d];
+            let product = |j: usize| {
+                let (x, y) = places(j);
+                (a[j * step + r] + bias(x), b[j * step + r] + bias(y))
+            };
+            let factor = if op.qk_norm && turns {
+                let squares = |j: usize| {
+                    let (x, y) = product(j);
+                    x * x + y * y
+                };
+                1.0 / ((0..pairs).map(squares).sum::<f32>() / d as f32 + op.eps).sqrt()
+            } else {
+                1.0
+            };
             let pair = |j: usize| {
-                let (x, y) = (a[j * step + r], b[j * step + r]);
-                if !rotated {
+                let (mut x, mut y) = product(j);
+                if op.qk_norm && turns {
+                    let (at_x, at_y) = places(j);
+                    (x, y) = (x * factor * head_norm[at_x], y * factor * head_norm[at_y]);
+                }
+                if !(op.rope && turns) {
                     return (x, y);
                 }
-                let angle = &angles[2 * (range.start + j)..];
+                let angle = &angles[row.position as usize * d + 2 * (range.start + j)..][..2];
                 (x * angle[0] - y * angle[1], y * angle[0] + x * angle[1])
             };
             if op.interleaved {

@@ -2,7 +2,7 @@
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;
-use crate::cpu::swiglu::silu_times;
+use crate::cpu::swiglu::gated;
 use crate::cpu::{Call, Scratch, piece, rows};
 use crate::ops::norm_swiglu::NormSwiglu;
 use crate::threads::Member;
@@ -17,7 +17,7 @@ pub fn run(op: &NormSwiglu, call: &Call, member: &Member, scratch: &mut Scratch)
         let count = columns.len() * m;
         rows::products(w, columns.clone(), normed, &mut gate[..count]);
         rows::products(w, n + columns.start..n + columns.end, normed, &mut up[..count]);
-        silu_times(&gate[..count], &up[..count], &mut y[..count]);
+        gated(op.gate, &gate[..count], &up[..count], &mut y[..count]);
         for r in 0..m {
             // SAFETY: each column is in one item.
             let to = unsafe { call.writes[0].part(r * n + columns.start..r * n + columns.end) };

@@ -220,6 +220,28 @@ mod tests {
         }
     }
 
+    /// The templates of the families, with what `transformers` makes of them.
+    #[test]
+    fn templates_of_the_newer_families_give_the_reference_texts() {
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut count = 0;
+        for case in ["qwen2", "qwen3", "llama3", "smollm3", "gemma3"] {
+            let files = TextFiles::open(golden.join(case).as_path()).unwrap().unwrap();
+            let tokenizer = Tokenizer::new(&files).unwrap();
+            let template = ChatTemplate::new(&files, &tokenizer).unwrap().unwrap();
+            let table = std::fs::read(golden.join(case).join("tokenizer_expected.json")).unwrap();
+            let table: Json = serde_json::from_slice(&table).unwrap();
+            for chat in table["chats"].as_array().unwrap() {
+                let generation = chat["add_generation_prompt"].as_bool().unwrap();
+                let text = template.render(chat["messages"].as_array().unwrap(), generation);
+                let text = text.unwrap_or_else(|error| panic!("{case}: {error}"));
+                assert_eq!(text, chat["text"].as_str().unwrap(), "{case}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 5 * 8);
+    }
+
     #[test]
     fn templates_run_as_hugging_face_runs_them() {
         let messages = serde_json::json!([{"role": "user", "content": " <hi> ", "extra": {"b": 1, "a": [true, null]}}]);

@@ -60,9 +60,9 @@ impl<'a> GraphBuilder<'a> {
         self.graph.outputs.push((name.into(), value));
     }
 
-    /// W[tokens]: (rows, cols), the tokens of this pass.
-    pub fn embedding(&mut self, tokens: ValueId, w: ValueId, rows: usize) -> ValueId {
-        self.apply(ops::embedding::Embedding { rows }, &[tokens, w])
+    /// scale · W[tokens]: (rows, cols), the tokens of this pass.
+    pub fn embedding(&mut self, tokens: ValueId, w: ValueId, rows: usize, scale: f32) -> ValueId {
+        self.apply(ops::embedding::Embedding { rows, scale }, &[tokens, w])
     }
 
     /// x with the rows of pictures in place of tokens past `vocab`.
@@ -76,7 +76,7 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::class_token::ClassToken, &[patches, class, positions])
     }
 
-    /// x / rms(x) · gain
+    /// x / rms(x) · gain; each head by itself where the gain is as long as a head.
     pub fn rms_norm(&mut self, x: ValueId, gain: ValueId, eps: f32) -> ValueId {
         self.apply(ops::rms_norm::RmsNorm { eps }, &[x, gain])
     }
@@ -119,9 +119,9 @@ impl<'a> GraphBuilder<'a> {
         self.apply(attention, &[q, keys, values])
     }
 
-    /// silu(gate) · up
-    pub fn swiglu(&mut self, gate: ValueId, up: ValueId) -> ValueId {
-        self.apply(ops::swiglu::Swiglu, &[gate, up])
+    /// f(gate) · up
+    pub fn swiglu(&mut self, gate: ValueId, up: ValueId, f: ops::swiglu::Gate) -> ValueId {
+        self.apply(ops::swiglu::Swiglu { gate: f }, &[gate, up])
     }
 
     /// f(x), element by element.

@@ -39,6 +39,7 @@ macro_rules! modules {
 
 formats!([modules]
     ACTIVATION "activation" false
+    GATE "gate" false
     GEMV "gemv" false
     GEMM "gemm" true
     GEMM_SUBGROUP "gemm_subgroup" true

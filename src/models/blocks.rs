@@ -1,14 +1,15 @@
 //! The sentences that decoders share: tokens to vectors, a transformer block, the head.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use crate::checkpoint::Config;
+use crate::checkpoint::{Config, QkNorm};
 use crate::graph::GraphBuilder;
 use crate::kernel::ValueId;
-use crate::models::{Pass, TOKENS, Want};
+use crate::models::{Angles, Pass, TOKENS, Want};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
+use crate::ops::swiglu::Gate;
 
 /// The state that holds the rows of a sequence's images: (rows, hidden).
 pub const IMAGES: &str = "images";
@@ -20,43 +21,31 @@ pub struct Decoder<'a> {
     pub tokens: ValueId,
     /// W_e: (vocab, hidden)
     embedding: ValueId,
-    /// cos and sin of every position: (context, head_dim)
-    angles: ValueId,
-    weights: Vec<Option<Layer>>,
+    /// cos and sin of every position: (context, head_dim); of all layers, and of those with a window.
+    angles: [ValueId; 2],
+    /// Weights of layers, by name: a shared layer has them once.
+    weights: BTreeMap<String, ValueId>,
     pass: Pass,
     /// Blocks executed so far: each has its own KV cache.
     executed: usize,
 }
 
-/// The weights of one stored layer; a shared layer has them once.
-#[derive(Clone, Copy)]
-struct Layer {
-    attention_norm: ValueId, // (hidden)
-    q: ValueId,              // (heads · D, hidden)
-    k: ValueId,              // (kv heads · D, hidden)
-    v: ValueId,              // (kv heads · D, hidden)
-    o: ValueId,              // (hidden, heads · D)
-    mlp_norm: ValueId,       // (hidden)
-    gate: ValueId,           // (ffn, hidden)
-    up: ValueId,             // (ffn, hidden)
-    down: ValueId,           // (hidden, ffn)
-}
-
 impl<'a> Decoder<'a> {
-    pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &Arc<Vec<f32>>, pass: Pass) -> Self {
-        let context = angles.len() / config.head_dim;
+    pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &Angles, pass: Pass) -> Self {
+        let context = angles.all.len() / config.head_dim;
         b.family(pass.family);
         let tokens = b.state(TOKENS, TensorType::u32([context]));
         let embedding = b.weight("model.embed_tokens.weight", config.vocab, config.hidden);
         let table = TensorType::f32([context, config.head_dim]);
-        let angles = b.table("angles", table, angles.clone());
-        let weights = vec![None; config.layers];
-        Decoder { config, b, tokens, embedding, angles, weights, pass, executed: 0 }
+        let all = b.table("angles", table.clone(), angles.all.clone());
+        let local = angles.local.as_ref().map(|local| b.table("angles.local", table, local.clone()));
+        let angles = [all, local.unwrap_or(all)];
+        Decoder { config, b, tokens, embedding, angles, weights: BTreeMap::new(), pass, executed: 0 }
     }
 
-    /// x = W_e[tokens], and rows of images where ids name them.
+    /// x = scale · W_e[tokens], and rows of images where ids name them.
     pub fn embed(&mut self) -> ValueId {
-        let mut x = self.b.embedding(self.tokens, self.embedding, self.pass.rows);
+        let mut x = self.b.embedding(self.tokens, self.embedding, self.pass.rows, self.config.embedding_scale);
         if self.pass.images {
             let c = self.config;
             let rows = self.b.state(IMAGES, TensorType::f32([self.context(), c.hidden]));
@@ -70,41 +59,72 @@ impl<'a> Decoder<'a> {
 
     /// x = x + Attn(RMS(x));  x = x + MLP(RMS(x))
     pub fn block(&mut self, layer: usize, x: ValueId) -> ValueId {
-        let w = self.layer(layer);
-        let (c, slot) = (self.config, self.executed);
-        let (heads, kv_heads, d, eps) = (c.heads[layer], c.kv_heads[layer], c.head_dim, c.norm_eps);
-        let context = self.context();
-        let keys = self.b.state(format!("keys.{slot}"), TensorType::kv(context, kv_heads, d));
-        let values = self.b.state(format!("values.{slot}"), TensorType::kv(context, kv_heads, d));
+        let n = self.norm(layer, "input_layernorm", x);
+        let a = self.attention(layer, n);
+        let x = self.b.add(x, a);
 
-        let n = self.b.rms_norm(x, w.attention_norm, eps);
-        let mut q = self.b.linear(n, w.q, None);
-        let mut k = self.b.linear(n, w.k, None);
-        let v = self.b.linear(n, w.v, None);
-        if c.rope_layers[layer] {
-            let rope = |heads| Rope { heads, head_dim: d, interleaved: c.rope.interleaved };
-            q = self.b.rope(q, self.angles, rope(heads));
-            k = self.b.rope(k, self.angles, rope(kv_heads));
-        }
-        self.b.cache_write(k, keys);
-        self.b.cache_write(v, values);
-        let qk_norm = (c.qk_norm && c.rope_layers[layer]).then_some(eps);
-        let a = self.b.attention(q, keys, values, Attention { heads, kv_heads, head_dim: d, qk_norm, causal: true });
-        let o = self.b.linear(a, w.o, None);
-        let x = self.b.add(x, o);
+        let n = self.norm(layer, "post_attention_layernorm", x);
+        let m = self.mlp(layer, n, Gate::Silu);
+        let x = self.b.add(x, m);
+        self.end_block(x)
+    }
 
-        let n = self.b.rms_norm(x, w.mlp_norm, eps);
-        let gate = self.b.linear(n, w.gate, None);
-        let up = self.b.linear(n, w.up, None);
-        let h = self.b.swiglu(gate, up);
-        let down = self.b.linear(h, w.down, None);
-        let x = self.b.add(x, down);
-
+    /// The block whose output is x has been written.
+    pub fn end_block(&mut self, x: ValueId) -> ValueId {
         if self.pass.want == Want::Trace {
-            self.b.output(format!("layers.{slot}"), x);
+            self.b.output(format!("layers.{}", self.executed), x);
         }
         self.executed += 1;
         x
+    }
+
+    /// x / rms(x) · gain
+    pub fn norm(&mut self, layer: usize, part: &str, x: ValueId) -> ValueId {
+        let gain = self.vector(layer, &format!("{part}.weight"), self.config.hidden);
+        self.b.rms_norm(x, gain, self.config.norm_eps)
+    }
+
+    /// Attn(n) = softmax(q · kᵀ) · v · W_oᵀ, head by head; q and k are rotated to their positions.
+    pub fn attention(&mut self, layer: usize, n: ValueId) -> ValueId {
+        let (c, slot) = (self.config, self.executed);
+        let (heads, kv_heads, d, eps) = (c.heads[layer], c.kv_heads[layer], c.head_dim, c.norm_eps);
+        let mut q = self.linear(layer, "self_attn.q_proj", n, heads * d, c.qkv_bias);
+        let mut k = self.linear(layer, "self_attn.k_proj", n, kv_heads * d, c.qkv_bias);
+        let v = self.linear(layer, "self_attn.v_proj", n, kv_heads * d, c.qkv_bias);
+        if c.qk_norm == QkNorm::Weighted {
+            let [q_gain, k_gain] =
+                ["q", "k"].map(|which| self.vector(layer, &format!("self_attn.{which}_norm.weight"), d));
+            q = self.b.rms_norm(q, q_gain, eps);
+            k = self.b.rms_norm(k, k_gain, eps);
+        }
+        if c.rope_layers[layer] {
+            let angles = self.angles[usize::from(c.windows[layer].is_some())];
+            let rope = |heads| Rope { heads, head_dim: d, interleaved: c.rope.interleaved };
+            q = self.b.rope(q, angles, rope(heads));
+            k = self.b.rope(k, angles, rope(kv_heads));
+        }
+        let cache = TensorType::kv(self.context(), kv_heads, d);
+        let keys = self.b.state(format!("keys.{slot}"), cache.clone());
+        let values = self.b.state(format!("values.{slot}"), cache);
+        self.b.cache_write(k, keys);
+        self.b.cache_write(v, values);
+        let attention = Attention {
+            scale: c.attention_scale,
+            qk_norm: (c.qk_norm == QkNorm::Weightless && c.rope_layers[layer]).then_some(eps),
+            window: c.windows[layer],
+            ..Attention::new(heads, kv_heads, d)
+        };
+        let a = self.b.attention(q, keys, values, attention);
+        self.linear(layer, "self_attn.o_proj", a, c.hidden, false)
+    }
+
+    /// MLP(n) = W_down · (f(W_gate · n) · W_up · n)
+    pub fn mlp(&mut self, layer: usize, n: ValueId, f: Gate) -> ValueId {
+        let (hidden, ffn) = (self.config.hidden, self.config.ffn[layer]);
+        let gate = self.linear(layer, "mlp.gate_proj", n, ffn, false);
+        let up = self.linear(layer, "mlp.up_proj", n, ffn, false);
+        let h = self.b.swiglu(gate, up, f);
+        self.linear(layer, "mlp.down_proj", h, hidden, false)
     }
 
     /// logits = RMS(x) · Wᵀ; W is the embedding where the model shares it.
@@ -120,26 +140,23 @@ impl<'a> Decoder<'a> {
         self.b.ty(self.tokens).shape[0]
     }
 
-    fn layer(&mut self, layer: usize) -> Layer {
-        if let Some(weights) = self.weights[layer] {
-            return weights;
-        }
-        let c = self.config;
-        let (q, kv, h, ffn) = (c.heads[layer] * c.head_dim, c.kv_heads[layer] * c.head_dim, c.hidden, c.ffn[layer]);
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+    /// x · Wᵀ, W: (rows, columns of x), plus a bias (rows) where there is one.
+    fn linear(&mut self, layer: usize, part: &str, x: ValueId, rows: usize, bias: bool) -> ValueId {
+        let (_, cols) = self.b.ty(x).matrix();
+        let name = layer_tensor(layer, &format!("{part}.weight"));
         let b = &mut self.b;
-        let weights = Layer {
-            attention_norm: b.vector(name("input_layernorm"), h),
-            q: b.weight(name("self_attn.q_proj"), q, h),
-            k: b.weight(name("self_attn.k_proj"), kv, h),
-            v: b.weight(name("self_attn.v_proj"), kv, h),
-            o: b.weight(name("self_attn.o_proj"), h, q),
-            mlp_norm: b.vector(name("post_attention_layernorm"), h),
-            gate: b.weight(name("mlp.gate_proj"), ffn, h),
-            up: b.weight(name("mlp.up_proj"), ffn, h),
-            down: b.weight(name("mlp.down_proj"), h, ffn),
-        };
-        self.weights[layer] = Some(weights);
-        weights
+        let w = *self.weights.entry(name.clone()).or_insert_with(|| b.weight(name, rows, cols));
+        let bias = bias.then(|| self.vector(layer, &format!("{part}.bias"), rows));
+        self.b.linear(x, w, bias)
     }
+
+    fn vector(&mut self, layer: usize, part: &str, cols: usize) -> ValueId {
+        let name = layer_tensor(layer, part);
+        let b = &mut self.b;
+        *self.weights.entry(name.clone()).or_insert_with(|| b.vector(name, cols))
+    }
+}
+
+fn layer_tensor(layer: usize, part: &str) -> String {
+    format!("model.layers.{layer}.{part}")
 }

@@ -45,7 +45,7 @@ fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) ->
     let v = linear(b, n, &format!("{name}.self_attn.v_proj"), width, width);
     b.cache_write(k, keys);
     b.cache_write(v, values);
-    let attention = Attention { heads, kv_heads: heads, head_dim, qk_norm: None, causal: false };
+    let attention = Attention { causal: false, ..Attention::new(heads, heads, head_dim) };
     let a = b.attention(q, keys, values, attention);
     let o = linear(b, a, &format!("{name}.self_attn.out_proj"), width, width);
     let x = b.add(x, o);

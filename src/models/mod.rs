@@ -2,13 +2,12 @@
 
 mod blocks;
 mod clip;
+pub mod known;
 mod projector;
 mod recipe;
 
 pub use blocks::IMAGES;
-pub use recipe::{Recipe, angle_bytes, angles};
-
-use std::sync::Arc;
+pub use recipe::{Angles, Recipe, angle_bytes};
 
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
@@ -40,6 +39,10 @@ models! {
     mobilellm
     llama
     llama4_text
+    qwen2
+    qwen3
+    smollm3
+    gemma3_text
     mobilevlm
 }
 
@@ -78,8 +81,8 @@ pub enum Want {
     Trace,
 }
 
-/// The graph of a model, written with `b`. `angles` is [`angles`]`(config, context)`.
-pub fn build(config: &Config, b: GraphBuilder, angles: &Arc<Vec<f32>>, pass: Pass) -> Result<Graph> {
+/// The graph of a model, written with `b`.
+pub fn build(config: &Config, b: GraphBuilder, angles: &Angles, pass: Pass) -> Result<Graph> {
     let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;
     match pass.want {

@@ -15,8 +15,15 @@ pub struct Recipe {
     config: Config,
     /// The format of each tensor.
     formats: Arc<BTreeMap<String, DType>>,
-    /// cos and sin of each position's angles: (context, head_dim).
-    angles: Arc<Vec<f32>>,
+    angles: Angles,
+}
+
+/// cos and sin of every position's angles, pairs side by side: (context, head_dim).
+#[derive(Clone, Debug)]
+pub struct Angles {
+    pub all: Arc<Vec<f32>>,
+    /// Of layers with a window, where they have θ of their own.
+    pub local: Option<Arc<Vec<f32>>>,
 }
 
 impl Recipe {
@@ -27,7 +34,7 @@ impl Recipe {
     pub fn new(checkpoint: &Checkpoint, context: usize) -> Result<Self> {
         let format = |name: &str| Some((name.to_string(), checkpoint.dtype(name)?));
         let formats = checkpoint.tensors().filter_map(|tensor| format(tensor.name)).collect();
-        let angles = angles(&checkpoint.config, context.max(1))?;
+        let angles = Angles::new(&checkpoint.config, context.max(1))?;
         let recipe = Recipe { config: checkpoint.config.clone(), formats: Arc::new(formats), angles };
         checkpoint.check(&recipe.tensors()?)?;
         Ok(recipe)
@@ -62,23 +69,27 @@ impl Recipe {
     }
 }
 
-/// cos and sin of position · θ_i: (context, head_dim), pairs side by side. In f32 throughout, as the reference has it.
-pub fn angles(config: &Config, context: usize) -> Result<Arc<Vec<f32>>> {
-    let bytes = angle_bytes(config, context);
-    if bytes > MOST_ANGLE_BYTES {
-        return Err(Error::out_of_memory(format!(
-            "a context of {context} tokens needs {} MB for the angles of its positions, at most {} MB are made; take a \
-             shorter --context",
-            bytes >> 20,
-            MOST_ANGLE_BYTES >> 20
-        )));
+impl Angles {
+    /// cos and sin of position · θ_i, in f32 throughout, as the reference has it.
+    pub fn new(config: &Config, context: usize) -> Result<Self> {
+        let bytes = angle_bytes(config, context);
+        if bytes > MOST_ANGLE_BYTES {
+            return Err(Error::out_of_memory(format!(
+                "a context of {context} tokens needs {} MB for the angles of its positions, at most {} MB are made; take \
+                 a shorter --context",
+                bytes >> 20,
+                MOST_ANGLE_BYTES >> 20
+            )));
+        }
+        let table = |inv_freq: &Vec<f32>| {
+            let angles = (0..context).flat_map(|position| inv_freq.iter().map(move |theta| position as f32 * theta));
+            Arc::new(angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect())
+        };
+        Ok(Angles { all: table(&config.rope.inv_freq), local: config.rope.local.as_ref().map(table) })
     }
-    let angle = |position: usize, theta: &f32| position as f32 * theta;
-    let row = |position| config.rope.inv_freq.iter().map(move |theta| angle(position, theta));
-    Ok(Arc::new((0..context).flat_map(row).flat_map(|angle| [angle.cos(), angle.sin()]).collect()))
 }
 
-/// Bytes of [`angles`].
+/// Bytes of one table of [`Angles`].
 pub fn angle_bytes(config: &Config, context: usize) -> u64 {
     (context as u64).saturating_mul(4 * config.head_dim as u64)
 }

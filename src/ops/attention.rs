@@ -1,11 +1,14 @@
-//! y[r, h, :] = Σ_t softmax_t(q[r, h] · k[t, h / G] / sqrt(D)) · v[t, h / G, :]
+//! y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //!
-//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, else 0 .. position of row 0 + rows
+//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, of which a window leaves the last
+//! `window`; else 0 .. position of row 0 + rows
 //!
 //! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
 //!
 //! With `qk_norm` each q[r, h] and k[t, g] is first divided by sqrt(mean(·²) + eps). Where rope comes before the norm
 //! (Llama 4, MobileLLM-R1) a rotation leaves the mean square as it is, so normalising where q meets k is the same.
+
+use std::ops::Range;
 
 use crate::kernel::source::{KV_F16, KV_F32, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
@@ -18,10 +21,14 @@ pub struct Attention {
     pub kv_heads: usize,
     /// D
     pub head_dim: usize,
+    /// What scores are multiplied by: 1/√D in most models.
+    pub scale: f32,
     /// eps of the weightless QK-norm, where there is one.
     pub qk_norm: Option<f32>,
     /// Whether a row sees the rows of its sequence up to itself (language), or all rows of the pass (pictures).
     pub causal: bool,
+    /// How many rows a causal row sees at most, itself and those before it.
+    pub window: Option<usize>,
 }
 
 #[repr(C)]
@@ -35,6 +42,7 @@ struct Params {
     eps: f32,
     rows: u32,
     causal: u32,
+    window: u32,
 }
 
 /// Few rows: a workgroup for each row and head. By what the cache holds.
@@ -75,9 +83,16 @@ const MOST_TOGETHER: usize = 4;
 const MOST_TILE_HEAD: usize = 128;
 
 impl Attention {
+    /// The attention of most language models: causal, without a window or norms, scaled by 1/√D.
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        Attention { heads, kv_heads, head_dim, scale, qk_norm: None, causal: true, window: None }
+    }
+
     /// Keys that row `row` of `count` sees.
-    pub fn seen(&self, row: usize, count: usize, rows: &[Row]) -> usize {
-        if self.causal { rows[row].position as usize + 1 } else { rows[0].position as usize + count }
+    pub fn seen(&self, row: usize, count: usize, rows: &[Row]) -> Range<usize> {
+        let end = if self.causal { rows[row].position as usize + 1 } else { rows[0].position as usize + count };
+        end - self.window.map_or(end, |window| window.min(end))..end
     }
 
     /// What a row of q or k is multiplied by before they meet.
@@ -94,6 +109,7 @@ impl Operator for Attention {
 
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
         assert_eq!(self.heads % self.kv_heads, 0, "{self:?}");
+        assert!(self.causal || self.window.is_none(), "{self:?} has a window and looks ahead");
         assert_eq!(reads[0].matrix().1, self.heads * self.head_dim, "{self:?}");
         for cache in &reads[1..] {
             assert_eq!(cache.shape[1..], [self.kv_heads, self.head_dim], "the cache of {self:?}");
@@ -110,17 +126,18 @@ impl Operator for Attention {
             let at = head / (self.heads / self.kv_heads) * d;
             let first = rows[if self.causal { row } else { 0 }].slot as usize;
             let of = |cache: &'_ [f32], t: usize, c: usize| cache[(first + t) * width + at + c];
-            let scale = self.factor(q.iter().copied()) / (d as f32).sqrt();
+            let scale = self.factor(q.iter().copied()) * self.scale;
             let score = |t: usize| {
                 let product: f32 = (0..d).map(|c| q[c] * of(keys, t, c)).sum();
                 product * scale * self.factor((0..d).map(|c| of(keys, t, c)))
             };
-            let scores: Vec<f32> = (0..self.seen(row, count, rows)).map(score).collect();
+            let seen = self.seen(row, count, rows);
+            let scores: Vec<f32> = seen.clone().map(score).collect();
             let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let weights: Vec<f32> = scores.iter().map(|score| (score - largest).exp()).collect();
             let total: f32 = weights.iter().sum();
             for (c, y) in y.iter_mut().enumerate() {
-                *y = weights.iter().enumerate().map(|(t, p)| p / total * of(values, t, c)).sum();
+                *y = seen.clone().zip(&weights).map(|(t, p)| p / total * of(values, t, c)).sum();
             }
         }
     }
@@ -138,10 +155,11 @@ impl Operator for Attention {
                     kv_heads: self.kv_heads as u32,
                     head_dim: self.head_dim as u32,
                     head_stride: head_stride(self.head_dim) as u32,
-                    scale: 1.0 / (self.head_dim as f32).sqrt(),
+                    scale: self.scale,
                     eps: self.qk_norm.unwrap_or(-1.0),
                     rows: rows as u32,
                     causal: self.causal.into(),
+                    window: self.window.map_or(u32::MAX, |window| window as u32),
                 }),
                 groups,
             };
@@ -175,20 +193,26 @@ pub fn cases() -> Vec<Case> {
     let case = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize, qk_norm| {
         let cache = Given::kv(position + rows + 1, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
-        Case::new(Attention { heads, kv_heads, head_dim, qk_norm, causal: true }, reads).at(position)
+        Case::new(Attention { qk_norm, ..Attention::new(heads, kv_heads, head_dim) }, reads).at(position)
+    };
+    let windowed = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize, window| {
+        let cache = Given::kv(position + rows + 1, kv_heads, head_dim);
+        let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
+        let op = Attention { window: Some(window), scale: 0.3, ..Attention::new(heads, kv_heads, head_dim) };
+        Case::new(op, reads).at(position)
     };
     // All rows see all: a picture's pass.
     let whole = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize| {
         let cache = Given::kv(position + rows, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
-        Case::new(Attention { heads, kv_heads, head_dim, qk_norm: None, causal: false }, reads).at(position)
+        Case::new(Attention { causal: false, ..Attention::new(heads, kv_heads, head_dim) }, reads).at(position)
     };
     // Sequences that lie in no order and stand at no two positions in a row.
-    let apart = |heads: usize, kv_heads: usize, head_dim: usize, qk_norm| {
+    let apart = |heads: usize, kv_heads: usize, head_dim: usize, qk_norm, window| {
         let at = [(600, 3), (0, 515), (620, 31), (700, 32), (800, 600)];
         let cache = Given::kv(1410, kv_heads, head_dim);
         let reads = vec![Given::f32([at.len(), heads * head_dim]), cache.clone(), cache];
-        let op = Attention { heads, kv_heads, head_dim, qk_norm, causal: true };
+        let op = Attention { qk_norm, window, ..Attention::new(heads, kv_heads, head_dim) };
         Case::new(op, reads).rows(at.map(|(slot, position)| Row { slot, ..Row::at(position) }).into()).few()
     };
     vec![
@@ -204,6 +228,15 @@ pub fn cases() -> Vec<Case> {
         case(17, 6, 2, 20, 40, None),
         case(33, 4, 4, 80, 31, Some(1e-6)),
         case(16, 2, 2, 128, 0, None),
+        windowed(1, 4, 1, 22, 60, 1).few(),           // itself alone
+        windowed(1, 4, 2, 32, 60, 61).few(),          // just all
+        windowed(1, 4, 2, 32, 60, 60).few(),          // all but one
+        windowed(1, 2, 1, 64, 1500, 1100).few(),      // past one chunk of scores
+        windowed(1, 4, 1, 256, 700, 512).few(),       // Gemma 3 270M, one token
+        windowed(21, 4, 1, 256, 0, 7),          // heads too large for tiles
+        windowed(40, 4, 2, 20, 0, 5),           // rows that see all, and rows that do not
+        windowed(67, 2, 1, 64, 50, 33),         // tiles that see no key of the first ones
+        windowed(35, 2, 1, 128, 200, 1),
         case(1, 2, 2, 32, 0, None).few(),       // one head, two, three (of five and of nine), four (of seven and of eight)
         case(2, 4, 2, 128, 1023, None).few(),   // past two chunks of scores
         case(3, 10, 2, 96, 511, Some(1e-5)).few(),
@@ -211,8 +244,10 @@ pub fn cases() -> Vec<Case> {
         case(2, 14, 2, 64, 70, Some(0.5)).few(),
         case(1, 8, 1, 32, 33, None).few(),
         case(2, 3, 1, 20, 40, None).few(),      // not whole subgroups
-        apart(9, 3, 64, None),
-        apart(4, 4, 128, Some(1e-6)),
+        apart(9, 3, 64, None, None),
+        apart(4, 4, 128, Some(1e-6), None),
+        apart(4, 1, 64, None, Some(32)),
+        apart(3, 1, 32, None, Some(520)),
         case(1, 9, 3, 64, 255, None).few().bench(), // MobileLLM-125M, one token, and eight
         case(8, 9, 3, 64, 255, None).few().bench(),
         case(1, 9, 3, 64, 2047, None).few().bench(),

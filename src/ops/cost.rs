@@ -44,7 +44,7 @@ impl Case {
         // A convolution has a row for each patch of its picture.
         let (m, width) = (self.row_count(), x.count() / x.shape[0]);
         let attention = self.op::<Attention>();
-        let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.rows));
+        let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.rows).len());
         let flops = |given: &Given| match given.ty.elem {
             Elem::Weight(_) => 2 * m * given.ty.count(),
             // q · k and the sum over v: each position that a row sees, of the keys and of the values.

@@ -1,4 +1,4 @@
-//! y[r, :] = W[tokens[slot + position], :], slot and position of row r
+//! y[r, :] = scale · W[tokens[slot + position], :], slot and position of row r
 //!
 //! tokens: (capacity) u32   W: (vocab, cols)   y: (rows, cols)
 //!
@@ -15,6 +15,8 @@ use crate::tensor::DType;
 pub struct Embedding {
     /// Tokens of a step.
     pub rows: usize,
+    /// 1 in most models.
+    pub scale: f32,
 }
 
 #[repr(C)]
@@ -25,6 +27,7 @@ struct Params {
     rows: u32,
     start: u32,
     count: u32,
+    scale: f32,
 }
 
 static KERNELS: WeightKernels =
@@ -49,6 +52,7 @@ impl Operator for Embedding {
             let token = tokens[rows[r].place()];
             if (token as usize) < w.rows() {
                 dequantize_row(w.dtype, w.row(token as usize), y);
+                y.iter_mut().for_each(|y| *y *= self.scale);
             }
         }
     }
@@ -70,6 +74,7 @@ impl Operator for Embedding {
                 rows: self.rows as u32,
                 start: part.out as u32,
                 count: part.rows as u32,
+                scale: self.scale,
             }),
             groups: [groups(self.rows * blocks, 64), 1, 1],
         };
@@ -83,24 +88,26 @@ pub fn cases() -> Vec<Case> {
     for dtype in DType::ALL {
         let (vocab, cols) = if dtype.block().0 == 256 { (31, 512) } else { (31, 160) };
         let table = Given::weight(dtype, vocab, cols);
-        cases.push(Case::new(Embedding { rows: 7 }, vec![Given::tokens(11, vocab as u32), table]).at(3));
+        cases.push(Case::new(Embedding { rows: 7, scale: 1.0 }, vec![Given::tokens(11, vocab as u32), table]).at(3));
     }
     // Rows that end inside a block, and one that begins off a quad.
     for cols in [1, 31, 36, 154, 257] {
         let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
-        cases.push(Case::new(Embedding { rows: 5 }, reads));
+        cases.push(Case::new(Embedding { rows: 5, scale: 1.0 }, reads));
     }
     // A table in chunks of 32 rows: tokens of every chunk, and the others leave their rows alone.
     let mut tokens = Given::tokens(7, 90);
     tokens.fill = Fill::Ids(vec![0, 31, 32, 63, 64, 88, 89]);
     let reads = vec![tokens, Given::weight(DType::Q4_0, 90, 160)];
-    cases.push(Case::new(Embedding { rows: 7 }, reads).in_bindings_of(32 * 80));
+    cases.push(Case::new(Embedding { rows: 7, scale: 1.0 }, reads).in_bindings_of(32 * 80));
     // Ids past the vocabulary.
     let mut tokens = Given::tokens(5, 13);
     tokens.fill = Fill::Ids(vec![12, 13, 0, 9999, u32::MAX]);
-    cases.push(Case::new(Embedding { rows: 5 }, vec![tokens, Given::weight(DType::Q8_0, 13, 64)]));
+    cases.push(Case::new(Embedding { rows: 5, scale: 1.0 }, vec![tokens, Given::weight(DType::Q8_0, 13, 64)]));
+    let reads = vec![Given::tokens(3, 13), Given::weight(DType::BF16, 13, 80)];
+    cases.push(Case::new(Embedding { rows: 3, scale: 80f32.sqrt() }, reads)); // as Gemma has it
     // SmolLM2-135M, one token.
     let reads = vec![Given::tokens(1, 49152), Given::weight(DType::Q8_0, 49152, 576)];
-    cases.push(Case::new(Embedding { rows: 1 }, reads).bench());
+    cases.push(Case::new(Embedding { rows: 1, scale: 1.0 }, reads).bench());
     cases
 }

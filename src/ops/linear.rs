@@ -53,7 +53,12 @@ pub fn kernels() -> Vec<&'static Kernel> {
 impl Linear {
     /// Whether it is x · Wᵀ and nothing else.
     pub fn is_product(&self) -> bool {
-        !self.bias && !self.residual && self.activation.is_none()
+        !self.bias && self.is_affine()
+    }
+
+    /// Whether it is x · Wᵀ, or that and a bias.
+    pub fn is_affine(&self) -> bool {
+        !self.residual && self.activation.is_none()
     }
 
     /// What it reads behind x and W.

@@ -58,6 +58,7 @@ operators! {
     avg_pool2d
     last_row
     sample
+    norm_add
     norm_matmul
     norm_swiglu
     norm_qkv_rope

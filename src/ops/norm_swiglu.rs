@@ -1,12 +1,14 @@
-//! n = x / sqrt(mean(x²) + eps) · gain, row by row        y[m] = silu(Wgate · n[m]) · (Wup · n[m])
+//! n = x / sqrt(mean(x²) + eps) · gain, row by row        y[m] = f(Wgate · n[m]) · (Wup · n[m])
+//!
+//! f: that of `swiglu`
 //!
 //! x: (m, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (m, ffn)
 
-use crate::kernel::source::NORM;
+use crate::kernel::source::{GATE, NORM};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::product::{GemvKernels, GemvTuning, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
-use crate::ops::swiglu::silu;
+use crate::ops::swiglu::Gate;
 use crate::ops::weight::parts;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, params, weight_kernel};
 use crate::tensor::DType;
@@ -14,6 +16,7 @@ use crate::tensor::DType;
 #[derive(Clone, Debug)]
 pub struct NormSwiglu {
     pub eps: f32,
+    pub gate: Gate,
 }
 
 #[repr(C)]
@@ -27,7 +30,7 @@ struct Params {
 }
 
 static KERNELS: GemvKernels =
-    gemv_kernels!("norm_swiglu.wgsl", "norm_swiglu", [NORM], [ReadWrite Read Read Read ReadWrite], Params, []);
+    gemv_kernels!("norm_swiglu.wgsl", "norm_swiglu", [NORM, GATE], [ReadWrite Read Read Read ReadWrite], Params, ["GELU" = 0.0]);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     KERNELS.iter().flatten().collect()
@@ -51,7 +54,7 @@ impl Operator for NormSwiglu {
         let ffn = w.rows() / 2;
         for (both, y) in both.chunks_exact(2 * ffn).zip(writes[0].chunks_exact_mut(ffn)) {
             for (j, y) in y.iter_mut().enumerate() {
-                *y = silu(both[j]) * both[ffn + j];
+                *y = self.gate.apply(both[j]) * both[ffn + j];
             }
         }
     }
@@ -64,7 +67,7 @@ impl Operator for NormSwiglu {
         gemv_candidates(&KERNELS, profile, |kernels| {
             vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-            constants: tuning.constants().into(),
+            constants: [&tuning.constants()[..], &[self.gate.constant()]].concat(),
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
@@ -82,7 +85,11 @@ impl Operator for NormSwiglu {
 pub fn cases() -> Vec<Case> {
     let case = |eps, dtype, m: usize, ffn: usize, k: usize| {
         let reads = vec![Given::f32([m, k]), Given::f32([k]), Given::weight(dtype, 2 * ffn, k)];
-        Case::new(NormSwiglu { eps }, reads).few()
+        Case::new(NormSwiglu { eps, gate: Gate::Silu }, reads).few()
+    };
+    let gelu = |dtype, m: usize, ffn: usize, k: usize| {
+        let reads = vec![Given::f32([m, k]), Given::f32([k]), Given::weight(dtype, 2 * ffn, k)];
+        Case::new(NormSwiglu { eps: 1e-6, gate: Gate::GeluTanh }, reads).few()
     };
     let mut cases = Vec::new();
     for dtype in DType::ALL {
@@ -95,6 +102,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend([case(1e-5, DType::F16, 1, 154, 2113), case(1e-5, DType::F16, 8, 65, 2113)]);
     // An eps that shows.
     cases.extend([case(0.5, DType::F32, 1, 5, 33), case(0.5, DType::F32, 3, 5, 33)]);
+    cases.extend([gelu(DType::F32, 1, 33, 154), gelu(DType::F16, 5, 65, 97), gelu(DType::Q4_0, 3, 36, 160)]);
+    cases.push(gelu(DType::Q8_0, 1, 2048, 640)); // Gemma 3 270M
     // MobileLLM-125M, one token and eight.
     cases.extend([1, 8].map(|m| case(1e-5, DType::Q4_0, m, 1536, 576).bench()));
     cases

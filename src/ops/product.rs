@@ -55,8 +55,8 @@ macro_rules! gemv_kernels {
     };
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*], $shared:expr, $subgroups:expr) => {
         [
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
         ]
     };
 }
@@ -185,8 +185,14 @@ fn aligned(cols: usize) -> (&'static str, f64) {
     ("ALIGNED", f64::from(u8::from(cols.is_multiple_of(4))))
 }
 
+/// Threads of a few-row kernel's workgroup at most.
+const MOST_THREADS: u32 = 256;
+
 /// Rows of x that a workgroup of a few-row kernel takes at most.
 const MOST_GEMV_ROWS: usize = 8;
+
+/// Lanes of a few-row kernel's workgroup, where heads do not ask for more.
+pub const LANES: usize = 32;
 
 /// How a few-row kernel shares its work.
 pub struct GemvTuning {
@@ -198,6 +204,8 @@ pub struct GemvTuning {
     together: usize,
     /// Pairs of rows of W that a thread has.
     pairs: usize,
+    /// Threads whose pairs are others: the rest of a workgroup shares their rows.
+    lanes: usize,
     aligned: (&'static str, f64),
 }
 
@@ -213,20 +221,33 @@ impl GemvTuning {
         };
         GemvTuning {
             m,
-            split: wanted.min(profile.max_invocations / 32),
+            split: wanted.min(profile.max_invocations.min(MOST_THREADS) / LANES as u32),
             together: m.next_power_of_two().min(MOST_GEMV_ROWS),
             pairs: if profile.rasteriser && m > 1 { 2 } else { 1 },
+            lanes: LANES,
             aligned: aligned(cols),
         }
     }
 
-    pub fn constants(&self) -> [(&'static str, f64); 4] {
-        [("SPLIT", f64::from(self.split)), ("ROWS", self.together as f64), ("PAIRS", self.pairs as f64), self.aligned]
+    /// The same work by workgroups of so many lanes, with a pair each.
+    pub fn in_lanes(self, lanes: usize, profile: &DeviceProfile) -> Self {
+        let split = self.split.min(profile.max_invocations.min(MOST_THREADS) / lanes as u32);
+        GemvTuning { split, lanes, pairs: 1, ..self }
     }
 
-    /// Workgroups for `count` of what a thread's first pairs are `each` of in a workgroup: rows of W, or pairs of them.
+    pub fn constants(&self) -> [(&'static str, f64); 5] {
+        [
+            ("SPLIT", f64::from(self.split)),
+            ("ROWS", self.together as f64),
+            ("PAIRS", self.pairs as f64),
+            ("LANES", self.lanes as f64),
+            self.aligned,
+        ]
+    }
+
+    /// Workgroups for `count` of what the first pairs of 32 lanes are `each` of: rows of W, or pairs of them.
     pub fn groups(&self, count: usize, each: usize) -> [u32; 3] {
-        [groups(count, each * self.pairs), groups(self.m, MOST_GEMV_ROWS), 1]
+        [groups(count, each * self.pairs * self.lanes / LANES), groups(self.m, MOST_GEMV_ROWS), 1]
     }
 }
 

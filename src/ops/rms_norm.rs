@@ -1,6 +1,6 @@
 //! y[r, c] = x[r, c] / sqrt(mean(x[r, :]²) + eps) · gain[c]
 //!
-//! x, y: (rows, cols)   gain: (cols)
+//! x, y: (rows, cols)   gain: (cols), or (D) where each D columns are a head that is normalised by itself
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
@@ -50,7 +50,7 @@ impl Operator for RmsNorm {
 
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType> {
         let (rows, cols) = reads[0].matrix();
-        assert_eq!(reads[1].shape, [cols], "rms_norm of ({rows}, {cols})");
+        assert_eq!(cols % reads[1].count(), 0, "rms_norm of ({rows}, {cols}) by {}", reads[1]);
         vec![reads[0].clone()]
     }
 
@@ -66,7 +66,9 @@ impl Operator for RmsNorm {
     }
 
     fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
-        let (rows, cols) = reads[0].ty.matrix();
+        let cols = reads[1].ty.count();
+        let rows = reads[0].ty.count() / cols;
+        assert!(rows <= 65535, "{rows} heads of a pass to normalise");
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
@@ -81,9 +83,15 @@ pub fn cases() -> Vec<Case> {
     let case = |rows: usize, cols: usize| {
         Case::new(RmsNorm { eps: 1e-5 }, vec![Given::f32([rows, cols]), Given::f32([cols])])
     };
+    let heads = |rows: usize, heads: usize, head_dim: usize| {
+        Case::new(RmsNorm { eps: 1e-6 }, vec![Given::f32([rows, heads * head_dim]), Given::f32([head_dim])])
+    };
     let large = Case::new(RmsNorm { eps: 0.5 }, vec![Given::f32([2, 65]), Given::f32([65])]);
     vec![
         large, // an eps that shows
+        heads(1, 3, 2),
+        heads(5, 7, 22),
+        heads(33, 16, 128), // Qwen3-0.6B
         case(1, 1),
         case(3, 31),
         case(7, 65),

@@ -203,6 +203,7 @@ pub fn cases() -> Vec<Case> {
         case(512, Row { top_p: 0.7, ..warm }),
         case(512, Row { min_p: 0.1, ..warm }),
         case(1757, Row { top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 11, ..warm }),
+        case(262_144, Row { top_k: 40, ..warm }), // Gemma 3
         case(49152, Row::at(9)).bench(),
         case(49152, Row { top_k: 40, top_p: 0.95, ..warm }).bench(),
     ]

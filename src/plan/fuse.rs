@@ -3,14 +3,16 @@
 //! Decoding, a layer becomes five, whatever the number of rows:
 //!
 //! ```text
-//! rms_norm, linear ×3, rope ×2, cache_write ×2   →  norm_qkv_rope
+//! rms_norm, linear ×3, rope ×2, cache_write ×2   →  norm_qkv_rope; biases, norms of q and k, no rope: all the same
 //! attention                                          attention
 //! linear, add                                    →  linear
 //! rms_norm, linear ×2, swiglu                    →  norm_swiglu
 //! linear, add                                    →  linear
 //! ```
 //!
-//! In decoding and in prompts, `linear` takes over the activation and the residual that follow it.
+//! Seven, where what is added has a norm of its own: rms_norm, add  →  norm_add, twice.
+//!
+//! Everywhere `linear` takes the activation and the residual behind it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -19,11 +21,13 @@ use crate::graph::{Graph, Node, Value, ValueKind};
 use crate::kernel::{Family, ValueId};
 use crate::ops::activation::Activation;
 use crate::ops::linear::Linear;
+use crate::ops::norm_add::NormAdd;
 use crate::ops::norm_matmul::NormMatmul;
-use crate::ops::norm_qkv_rope::NormQkvRope;
+use crate::ops::norm_qkv_rope::{NormQkvRope, lanes_of_heads};
 use crate::ops::norm_swiglu::NormSwiglu;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
+use crate::ops::swiglu::Swiglu;
 use crate::ops::{Operator, Stored, TensorType};
 use crate::plan::group::Groups;
 
@@ -35,6 +39,7 @@ pub fn fuse(graph: Graph, groups: &mut Groups) -> Graph {
         fuser.norm_swiglu(i);
         fuser.linear_activation(i);
         fuser.linear_residual(i);
+        fuser.norm_add(i);
     }
     for i in 0..fuser.graph.nodes.len() {
         fuser.norm_matmul(i);
@@ -43,6 +48,15 @@ pub fn fuse(graph: Graph, groups: &mut Groups) -> Graph {
     graph.prune();
     graph.verify();
     graph
+}
+
+/// The nodes that make the heads of q or of k.
+struct Heads {
+    linear: usize,
+    norm: Option<usize>,
+    rope: Option<usize>,
+    /// All of them.
+    nodes: Vec<usize>,
 }
 
 struct Fuser<'a> {
@@ -98,7 +112,35 @@ impl<'a> Fuser<'a> {
         self.take_into(linear, i, Linear { residual: true, ..op }, Some(residual));
     }
 
-    /// The linear node that writes `value`, if it adds no residual yet and its result has one reader.
+    /// add(residual, rms_norm(x, g))  →  norm_add(x, g, residual)
+    fn norm_add(&mut self, i: usize) {
+        let node = &self.graph.nodes[i];
+        if self.replaced[i].is_some() || node.op.name() != "add" {
+            return;
+        }
+        let [a, b] = node.reads[..] else { return };
+        let found = [(a, b), (b, a)].into_iter().find_map(|(x, sum)| Some((x, self.whole_norm_of(sum)?)));
+        let Some((residual, norm)) = found else { return };
+        let Some(eps) = self.op::<RmsNorm>(norm).map(|norm| norm.eps) else { return };
+        let reads = self.graph.nodes[norm].reads.iter().copied().chain([residual]).collect();
+        self.replaced[norm] = Some(Vec::new());
+        let node = &mut self.graph.nodes[i];
+        (node.op, node.reads) = (Arc::new(NormAdd { eps }), reads);
+    }
+
+    /// The node that writes `value`, if it is the norm of rows and nobody else reads its result.
+    fn whole_norm_of(&self, value: ValueId) -> Option<usize> {
+        let node = self.used_once::<RmsNorm>(value)?;
+        self.normalises_rows(node).then_some(node)
+    }
+
+    /// Whether a norm is one of rows, not of their heads.
+    fn normalises_rows(&self, norm: usize) -> bool {
+        let reads = &self.graph.nodes[norm].reads;
+        self.graph.ty(reads[0]).matrix().1 == self.graph.ty(reads[1]).count()
+    }
+
+    /// The linear node that writes `value`, if it adds no residual yet and nobody else reads its result.
     fn linear_of(&self, value: ValueId) -> Option<usize> {
         let node = self.used_once::<Linear>(value)?;
         self.op::<Linear>(node)?.residual.eq(&false).then_some(node)
@@ -118,6 +160,12 @@ impl<'a> Fuser<'a> {
         self.op::<Linear>(node)?.is_product().then_some(node)
     }
 
+    /// The linear node that writes `value`, if it is x · Wᵀ, perhaps with a bias, and nobody else reads its result.
+    fn affine_of(&self, value: ValueId) -> Option<usize> {
+        let node = self.linear_of(value)?;
+        self.op::<Linear>(node)?.is_affine().then_some(node)
+    }
+
     /// linear(rms_norm(x, g), W)  →  norm_matmul(x, g, W), in decoding
     fn norm_matmul(&mut self, i: usize) {
         if self.replaced[i].is_some() || !self.op::<Linear>(i).is_some_and(Linear::is_product) {
@@ -135,9 +183,7 @@ impl<'a> Fuser<'a> {
     fn norm_swiglu(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
         let family = node.family;
-        if node.op.name() != "swiglu" {
-            return;
-        }
+        let Some(&Swiglu { gate: f }) = self.op::<Swiglu>(i) else { return };
         let parts: Option<Vec<usize>> = node.reads.iter().map(|&id| self.product_of(id)).collect();
         let Some([gate, up]) = parts.as_deref().and_then(|parts| <[usize; 2]>::try_from(parts).ok()) else { return };
         let (gate_reads, up_reads) = (&self.graph.nodes[gate].reads, &self.graph.nodes[up].reads);
@@ -151,11 +197,12 @@ impl<'a> Fuser<'a> {
         self.replace(
             i,
             &[gate, up],
-            vec![Node { op: Arc::new(NormSwiglu { eps }), reads: vec![x, gain, w], writes, family }],
+            vec![Node { op: Arc::new(NormSwiglu { eps, gate: f }), reads: vec![x, gain, w], writes, family }],
         );
     }
 
-    /// The operators before attention: n = rms_norm(x, g); q, k, v = linear(n, ·); rope of q and k; cache writes of k and v
+    /// What feeds attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; norms of the heads of q and
+    /// k, or none; rope of q and k, or none; cache writes of k and v
     ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, in decoding
     fn norm_qkv_rope(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
@@ -164,24 +211,42 @@ impl<'a> Fuser<'a> {
             return;
         }
         let (q, keys, values) = (node.reads[0], node.reads[1], node.reads[2]);
-        let Some((q_rope, q_linear)) = self.rope_of(q) else { return };
+        let Some(q_heads) = self.heads_of(q) else { return };
         let Some(k_write) = self.write_before(i, keys) else { return };
         let Some(v_write) = self.write_before(i, values) else { return };
-        let Some((k_rope, k_linear)) = self.rope_of(self.graph.nodes[k_write].reads[0]) else { return };
-        let Some(v_linear) = self.product_of(self.graph.nodes[v_write].reads[0]) else { return };
-        let linears = [q_linear, k_linear, v_linear];
-        let n = self.graph.nodes[q_linear].reads[0];
+        let Some(k_heads) = self.heads_of(self.graph.nodes[k_write].reads[0]) else { return };
+        let Some(v_linear) = self.affine_of(self.graph.nodes[v_write].reads[0]) else { return };
+        let linears = [q_heads.linear, k_heads.linear, v_linear];
+        let n = self.graph.nodes[q_heads.linear].reads[0];
         if linears.iter().any(|&m| self.graph.nodes[m].reads[0] != n) {
             return;
         }
+        let biases: Vec<ValueId> = linears.iter().filter_map(|&m| self.graph.nodes[m].reads.get(2).copied()).collect();
+        if !matches!(biases.len(), 0 | 3) {
+            return;
+        }
         let Some((x, gain, eps)) = self.norm_of(n) else { return };
-        let Some(rope) = self.op::<Rope>(q_rope).cloned() else { return };
-        let angles = self.graph.nodes[q_rope].reads[1];
+        let (kv_heads, head_dim) = (self.graph.ty(keys).shape[1], self.graph.ty(keys).shape[2]);
+        let rope = q_heads.rope.and_then(|rope| self.op::<Rope>(rope).cloned());
+        let angles_of = |heads: &Heads| heads.rope.map(|rope| self.graph.nodes[rope].reads[1]);
+        if angles_of(&q_heads) != angles_of(&k_heads) {
+            return;
+        }
+        // Where nothing rotates, the kernel still has a table to bind.
+        let Some(angles) = angles_of(&q_heads).or_else(|| self.table(head_dim)) else { return };
+        let gain_of = |heads: &Heads| heads.norm.map(|norm| self.graph.nodes[norm].reads[1]);
+        let norms: Vec<ValueId> = [gain_of(&q_heads), gain_of(&k_heads)].into_iter().flatten().collect();
+        let eps_of = |norm: usize| self.op::<RmsNorm>(norm).map(|norm| norm.eps);
+        let alike = [q_heads.norm, k_heads.norm].into_iter().flatten().all(|norm| eps_of(norm) == Some(eps));
+        let fits =
+            norms.is_empty() || norms.len() == 2 && lanes_of_heads(head_dim, self.groups.max_invocations).is_some();
+        if !alike || !fits {
+            return;
+        }
         let weights = linears.map(|m| self.graph.nodes[m].reads[1]);
         if !weights.iter().all(|&weight| self.groups.whole(weight)) {
             return;
         }
-        let kv_heads = self.graph.ty(keys).shape[1];
 
         // Parts: weights that are stored together, in order q, k, v.
         let mut parts: Vec<Vec<usize>> = Vec::new();
@@ -197,43 +262,68 @@ impl<'a> Fuser<'a> {
         let mut nodes = Vec::new();
         for part in parts {
             let members: Vec<ValueId> = part.iter().map(|&which| weights[which]).collect();
+            let own: Vec<ValueId> = part.iter().filter_map(|&which| biases.get(which).copied()).collect();
+            let own_norms = if part.iter().any(|&which| which < 2) { &norms[..] } else { &[] };
+            let vectors = match (own.is_empty(), own_norms.is_empty()) {
+                (true, true) => gain,
+                _ => self.joined_vectors(&[&[gain], &own[..], own_norms].concat()),
+            };
             let rows = |which: usize| if part.contains(&which) { self.graph.ty(weights[which]).matrix().0 } else { 0 };
             let op = NormQkvRope {
                 eps,
+                bias: !own.is_empty(),
+                qk_norm: !own_norms.is_empty(),
+                rope: rope.is_some(),
                 q_rows: rows(0),
                 k_rows: rows(1),
                 v_rows: rows(2),
                 kv_heads,
-                head_dim: rope.head_dim,
-                interleaved: rope.interleaved,
+                head_dim,
+                interleaved: rope.as_ref().is_some_and(|rope| rope.interleaved),
             };
             let w = if members.len() == 1 { members[0] } else { self.joined(&members) };
             let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([m, 1])) };
             nodes.push(Node {
                 op: Arc::new(op),
-                reads: vec![x, gain, w, angles],
+                reads: vec![x, vectors, w, angles],
                 writes: vec![keys, values, out],
                 family,
             });
         }
         nodes.push(self.graph.nodes[i].clone());
-        self.replace(i, &[q_linear, k_linear, v_linear, q_rope, k_rope, k_write, v_write], nodes);
+        let gone = q_heads.nodes.iter().chain(&k_heads.nodes).copied().chain([v_linear, k_write, v_write]);
+        self.replace(i, &gone.collect::<Vec<_>>(), nodes);
     }
 
     /// (x, gain, eps) where `value` is the norm of decoded rows. In a fused kernel each workgroup computes the norms again, which
     /// costs too much where there are many rows.
     fn norm_of(&self, value: ValueId) -> Option<(ValueId, ValueId, f32)> {
         let node = self.producer[value.0 as usize]?;
-        let norm = self.op::<RmsNorm>(node)?;
+        let norm = self.op::<RmsNorm>(node).filter(|_| self.normalises_rows(node))?;
         let Node { reads, family, .. } = &self.graph.nodes[node];
         (*family == Family::Few).then_some((reads[0], reads[1], norm.eps))
     }
 
-    /// (rope, linear) where `value` is a rotated product with one reader.
-    fn rope_of(&self, value: ValueId) -> Option<(usize, usize)> {
-        let rope = self.used_once::<Rope>(value)?;
-        let linear = self.product_of(self.graph.nodes[rope].reads[0])?;
-        Some((rope, linear))
+    /// What makes heads of q or k from a norm, if nobody else reads anything of it: linear, then a norm of the heads, then
+    /// rope; the last two may be missing.
+    fn heads_of(&self, mut value: ValueId) -> Option<Heads> {
+        let rope = self.used_once::<Rope>(value);
+        if let Some(rope) = rope {
+            value = self.graph.nodes[rope].reads[0];
+        }
+        let norm = self.used_once::<RmsNorm>(value);
+        if let Some(norm) = norm {
+            value = self.graph.nodes[norm].reads[0];
+        }
+        let linear = self.affine_of(value)?;
+        Some(Heads { linear, norm, rope, nodes: [Some(linear), norm, rope].into_iter().flatten().collect() })
+    }
+
+    /// A table of angles of heads of this size.
+    fn table(&self, head_dim: usize) -> Option<ValueId> {
+        let fits =
+            |value: &Value| matches!(value.kind, ValueKind::Table(..)) && value.ty.shape.last() == Some(&head_dim);
+        Some(ValueId(self.graph.values.iter().position(fits)? as u32))
     }
 
     /// The last node before `i` that writes a cache.
@@ -260,12 +350,23 @@ impl<'a> Fuser<'a> {
         let rows = members.iter().map(|&id| self.graph.ty(id).matrix().0).sum();
         let ty = self.graph.ty(members[0]);
         let ty = TensorType::weight(ty.dtype(), rows, ty.matrix().1);
-        let kinds = members.iter().map(|&id| self.graph.value(id).kind.clone());
-        let names =
-            kinds.flat_map(|kind| if let ValueKind::Weight(names) = kind { names } else { Vec::new() }).collect();
-        let id = self.push(ty, ValueKind::Weight(names));
+        let id = self.push(ty, ValueKind::Weight(self.names(members)));
         self.groups.places.insert(id, (index, Stored { rows: place.rows, first: place.first }));
         id
+    }
+
+    /// Vectors end to end, as one.
+    fn joined_vectors(&mut self, vectors: &[ValueId]) -> ValueId {
+        let count: usize = vectors.iter().map(|&id| self.graph.ty(id).count()).sum();
+        let id = self.push(TensorType::f32([count]), ValueKind::Weight(self.names(vectors)));
+        self.groups.join_vectors(&self.graph, vectors, id);
+        id
+    }
+
+    /// The tensors that weights are.
+    fn names(&self, weights: &[ValueId]) -> Vec<String> {
+        let kinds = weights.iter().map(|&id| self.graph.value(id).kind.clone());
+        kinds.flat_map(|kind| if let ValueKind::Weight(names) = kind { names } else { Vec::new() }).collect()
     }
 
     fn temp(&mut self, ty: TensorType) -> ValueId {

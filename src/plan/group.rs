@@ -1,7 +1,8 @@
 //! Matrices that read the same vector are stored as one: q, k and v; gate and up.
 //!
 //! A fused operator then reads them as one matrix, and an unfused one its rows of it: every plan of a model shares one
-//! copy of the weights. Grouping looks at the whole graph, before anything is dropped or fused.
+//! copy of the matrices. Grouping looks at the whole graph, before anything is dropped or fused. Vectors that one binding
+//! of a fused operator holds (gain and biases) are small: they are stored together once more.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -13,15 +14,25 @@ use crate::ops::linear::Linear;
 use crate::ops::{Elem, Operator, Stored};
 use crate::tensor::DType;
 
-/// A matrix as it is stored: tensors of one format, one below the other.
+/// A matrix as it is stored: tensors of one format, one below the other. Or a vector of float32, or several end to end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredWeight {
     pub names: Vec<String>,
-    /// Rows of each tensor.
+    /// Rows of each tensor; a vector by itself is one row, the elements of several are a row each.
     pub rows: Vec<usize>,
     pub cols: usize,
-    /// `None`: a vector of float32.
+    /// `None`: float32, as vectors are.
     pub dtype: Option<DType>,
+}
+
+impl StoredWeight {
+    /// The tensors and their shapes.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        self.names.iter().zip(&self.rows).map(|(name, &rows)| match self.dtype {
+            Some(_) => (name.as_str(), vec![rows, self.cols]),
+            None => (name.as_str(), vec![rows * self.cols]),
+        })
+    }
 }
 
 /// Which stored matrix a weight is a part of, and where.
@@ -34,13 +45,16 @@ pub struct Groups {
     members: Vec<Vec<ValueId>>,
     /// The device's largest binding: a stored matrix that is larger lies in several chunks.
     max_binding: u64,
+    /// Of the device: threads of a workgroup.
+    pub max_invocations: u32,
 }
 
 impl Groups {
     pub fn new(graph: &Graph, profile: &DeviceProfile) -> Self {
-        let mut groups = Groups { max_binding: profile.max_binding, ..Groups::default() };
+        let mut groups =
+            Groups { max_binding: profile.max_binding, max_invocations: profile.max_invocations, ..Groups::default() };
         let mut siblings: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
-        for node in graph.nodes.iter().filter(|node| is_product(node.op.as_ref())) {
+        for node in graph.nodes.iter().filter(|node| is_affine(node.op.as_ref())) {
             siblings.entry(node.reads[0]).or_default().push(node.reads[1]);
         }
         for weights in siblings.values() {
@@ -80,6 +94,19 @@ impl Groups {
         WeightLayout::new(dtype, stored.rows.iter().sum(), stored.cols, self.max_binding).whole()
     }
 
+    /// Vectors, end to end as the new value `joined`.
+    pub fn join_vectors(&mut self, graph: &Graph, vectors: &[ValueId], joined: ValueId) {
+        let rows: Vec<usize> = vectors.iter().map(|&id| graph.ty(id).count()).collect();
+        let names: Vec<String> = vectors.iter().flat_map(|&id| names(graph, id).iter().cloned()).collect();
+        let known = self.stored.iter().position(|stored| stored.names == names);
+        let index = known.unwrap_or(self.stored.len());
+        self.places.insert(joined, (index, Stored { rows: rows.iter().sum(), first: 0 }));
+        if known.is_none() {
+            self.members.push(vec![joined]);
+            self.stored.push(StoredWeight { names, rows, cols: 1, dtype: None });
+        }
+    }
+
     fn push(&mut self, graph: &Graph, group: &[ValueId]) {
         let Some(&first) = group.first() else { return };
         let ty = graph.ty(first);
@@ -106,9 +133,9 @@ impl Groups {
     }
 }
 
-/// Whether an operator is x · Wᵀ and nothing else. Operators with several weights are fused from such products.
-fn is_product(op: &dyn Operator) -> bool {
-    (op as &dyn Any).downcast_ref::<Linear>().is_some_and(Linear::is_product)
+/// Whether an operator is x · Wᵀ, perhaps with a bias: such products are what operators with several weights are fused from.
+fn is_affine(op: &dyn Operator) -> bool {
+    (op as &dyn Any).downcast_ref::<Linear>().is_some_and(Linear::is_affine)
 }
 
 /// Whether `weight` may join the group: it has the same format and width, and together they fit one binding.

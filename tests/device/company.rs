@@ -10,6 +10,7 @@ use dunlin::ops::linear::Linear;
 use dunlin::ops::norm_matmul::NormMatmul;
 use dunlin::ops::norm_qkv_rope::NormQkvRope;
 use dunlin::ops::norm_swiglu::NormSwiglu;
+use dunlin::ops::swiglu::Gate;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::tensor::DType;
 
@@ -115,7 +116,7 @@ fn a_product_behind_a_norm() {
     for (dtype, k) in [(DType::F16, 1111), (DType::Q8_0, 576)] {
         let reads = vec![Given::f32([9, k]), Given::f32([k]), Given::weight(dtype, 70, k)];
         Whole::new(Case::new(NormMatmul { eps: 1e-5 }, reads.clone()).few(), &[0]).hold(&few());
-        Whole::new(Case::new(NormSwiglu { eps: 1e-5 }, reads).few(), &[0]).hold(&few());
+        Whole::new(Case::new(NormSwiglu { eps: 1e-5, gate: Gate::Silu }, reads).few(), &[0]).hold(&few());
     }
 }
 
@@ -124,9 +125,21 @@ fn what_feeds_attention() {
     let (d, kv_heads) = (16, 2);
     for (dtype, k) in [(DType::Q4_0, 160), (DType::Q4_K, 2304)] {
         let (q_rows, k_rows, v_rows) = (4 * d, kv_heads * d, kv_heads * d);
-        let op = NormQkvRope { eps: 1e-5, q_rows, k_rows, v_rows, kv_heads, head_dim: d, interleaved: false };
-        let weight = Given::weight(dtype, q_rows + k_rows + v_rows, k);
-        let reads = vec![Given::f32([9, k]), Given::f32([k]), weight, Given::angles(10, d)];
+        let op = NormQkvRope {
+            eps: 1e-5,
+            bias: true,
+            qk_norm: true,
+            rope: true,
+            q_rows,
+            k_rows,
+            v_rows,
+            kv_heads,
+            head_dim: d,
+            interleaved: false,
+        };
+        let rows = q_rows + k_rows + v_rows;
+        let weight = Given::weight(dtype, rows, k);
+        let reads = vec![Given::f32([9, k]), Given::f32([k + rows + 2 * d]), weight, Given::angles(10, d)];
         let cache = Given::kv(80, kv_heads, d);
         let case = Case::new(op, reads).state(vec![cache.clone(), cache]).rows(apart()).few();
         Whole { width: kv_heads * d, ..Whole::new(case, &[0]) }.hold(&few());
@@ -136,7 +149,7 @@ fn what_feeds_attention() {
 #[test]
 fn attention_of_sequences() {
     for head_dim in [20, 64] {
-        let op = Attention { heads: 4, kv_heads: 2, head_dim, qk_norm: Some(1e-5), causal: true };
+        let op = Attention { qk_norm: Some(1e-5), window: Some(6), ..Attention::new(4, 2, head_dim) };
         let cache = Given::kv(80, 2, head_dim);
         let reads = vec![Given::f32([9, 4 * head_dim]), cache.clone(), cache];
         Whole::new(Case::new(op, reads).rows(apart()).few(), &[0]).hold(&few());
@@ -154,8 +167,8 @@ fn a_product_of_a_prompt() {
 
 #[test]
 fn attention_of_a_prompt() {
-    for (head_dim, qk_norm) in [(20, None), (64, Some(1e-5)), (136, None)] {
-        let op = Attention { heads: 4, kv_heads: 2, head_dim, qk_norm, causal: true };
+    for (head_dim, qk_norm, window) in [(20, None, None), (64, Some(1e-5), Some(37)), (136, None, Some(11))] {
+        let op = Attention { qk_norm, window, ..Attention::new(4, 2, head_dim) };
         let cache = Given::kv(100, 2, head_dim);
         let reads = vec![Given::f32([40, 4 * head_dim]), cache.clone(), cache];
         let rows = Row { slot: 3, ..Row::at(50) }.follow(40);

@@ -111,7 +111,7 @@ fn embedding_decodes_as_gguf_does() {
             let blocks = Blocks::read(dtype);
             let ids = (0..blocks.rows as u32).rev().collect();
             let tokens = Given { ty: TensorType::u32([blocks.rows]), fill: Fill::Ids(ids) };
-            let case = Case::new(Embedding { rows: blocks.rows }, vec![tokens, blocks.weight()]);
+            let case = Case::new(Embedding { rows: blocks.rows, scale: 1.0 }, vec![tokens, blocks.weight()]);
             let prepared = blocks.prepare(&case);
             let found = prepared.on_device(&case, gpu, profile).expect("runs");
             let found: Vec<f32> = found[0].iter().map(|&bits| f32::from_bits(bits)).collect();

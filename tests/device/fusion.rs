@@ -79,7 +79,7 @@ impl Toy {
     }
 
     fn graph(&self, pass: Pass) -> Graph {
-        let angles = models::angles(&self.config, self.config.context).expect("a small table");
+        let angles = models::Angles::new(&self.config, self.config.context).expect("a small table");
         models::build(&self.config, GraphBuilder::new(&|name| self.formats[name]), &angles, pass)
             .expect("a known architecture")
     }
@@ -124,7 +124,8 @@ impl Toy {
                     weights.matrices.insert(names.clone(), Matrix::new(parts));
                 }
                 (ValueKind::Weight(names), _) => {
-                    drop(weights.vectors.insert(names.clone(), self.vectors[&names[0]].clone()))
+                    let parts = names.iter().flat_map(|name| self.vectors[name].clone());
+                    weights.vectors.insert(names.clone(), parts.collect());
                 }
                 _ => {}
             }

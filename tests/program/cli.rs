@@ -273,6 +273,16 @@ fn tokenize_renders_chats() {
 
 #[test]
 fn info_and_inspect_describe() {
+    let models: Value =
+        serde_json::from_slice(&dunlin(&["info", "--models", "--json"]).output().unwrap().stdout).unwrap();
+    let models = models["models"].as_array().unwrap();
+    assert_eq!(models.len(), dunlin::models::ARCHITECTURES.len());
+    let text = String::from_utf8(dunlin(&["info", "--models"]).output().unwrap().stdout).unwrap();
+    for model in models {
+        for key in ["architecture", "models", "tried_on"] {
+            assert!(text.contains(model[key].as_str().unwrap()), "{key} of {model}");
+        }
+    }
     let info: Value = serde_json::from_slice(&dunlin(&["info", "--json"]).output().unwrap().stdout).unwrap();
     for adapter in info["adapters"].as_array().unwrap() {
         assert!(adapter["backend"].is_string() && adapter["limits"].is_object() && adapter["features"].is_array());

@@ -13,6 +13,11 @@ pub const USED: &[(&str, &[f64])] = &[
     ("ALIGNED", &[0.0, 1.0]),
     // The function that a product applies to its sums: none, then the codes of `ops::activation::Kind`.
     ("ACTIVATION", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+    // The function of a gated unit: SiLU, or GELU by tanh.
+    ("GELU", &[0.0, 1.0]),
+    // Pairs of rows that a workgroup takes, and whether those are heads whose norm it computes.
+    ("LANES", &[32.0, 64.0, 128.0]),
+    ("QK_NORM", &[0.0, 1.0]),
     // Strips of a tile that a subgroup has in registers: by the least threads of a subgroup, and the size of its matrices.
     ("STRIPS", &[1.0, 2.0, 4.0]),
     // Query heads that a workgroup of attention takes.

@@ -38,6 +38,13 @@ pub static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(||
                 choices.push(choice);
             }
         }
+        // A workgroup has LANES · SPLIT threads, 256 at most.
+        for choice in &mut choices {
+            let lanes = choice.iter().find(|(name, _)| *name == "LANES").map_or(32.0, |(_, lanes)| *lanes);
+            if let Some((_, split)) = choice.iter_mut().find(|(name, _)| *name == "SPLIT") {
+                *split = split.min(256.0 / lanes);
+            }
+        }
         let key = |choice: &Vec<(&str, f64)>| choice.iter().map(|(_, value)| value.to_bits()).collect::<Vec<u64>>();
         let choices: BTreeMap<Vec<u64>, Vec<(&str, f64)>> = choices.into_iter().map(|c| (key(&c), c)).collect();
         all.extend(choices.values().map(|constants| translate(kernel, constants)));

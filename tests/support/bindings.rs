@@ -23,7 +23,7 @@ pub fn binding(plan: &Plan, slot: &Slot, profile: &DeviceProfile) -> (String, u6
             ValueKind::Temp | ValueKind::Input(_) => ("arena".into(), plan.places[&id].1),
             ValueKind::State(name) => (name.clone(), plan.graph.ty(id).bytes(profile)),
             ValueKind::Table(name, data) => (name.clone(), 4 * data.len() as u64),
-            ValueKind::Weight(names) => (names.join(" + "), 4 * plan.stored(id).cols as u64),
+            ValueKind::Weight(names) => (names.join(" + "), 4 * plan.graph.ty(id).count() as u64),
         },
     }
 }

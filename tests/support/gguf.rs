@@ -165,8 +165,8 @@ pub fn permute_rows(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
     permuted
 }
 
-/// The GGUF name of a Hugging Face tensor.
-pub fn gguf_name(name: &str) -> String {
+/// The GGUF name of a Hugging Face tensor, of a Gemma or of another model.
+pub fn gguf_name(name: &str, gemma: bool) -> String {
     match name {
         "model.embed_tokens.weight" => return "token_embd.weight".into(),
         "model.norm.weight" => return "output_norm.weight".into(),
@@ -174,26 +174,68 @@ pub fn gguf_name(name: &str) -> String {
         _ => {}
     }
     let (layer, tensor) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')).expect(name);
+    let (tensor, kind) = tensor.rsplit_once('.').expect(name);
     let tensor = match tensor {
-        "input_layernorm.weight" => "attn_norm",
-        "self_attn.q_proj.weight" => "attn_q",
-        "self_attn.k_proj.weight" => "attn_k",
-        "self_attn.v_proj.weight" => "attn_v",
-        "self_attn.o_proj.weight" => "attn_output",
-        "post_attention_layernorm.weight" => "ffn_norm",
-        "mlp.gate_proj.weight" | "feed_forward.gate_proj.weight" => "ffn_gate",
-        "mlp.up_proj.weight" | "feed_forward.up_proj.weight" => "ffn_up",
-        "mlp.down_proj.weight" | "feed_forward.down_proj.weight" => "ffn_down",
+        "input_layernorm" => "attn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
+        "self_attn.o_proj" => "attn_output",
+        "post_attention_layernorm" if gemma => "post_attention_norm",
+        "pre_feedforward_layernorm" => "ffn_norm",
+        "post_feedforward_layernorm" => "post_ffw_norm",
+        "post_attention_layernorm" => "ffn_norm",
+        "mlp.gate_proj" | "feed_forward.gate_proj" => "ffn_gate",
+        "mlp.up_proj" | "feed_forward.up_proj" => "ffn_up",
+        "mlp.down_proj" | "feed_forward.down_proj" => "ffn_down",
         _ => panic!("{name} has no GGUF name"),
     };
-    format!("blk.{layer}.{tensor}.weight")
+    format!("blk.{layer}.{tensor}.{kind}")
 }
 
-/// The metadata of a folder as GGUF, with arrays where its configuration has lists, the size of its
-/// heads, and whether its q and k are permuted.
-fn describe(folder: &Path) -> (Writer, usize, bool) {
+/// What a file of some folder is like, besides its metadata.
+struct Family {
+    head_dim: usize,
+    /// Whether rows of q and k are interleaved.
+    permuted: bool,
+    gemma: bool,
+    /// What the frequencies of rope are divided by, where that differs from one to the next.
+    divisors: Option<Vec<f32>>,
+}
+
+/// The configuration of a folder.
+fn read_config(folder: &Path) -> Value {
     let json = std::fs::read(folder.join("config.json")).expect("config.json");
-    let config: Value = serde_json::from_slice(&json).expect("config.json");
+    serde_json::from_slice(&json).expect("config.json")
+}
+
+/// Llama 3's divisors, as its converter makes them.
+fn llama3_divisors(scaling: &Value, base: f64, head_dim: usize) -> Option<Vec<f32>> {
+    if scaling["rope_type"] != "llama3" {
+        return None;
+    }
+    let number = |key: &str| scaling[key].as_f64().expect(key);
+    let (low, high) = (number("low_freq_factor"), number("high_freq_factor"));
+    let (factor, context) = (number("factor"), number("original_max_position_embeddings"));
+    let divisor = |i: usize| {
+        let wavelength = std::f64::consts::TAU * base.powf(2.0 * i as f64 / head_dim as f64);
+        if wavelength < context / high {
+            1.0
+        } else if wavelength > context / low {
+            factor
+        } else {
+            let smooth = (context / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    Some((0..head_dim / 2).map(|i| divisor(i) as f32).collect())
+}
+
+/// The metadata of a folder as GGUF, with arrays where its configuration has lists.
+fn describe(folder: &Path) -> (Writer, Family) {
+    let config = read_config(folder);
     let number = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("{key} of config.json")) as u32;
     let per_layer = |writer: Writer, name: &str, key: &str| match &config[key] {
         Value::Array(list) => {
@@ -202,8 +244,17 @@ fn describe(folder: &Path) -> (Writer, usize, bool) {
         }
         _ => writer.u32(name, number(key)),
     };
-    let llama4 = config["model_type"] == "llama4_text";
-    let arch = if llama4 { "llama4" } else { "llama" };
+    let arch = match config["model_type"].as_str().expect("model_type") {
+        "llama4_text" => "llama4",
+        "gemma3_text" => "gemma3",
+        same @ ("qwen2" | "qwen3" | "smollm3") => same,
+        _ => "llama",
+    };
+    let (llama4, gemma) = (arch == "llama4", arch == "gemma3");
+    // Beside the rest, or in the newer dictionary, which may have one for each type of layer.
+    let parameters = &config["rope_parameters"];
+    let thetas = [&config["rope_theta"], &parameters["rope_theta"], &parameters["full_attention"]["rope_theta"]];
+    let base = thetas.into_iter().find_map(Value::as_f64).expect("rope_theta");
     let head_dim = match (config["head_dim"].as_u64(), config["hidden_size_in"].as_u64()) {
         (Some(head_dim), _) => head_dim as u32,
         (None, Some(width)) => width as u32 / number("num_attention_heads"),
@@ -218,10 +269,21 @@ fn describe(folder: &Path) -> (Writer, usize, bool) {
         .u32(&key("attention.value_length"), head_dim)
         .u32(&key("rope.dimension_count"), head_dim)
         .u32(&key("vocab_size"), number("vocab_size"))
-        .f32(&key("rope.freq_base"), config["rope_theta"].as_f64().expect("rope_theta") as f32)
+        .f32(&key("rope.freq_base"), base as f32)
         .f32(&key("attention.layer_norm_rms_epsilon"), config["rms_norm_eps"].as_f64().expect("rms_norm_eps") as f32)
-        .u32("tokenizer.ggml.bos_token_id", number("bos_token_id"))
         .u32("tokenizer.ggml.eos_token_id", number("eos_token_id"));
+    // The end of a turn stands behind the end of a text.
+    let generation = std::fs::read(folder.join("generation_config.json")).unwrap_or_else(|_| b"{}".to_vec());
+    let generation: Value = serde_json::from_slice(&generation).expect("generation_config.json");
+    if let Some(turn) = generation["eos_token_id"][1].as_u64() {
+        writer = writer.u32("tokenizer.ggml.eot_token_id", turn as u32);
+    }
+    if !config["bos_token_id"].is_null() {
+        writer = writer.u32("tokenizer.ggml.bos_token_id", number("bos_token_id"));
+    }
+    if gemma {
+        writer = writer.u32(&key("attention.sliding_window"), number("sliding_window"));
+    }
     writer = per_layer(writer, &key("attention.head_count"), "num_attention_heads");
     writer = per_layer(writer, &key("attention.head_count_kv"), "num_key_value_heads");
     let ffn = if llama4 { "intermediate_size_mlp" } else { "intermediate_size" };
@@ -229,7 +291,13 @@ fn describe(folder: &Path) -> (Writer, usize, bool) {
     if config["layer_sharing"] == true {
         writer = writer.bool("dunlin.layer_sharing", true);
     }
-    (writer, head_dim as usize, !llama4)
+    let family = Family {
+        head_dim: head_dim as usize,
+        permuted: matches!(arch, "llama" | "smollm3"),
+        gemma,
+        divisors: llama3_divisors(&config["rope_scaling"], base, head_dim as usize),
+    };
+    (writer, family)
 }
 
 /// A golden folder with safetensors as GGUF: metadata with per-layer arrays where the configuration has lists, q and k
@@ -276,12 +344,21 @@ fn read_folder(folder: &Path) -> Vec<Stored> {
 
 /// The configuration of a folder with these tensors: Hugging Face name, shape, type and bytes, rows in its order.
 pub fn from_tensors(folder: &Path, tensors: Vec<Stored>) -> Writer {
-    let (mut writer, head_dim, permuted) = describe(folder);
+    let (mut writer, family) = describe(folder);
+    if let Some(divisors) = &family.divisors {
+        let bytes = divisors.iter().flat_map(|value| value.to_le_bytes()).collect();
+        writer = writer.tensor("rope_freqs.weight", &[divisors.len()], ggml::F32, bytes);
+    }
     for (name, shape, ggml_type, mut bytes) in tensors {
-        if permuted && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
-            bytes = permute_rows(&bytes, shape[0], head_dim);
+        if family.permuted && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
+            bytes = permute_rows(&bytes, shape[0], family.head_dim);
         }
-        writer = writer.tensor(&gguf_name(&name), &shape, ggml_type, bytes);
+        if family.gemma && name.ends_with("norm.weight") {
+            assert_eq!(ggml_type, ggml::F32, "{name}");
+            let values = bytes.as_chunks().0.iter().map(|&four| 1.0 + f32::from_le_bytes(four));
+            bytes = values.flat_map(f32::to_le_bytes).collect();
+        }
+        writer = writer.tensor(&gguf_name(&name, family.gemma), &shape, ggml_type, bytes);
     }
     writer
 }

@@ -83,17 +83,17 @@ pub fn load_weights(plan: &Plan, checkpoint: &Checkpoint, progress: Progress) ->
     let mut weights = Weights::default();
     let mut bytes = 0;
     for (i, stored) in plan.groups.stored.iter().enumerate() {
-        for (name, &rows) in stored.names.iter().zip(&stored.rows) {
-            let names = vec![name.clone()];
-            if stored.dtype.is_some() {
-                let tensor = checkpoint.take(name, &[rows, stored.cols])?;
-                bytes += tensor.bytes.len() as u64;
-                weights.matrices.insert(names, Matrix::new(vec![tensor]));
-            } else {
-                let tensor = checkpoint.take(name, &[stored.cols])?;
-                bytes += tensor.bytes.len() as u64;
-                weights.vectors.insert(names, tensor.to_f32());
+        let mut vector = Vec::new();
+        for (name, shape) in stored.tensors() {
+            let tensor = checkpoint.take(name, &shape)?;
+            bytes += tensor.bytes.len() as u64;
+            match stored.dtype {
+                Some(_) => drop(weights.matrices.insert(vec![name.into()], Matrix::new(vec![tensor]))),
+                None => vector.extend(tensor.to_f32()),
             }
+        }
+        if stored.dtype.is_none() {
+            weights.vectors.insert(stored.names.clone(), vector);
         }
         progress(i + 1, plan.groups.stored.len());
     }

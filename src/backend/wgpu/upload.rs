@@ -54,17 +54,20 @@ impl Uploads {
             return Ok(());
         }
         let Some(dtype) = stored.dtype else {
-            let mut values = take(&stored.names[0], &[stored.cols])?.to_f32();
+            let mut values = Vec::new();
+            for (name, shape) in stored.tensors() {
+                values.extend(take(name, &shape)?.to_f32());
+            }
             values.resize(values.len().next_multiple_of(4), 0.0);
-            let buffer = self.buffer(gpu, &stored.names[0], values.len() as u64 * 4)?;
+            let buffer = self.buffer(gpu, &stored.names.join(" + "), values.len() as u64 * 4)?;
             self.write(gpu, &buffer, 0, bytemuck::cast_slice(&values)).await?;
             self.weights.insert(stored.names.clone(), GpuWeight { chunks: vec![(buffer, None)] });
             return Ok(());
         };
 
         let mut tensors = Vec::new();
-        for (name, &rows) in stored.names.iter().zip(&stored.rows) {
-            tensors.push(take(name, &[rows, stored.cols])?);
+        for (name, shape) in stored.tensors() {
+            tensors.push(take(name, &shape)?);
         }
         let row = |mut r: usize| {
             for tensor in &tensors {

@@ -33,7 +33,7 @@ fn gguf(changed: &[(&str, [u8; 4])]) -> String {
 
 #[test]
 fn refused() {
-    let cases: [(&str, &str, Json, &[&str]); 16] = [
+    let cases: [(&str, &str, Json, &[&str]); 30] = [
         ("mobilellm_gqa", "model_type", json!("mamba"), &["`mamba`", "mobilellm, llama, llama4_text"]),
         ("mobilellm_gqa", "hidden_act", json!("gelu"), &["`gelu`", "silu"]),
         ("mobilellm_gqa", "attention_bias", json!(true), &["attention_bias"]),
@@ -50,6 +50,20 @@ fn refused() {
         ("mobilellm_r1", "moe_layers", json!([1]), &["experts"]),
         ("mobilellm_r1", "no_rope_layers", json!([1, 1]), &["no_rope_layers"]),
         ("mobilellm_gqa", "hidden_size", json!(145), &["embed_tokens", "144", "145"]),
+        ("llama3", "rope_scaling", json!({"rope_type": "longrope", "factor": 2.0}), &["`longrope`", "llama3"]),
+        ("llama3", "partial_rotary_factor", json!(0.5), &["partial_rotary_factor"]),
+        ("llama3", "layer_types", json!(vec!["sliding_attention"; 3]), &["`sliding_attention`", "llama"]),
+        ("qwen2", "layer_types", json!(["full_attention"]), &["layer_types", "1", "3 layers"]),
+        ("qwen2", "layer_types", json!(vec!["linear_attention"; 3]), &["`linear_attention`"]),
+        ("qwen3", "attention_bias", json!(true), &["attention_bias"]),
+        ("qwen3", "rope_parameters", json!({"rope_type": "yarn", "factor": 4.0}), &["`yarn`"]),
+        ("qwen3", "sliding_window", json!(0), &["sliding_window"]),
+        ("smollm3", "use_sliding_window", json!(true), &["use_sliding_window", "smollm3"]),
+        ("smollm3", "no_rope_layers", json!([1]), &["no_rope_layers", "4 layers"]),
+        ("gemma3", "hidden_activation", json!("gelu"), &["`gelu`", "gelu_pytorch_tanh"]),
+        ("gemma3", "final_logit_softcapping", json!(30.0), &["final_logit_softcapping"]),
+        ("gemma3", "use_bidirectional_attention", json!(true), &["use_bidirectional_attention"]),
+        ("gemma3", "query_pre_attn_scalar", json!(0), &["query_pre_attn_scalar", "0"]),
     ];
     for (case, key, value, words) in cases {
         let error = config(case, |json| json[key] = value.clone()).expect_err(key).to_string();
@@ -90,6 +104,55 @@ fn defaults_and_variants() {
         (json["no_rope_layers"], json["attn_temperature_tuning"]) = (Json::Null, json!(false));
     });
     assert_eq!(no_list.unwrap().rope_layers, [true; 3]);
+}
+
+/// What files of the newer families leave out, and what they say in two ways.
+#[test]
+fn layers_that_differ() {
+    let without = |case: &str, keys: &'static [&str]| {
+        let config = config(case, |json| keys.iter().for_each(|&key| drop(json.as_object_mut().unwrap().remove(key))));
+        config.unwrap()
+    };
+    let gemma = config("gemma3", |_| {}).unwrap();
+    let local = Some(12);
+    assert_eq!(gemma.windows, [local, local, local, local, local, None, local]);
+    assert_eq!((gemma.embedding_scale, gemma.attention_scale), (80f32.sqrt(), 32f32.powf(-0.5)));
+    assert_eq!(
+        (gemma.rope.inv_freq[1], gemma.rope.local.as_ref().unwrap()[1]),
+        (1e6f32.powf(-1.0 / 16.0), 1e4f32.powf(-1.0 / 16.0))
+    );
+    // The pattern by its number, and θ as files had them before.
+    assert_eq!(without("gemma3", &["layer_types", "rope_parameters"]), gemma);
+    let every = config("gemma3", |json| {
+        json.as_object_mut().unwrap().remove("layer_types");
+        json["sliding_window_pattern"] = json!(2);
+    });
+    assert_eq!(every.unwrap().windows, [local, None, local, None, local, None, local]);
+    let older = config("gemma3_wide_heads", |_| {}).unwrap();
+    assert_eq!((older.windows, older.attention_scale), (vec![Some(20), None], 168f32.powf(-0.5)));
+    // What is scaled are the frequencies of layers that see all.
+    let (all, local) = (older.rope.inv_freq, older.rope.local.unwrap());
+    assert_eq!((all[0], local[0]), (0.125, 1.0));
+
+    let smollm3 = config("smollm3", |_| {}).unwrap();
+    assert_eq!(smollm3.rope_layers, [true, true, true, false]);
+    assert_eq!(without("smollm3", &["no_rope_layers", "tie_word_embeddings"]), smollm3);
+    let second = config("smollm3", |json| {
+        (json["no_rope_layers"], json["no_rope_layer_interval"]) = (Json::Null, json!(2));
+    });
+    assert_eq!(second.unwrap().rope_layers, [true, false, true, false]);
+
+    let qwen = config("qwen2", |_| {}).unwrap();
+    assert!(qwen.qkv_bias && qwen.windows == [None; 3], "{qwen:?}");
+    // Its files name a window that is not in use; where it is, later layers have it.
+    let slides = |json: &mut Json| {
+        (json["use_sliding_window"], json["sliding_window"], json["max_window_layers"]) =
+            (json!(true), json!(9), json!(2));
+        json.as_object_mut().unwrap().remove("layer_types");
+    };
+    assert_eq!(config("qwen2", slides).unwrap().windows, [None, None, Some(9)]);
+    let qwen3 = config("qwen3", |_| {}).unwrap();
+    assert_eq!((qwen3.qk_norm, qwen3.head_dim, qwen3.hidden), (QkNorm::Weighted, 32, 96));
 }
 
 /// Numbers that would run, and make nothing but NaN or an endless table.

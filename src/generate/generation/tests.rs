@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
-use crate::checkpoint::{Config, RopeConfig};
+use crate::checkpoint::{Config, QkNorm, RopeConfig};
 use crate::error::ErrorKind;
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
@@ -45,7 +45,7 @@ impl Fake {
     }
 
     fn model(self, context: usize) -> Model {
-        let rope = RopeConfig { interleaved: false, inv_freq: vec![1.0], most_positions: None };
+        let rope = RopeConfig { interleaved: false, inv_freq: vec![1.0], local: None, most_positions: None };
         let config = Config {
             architecture: "fake".into(),
             vocab: VOCAB,
@@ -58,7 +58,11 @@ impl Fake {
             norm_eps: 1e-5,
             rope,
             rope_layers: vec![true],
-            qk_norm: false,
+            windows: vec![None],
+            qk_norm: QkNorm::None,
+            attention_scale: 1.0,
+            embedding_scale: 1.0,
+            qkv_bias: false,
             layer_sharing: false,
             tied: true,
             context: 2048,

@@ -1,6 +1,7 @@
 //! GPT-2's byte-level BPE out of a GGUF file, which names its pre-tokenizer by family instead of holding it.
 
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -17,6 +18,8 @@ struct Family {
     patterns: &'static [&'static str],
     /// Words that are in the vocabulary are not built by merging.
     ignore_merges: bool,
+    /// Whether letters and their marks are composed first, by Unicode's NFC.
+    nfc: bool,
     /// Whether BOS is added when the file does not say.
     add_bos: bool,
 }
@@ -36,38 +39,45 @@ const FAMILIES: &[Family] = &[
         names: &["default"],
         patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
         ignore_merges: false,
+        nfc: false,
         add_bos: false,
     },
     Family {
         names: &["gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling"],
         patterns: &[GPT2],
         ignore_merges: false,
+        nfc: false,
         add_bos: false,
     },
     Family {
         names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
         patterns: &[r"\p{N}", GPT2],
         ignore_merges: false,
+        nfc: false,
         add_bos: false,
     },
     Family {
         names: &["llama-bpe", "llama3", "llama-v3", "falcon3"],
         patterns: &[LLAMA3],
         ignore_merges: true,
+        nfc: false,
         add_bos: true,
     },
-    Family { names: &["dbrx", "smaug-bpe"], patterns: &[LLAMA3], ignore_merges: false, add_bos: false },
+    Family { names: &["dbrx", "smaug-bpe"], patterns: &[LLAMA3], ignore_merges: false, nfc: false, add_bos: false },
+    Family { names: &["qwen2"], patterns: &[QWEN2], ignore_merges: false, nfc: true, add_bos: false },
     Family {
-        names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan"],
+        names: &["deepseek-r1-qwen", "stablelm2", "hunyuan"],
         patterns: &[QWEN2],
         ignore_merges: false,
+        nfc: false,
         add_bos: false,
     },
-    Family { names: &["gpt-4o", "llama4"], patterns: &[GPT4O], ignore_merges: false, add_bos: false },
+    Family { names: &["gpt-4o", "llama4"], patterns: &[GPT4O], ignore_merges: false, nfc: false, add_bos: false },
     Family {
         names: &["falcon"],
         patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
         ignore_merges: false,
+        nfc: false,
         add_bos: false,
     },
 ];
@@ -116,6 +126,7 @@ pub fn build(
     steps.push(ByteLevel::new(false, false, false).into());
 
     let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(family.nfc.then_some(NFC)).map_err(malformed)?;
     tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
     tokenizer.with_decoder(Some(ByteLevel::default()));
     let added = added.iter().map(|token| {

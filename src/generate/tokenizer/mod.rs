@@ -35,6 +35,8 @@ enum Encoder {
     HuggingFace {
         tokenizer: Box<tokenizers::Tokenizer>,
         style: Style,
+        /// The file's decoder takes a space off the beginning of a text.
+        strips: bool,
         /// BOS and EOS come from the file's own template.
         template: bool,
     },
@@ -84,8 +86,8 @@ impl Tokenizer {
             }
             Vocabulary::ByteLevel { pre, tokens, merges } => {
                 let (tokenizer, family_adds_bos) = byte_level::build(&name, pre, tokens, merges, &files.added)?;
-                let encoder =
-                    Encoder::HuggingFace { tokenizer: Box::new(tokenizer), style: Style::ByteLevel, template: false };
+                let (tokenizer, style) = (Box::new(tokenizer), Style::ByteLevel);
+                let encoder = Encoder::HuggingFace { tokenizer, style, strips: false, template: false };
                 let (add_bos, add_eos) = (files.add_bos.unwrap_or(family_adds_bos), files.add_eos.unwrap_or(false));
                 Inner { encoder, bos: files.bos, eos: files.eos, add_bos, add_eos }
             }
@@ -96,14 +98,14 @@ impl Tokenizer {
                 // A file may ask for both, for training batches; prompts are neither cut nor filled.
                 let _ = tokenizer.with_truncation(None);
                 tokenizer.with_padding(None);
-                let style = style(json);
+                let (style, strips) = style(json);
                 let id = |key: &str| tokenizer.token_to_id(files.special(key)?);
                 let own = |text: &str| (style == Style::SentencePiece).then(|| tokenizer.token_to_id(text)).flatten();
                 let (bos, eos) = (id("bos_token").or_else(|| own("<s>")), id("eos_token").or_else(|| own("</s>")));
                 // Llama's tokenizer class writes its own template, by these two keys.
                 let llama = class.contains("Llama");
                 let (add_bos, add_eos) = (files.add_bos.unwrap_or(true), files.add_eos.unwrap_or(false));
-                let encoder = Encoder::HuggingFace { tokenizer: Box::new(tokenizer), style, template: !llama };
+                let encoder = Encoder::HuggingFace { tokenizer: Box::new(tokenizer), style, strips, template: !llama };
                 Inner { encoder, bos, eos, add_bos, add_eos }
             }
         };
@@ -210,7 +212,7 @@ impl Tokenizer {
             Encoder::SentencePiece { pieces, prefix, .. } => {
                 *prefix != Prefix::Never || pieces.model.add_dummy_prefix || pieces.model.remove_extra_whitespaces
             }
-            Encoder::HuggingFace { style, .. } => *style == Style::SentencePiece,
+            Encoder::HuggingFace { strips, .. } => *strips,
         }
     }
 
@@ -273,11 +275,16 @@ fn hugging_face(tokenizer: &tokenizers::Tokenizer, text: &str, special: bool) ->
     Ok(encoding.get_ids().to_vec())
 }
 
-/// How a `tokenizer.json` spells bytes, by its decoder.
-fn style(json: &[u8]) -> Style {
+/// How a `tokenizer.json` spells bytes, and whether a space at the beginning of a text is not the text's, by its decoder.
+fn style(json: &[u8]) -> (Style, bool) {
     let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let decoder = json.get("decoder").map(ToString::to_string).unwrap_or_default();
-    if decoder.contains("ByteLevel") { Style::ByteLevel } else { Style::SentencePiece }
+    if decoder.contains("ByteLevel") {
+        return (Style::ByteLevel, false);
+    }
+    // Llama 2 puts a space in front, and takes it off; Gemma does neither.
+    let strips = decoder.contains("\"Strip\"") || decoder.contains("\"Metaspace\"");
+    (Style::SentencePiece, strips)
 }
 
 /// Tokens that are cut out of text before anything else, longest first.

@@ -38,7 +38,7 @@ fn golden_folders_give_the_reference_ids() {
     for entry in std::fs::read_dir(golden()).unwrap() {
         let folder = entry.unwrap().path();
         let table = folder.join("tokenizer_expected.json");
-        if !table.exists() {
+        if !table.exists() || !folder.join("tokenizer.model").exists() {
             continue;
         }
         with_vision += folder.file_name().unwrap().to_str().unwrap().starts_with("mobilevlm") as usize;
@@ -60,6 +60,80 @@ fn golden_folders_give_the_reference_ids() {
         }
     }
     assert_eq!((strings, with_vision), (650, 4));
+}
+
+/// Folders with a `tokenizer.json`, of the families that have one.
+fn hugging_face_folders() -> Vec<PathBuf> {
+    let folders = ["qwen2", "qwen3", "llama3", "smollm3", "gemma3"].map(|name| golden().join(name));
+    assert!(folders.iter().all(|folder| folder.join("tokenizer.json").exists()));
+    folders.into()
+}
+
+#[test]
+fn folders_of_the_newer_families_give_the_reference_ids() {
+    for folder in hugging_face_folders() {
+        let tokenizer = Tokenizer::load(&folder).unwrap();
+        for case in json(&folder.join("tokenizer_expected.json"))["strings"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let context = format!("{}: {text:?}", folder.display());
+            assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{context}");
+            assert_eq!(tokenizer.encode_without_special(text).unwrap(), ids(&case["ids_no_special"]), "{context}");
+            assert_eq!(tokenizer.decode(&ids(&case["ids"])), case["decoded"], "{context}");
+            assert_eq!(tokenizer.decode(&ids(&case["ids_no_special"])), case["decoded"], "{context}");
+        }
+    }
+}
+
+/// What llama.cpp's converter makes of the same files: vocabulary, merges and the name of the family.
+#[test]
+fn gguf_files_of_the_newer_families_give_the_reference_ids() {
+    for (case, pre) in [("qwen2", "qwen2"), ("qwen3", "qwen2"), ("llama3", "llama-bpe"), ("gemma3", "")] {
+        let folder = golden().join(case);
+        let file = json(&folder.join("tokenizer.json"));
+        let mut tokens = vec![String::new(); 512];
+        let mut kinds = vec![1; 512];
+        for (text, id) in file["model"]["vocab"].as_object().unwrap() {
+            tokens[id.as_u64().unwrap() as usize] = text.clone();
+        }
+        for token in file["added_tokens"].as_array().unwrap() {
+            let id = token["id"].as_u64().unwrap() as usize;
+            (tokens[id], kinds[id]) = (token["content"].as_str().unwrap().to_owned(), 3);
+        }
+        let pair = |merge: &Value| [0, 1].map(|i| merge[i].as_str().unwrap().to_owned());
+        let merges: Vec<[String; 2]> = file["model"]["merges"].as_array().unwrap().iter().map(pair).collect();
+        let mut writer = from_folder(&folder, |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
+        let gemma = pre.is_empty();
+        if gemma {
+            // SentencePiece has scores in place of merges: the earlier a merge, the higher.
+            let rank = |token: &String| merges.iter().position(|[left, right]| *token == format!("{left}{right}"));
+            let scores: Vec<f32> = tokens.iter().map(|token| rank(token).map_or(-1e4, |rank| -(rank as f32))).collect();
+            for (token, kind) in tokens.iter().zip(&mut kinds) {
+                *kind = if token.starts_with("<0x") { 6 } else { *kind };
+            }
+            writer = writer
+                .string("tokenizer.ggml.model", "llama")
+                .f32s("tokenizer.ggml.scores", &scores)
+                .u32("tokenizer.ggml.unknown_token_id", 3)
+                .bool("tokenizer.ggml.add_space_prefix", false)
+                .bool("tokenizer.ggml.add_bos_token", true);
+        } else {
+            let merges: Vec<String> = merges.iter().map(|pair| pair.join(" ")).collect();
+            writer = writer
+                .string("tokenizer.ggml.model", "gpt2")
+                .string("tokenizer.ggml.pre", pre)
+                .strings("tokenizer.ggml.merges", &merges);
+        }
+        let writer = writer.strings("tokenizer.ggml.tokens", &tokens).i32s("tokenizer.ggml.token_type", &kinds);
+        let path = Path::new("toy.gguf");
+        let checkpoint = Checkpoint::from_gguf(path, Bytes::new(writer.finish())).unwrap();
+        let tokenizer = Tokenizer::new(&TextFiles::of(&checkpoint).unwrap().unwrap()).unwrap();
+        for case in json(&folder.join("tokenizer_expected.json"))["strings"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let context = format!("{}: {text:?}", folder.display());
+            assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{context}");
+            assert_eq!(tokenizer.decode(&ids(&case["ids_no_special"])), case["decoded"], "{context}");
+        }
+    }
 }
 
 /// The tokenizer that an open MobileVLM brings along is that of its folder, under either rule for spaces.

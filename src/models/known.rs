@@ -1,0 +1,57 @@
+//! Which models the architectures are, for people who look for theirs: `dunlin info --models` prints it.
+
+/// An architecture and models of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// As in `config.json`.
+    pub architecture: &'static str,
+    /// What GGUF files call it, where they hold it.
+    pub gguf: Option<&'static str>,
+    pub models: &'static str,
+    pub tried: Tried,
+}
+
+/// What the architecture has been run on, beside checkpoints with random weights and what the reference makes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// This model.
+    Real(&'static str),
+    /// No published weights.
+    Random,
+}
+
+/// Every architecture, in the order of [`super::ARCHITECTURES`].
+pub const KNOWN: &[Known] = &[
+    known("mobilellm", Some("llama"), "MobileLLM 125M to 1.5B, MobileLLM-LS, pruned ones"),
+    Known {
+        tried: Tried::Real("SmolLM2-135M-Instruct"),
+        ..known("llama", Some("llama"), "Llama 2, Llama 3.x, SmolLM, SmolLM2, MobileLLaMA, EfficientLLM")
+    },
+    known("llama4_text", Some("llama4"), "MobileLLM-R1 140M to 950M"),
+    known("qwen2", Some("qwen2"), "Qwen2, Qwen2.5 0.5B to 72B, pruned ones"),
+    known("qwen3", Some("qwen3"), "Qwen3 0.6B to 32B, dense"),
+    known("smollm3", Some("smollm3"), "SmolLM3 3B"),
+    known("gemma3_text", Some("gemma3"), "Gemma 3 270M, 1B"),
+    known("mobilevlm", Some("llama"), "MobileVLM, MobileVLM V2 1.7B to 7B; in GGUF with an mmproj file"),
+];
+
+const fn known(architecture: &'static str, gguf: Option<&'static str>, models: &'static str) -> Known {
+    Known { architecture, gguf, models, tried: Tried::Random }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::ARCHITECTURES;
+
+    #[test]
+    fn every_architecture_is_known_and_in_the_readme() {
+        let names: Vec<&str> = KNOWN.iter().map(|known| known.architecture).collect();
+        assert_eq!(names, ARCHITECTURES);
+        let readme = include_str!("../../README.md");
+        for known in KNOWN {
+            let cell = format!("| `{}`", known.architecture);
+            assert!(readme.contains(&cell), "README's table of models has no row of {}", known.architecture);
+        }
+    }
+}

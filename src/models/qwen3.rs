@@ -1,0 +1,13 @@
+//! Qwen3 (Yang et al., 2025, arXiv 2505.09388): Llama's block, whose q and k have an RMS norm head by head before rope, and
+//! heads that need not add up to the hidden size.
+
+use crate::kernel::ValueId;
+use crate::models::blocks::Decoder;
+
+pub fn hidden(decoder: &mut Decoder) -> ValueId {
+    let mut x = decoder.embed();
+    for layer in 0..decoder.config.layers {
+        x = decoder.block(layer, x);
+    }
+    x
+}
