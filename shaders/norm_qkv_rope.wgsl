@@ -19,6 +19,8 @@ struct Params {
     kv_heads: u32,
     interleaved: u32,
     bias: u32,          // whether there is one
+    q_angles: u32,      // rows of the table from those that turn k to those that turn q
+    each: u32,          // rows of the table for each of the tables that rows choose from
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;      // (m, cols)
@@ -68,7 +70,8 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     if params.bias != 0u {
         v += vec2<f32>(bias(row.x), bias(row.y));
     }
-    let angle = angles[batch[m].position * half_dim + pair % half_dim];
+    let table = (batch[m].top_k >> 24u) * params.each + select(0u, params.q_angles, row.x < params.q_rows);
+    let angle = angles[(table + batch[m].position) * half_dim + pair % half_dim];
     let rotated = vec2<f32>(fma(v.x, angle.x, -(v.y * angle.y)), fma(v.y, angle.x, v.x * angle.y));
     if row.x < params.q_rows {
         q[m * params.q_rows + row.x] = rotated.x;

@@ -66,6 +66,7 @@ pub mod threads;
 pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Message, Model,
-    OperatorCheck, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
+    Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Located, Message, Model,
+    OperatorCheck, Piece, Precision, Prompt, Sampler, Score, Shape, Stats, Stop, Tokenizer, Trace, Values, Weights,
+    WrongCase,
 };

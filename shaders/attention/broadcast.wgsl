@@ -18,6 +18,7 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
+    keys: u32,        // that every row sees, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -60,7 +61,7 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     var largest = LOWEST;
     var total = 0.0;
     let row = thread / 2u;
-    let length = place().y + select(params.rows, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
+    let length = place().y + select(params.keys, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
     for (var start = 0u; start < length; start += KEYS) {
         score(thread, start, length, row0, rows, scale, head, kv);
         workgroupBarrier();

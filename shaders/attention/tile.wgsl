@@ -17,6 +17,7 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
+    keys: u32,        // that every row sees, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -63,7 +64,7 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var largest = LOWEST;
     var total = 0.0;
 
-    let length = place().y + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
+    let length = place().y + select(params.keys, min(row0 + ROWS, params.rows), params.causal != 0u);
     for (var start = 0u; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);
         workgroupBarrier();

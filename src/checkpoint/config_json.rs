@@ -5,11 +5,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
-use super::config::{Description, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, RopeDescription, Scaling, is_epsilon};
+use super::beyond::Beyond;
+use super::config::{Description, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, QWEN, RopeDescription, Scaling, is_epsilon};
+use super::qwen_json;
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
-pub const KNOWN: [&str; 5] = ["mobilellm", "llama", "llama4_text", "qwen2", MOBILEVLM];
+pub const KNOWN: [&str; 6] = ["mobilellm", "llama", "llama4_text", QWEN, "qwen2", MOBILEVLM];
 
 /// The keys that matter. Everything else in the file is for training, or for other software.
 #[derive(Deserialize)]
@@ -101,6 +103,9 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
             "model_type `{model_type}` is not supported; dunlin runs {}",
             KNOWN.join(", ")
         )));
+    }
+    if model_type == QWEN {
+        return qwen_json::read(file, config, generation);
     }
     let json: Json = parse(file, config)?;
     let generation = generation.map(|(file, content)| parse::<GenerationJson>(file, content)).transpose()?;
@@ -202,7 +207,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         head_dim,
         head_dim_key: json.head_dim.map(|_| "head_dim of config.json"),
         norm_eps: norm_eps as f32,
-        rope: RopeDescription { interleaved: llama4, base, scaling },
+        rope: RopeDescription { interleaved: llama4, base, scaling, rotated: None, beyond: Beyond::default() },
         rope_layers,
         qk_norm: llama4 && json.use_qk_norm.unwrap_or(true),
         qkv_bias: architecture == "qwen2",

@@ -1,5 +1,6 @@
 //! GGUF metadata → [`Description`], and GGUF tensor names → Hugging Face names.
 
+use super::beyond::Beyond;
 use super::config::{
     Description, EMBEDDING, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, RopeDescription, Scaling, is_epsilon, layer_tensor,
 };
@@ -121,6 +122,8 @@ impl Gguf {
             head_dim_key: head_dim.map(|_| "attention.key_length of the metadata"),
             norm_eps: norm_eps as f32,
             rope: RopeDescription {
+                rotated: None,
+                beyond: Beyond::default(),
                 interleaved: llama4,
                 base: self.above_0(&key("rope.freq_base"))?.unwrap_or(10_000.0),
                 scaling,

@@ -166,6 +166,7 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
                 match vision.projector {
                     Projector::Ldp { .. } => "ldp",
                     Projector::Ldpv2 => "ldpv2",
+                    Projector::Resampler { .. } => "resampler",
                 }
             ),
         );

@@ -51,7 +51,8 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
             } else {
                 (values, cached(head - q_heads - k_heads), false)
             };
-            let angles = &angles[row.position as usize * d..][..d];
+            let turned = if head < q_heads { op.q_angles } else { op.k_angles() };
+            let angles = &angles[turned.of(row) * d..][..d];
             let pair = |j: usize| {
                 let (x, y) = (a[j * step + r] + bias(at_a + j * apart), b[j * step + r] + bias(at_b + j * apart));
                 if !rotated {

@@ -25,6 +25,7 @@ pub struct Generations {
     parallel: usize,
     max_tokens: usize,
     logprobs: usize,
+    special: bool,
     /// Prompts that were taken so far.
     taken: usize,
     scheduler: Option<Scheduler>,
@@ -63,6 +64,7 @@ impl Model {
             parallel: PARALLEL,
             max_tokens: usize::MAX,
             logprobs: 0,
+            special: false,
             taken: 0,
             scheduler: None,
             running: Vec::new(),
@@ -91,6 +93,12 @@ impl Generations {
         self
     }
 
+    /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
+    pub fn special(mut self) -> Self {
+        self.special = true;
+        self
+    }
+
     /// The index of a prompt that came to its end, and what it took; each once, in the order of their ends.
     pub fn ended(&mut self) -> Option<(usize, Stats)> {
         self.ended.pop_front()
@@ -116,7 +124,7 @@ impl Generations {
                 }
             };
             let limit = self.max_tokens.min(self.model.0.context - prompt.ids.len());
-            let stream = TextStream::new(&self.model, limit, self.logprobs);
+            let stream = TextStream::new(&self.model, limit, self.logprobs, self.special);
             if stream.stop.is_some() {
                 self.ended.push_back((index, Stats::new(&self.model, &prompt).of(None, &stream)));
                 continue;

@@ -174,7 +174,7 @@ impl<'a> Evaluator<'a> {
         let prompt = model.encode(&item.question())?;
         model.check(&prompt.ids, prompt.images.len())?;
         let limit = self.max_tokens.min(model.context - prompt.ids.len());
-        let stream = TextStream::new(self.model, limit, 0);
+        let stream = TextStream::new(self.model, limit, 0, false);
         if stream.stop.is_some() {
             return Ok(Some(item.answered(String::new(), Vec::new())));
         }

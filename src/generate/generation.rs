@@ -1,5 +1,6 @@
 //! One sequence: its prompt, then pieces of text.
 
+use super::boxes::{Located, located};
 use super::clock::Times;
 use super::encode::Encoded;
 use super::model::Model;
@@ -22,6 +23,7 @@ pub struct Generation {
     sampling: Sampling,
     max_tokens: usize,
     logprobs: usize,
+    special: bool,
     /// Nothing after an error.
     scheduler: Option<Scheduler>,
     /// What the scheduler calls the sequence, and its text, once it runs.
@@ -114,6 +116,7 @@ impl Generation {
             sampling,
             max_tokens: usize::MAX,
             logprobs: 0,
+            special: false,
             scheduler: Some(scheduler),
             running: None,
             released: None,
@@ -130,6 +133,19 @@ impl Generation {
     pub fn logprobs(mut self, count: usize) -> Self {
         self.logprobs = count;
         self
+    }
+
+    /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
+    pub fn special(mut self) -> Self {
+        self.special = true;
+        self
+    }
+
+    /// The places in the picture that the answer names so far: `<box>` and `<quad>` with their labels, in pixels and in
+    /// thousandths. What is written otherwise is text.
+    pub fn boxes(&self) -> Vec<Located> {
+        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply());
+        located(reply, self.prompt.sizes.last().copied())
     }
 
     /// Drops the weights that read pictures as soon as this prompt's are read: [`Model::release_vision`].
@@ -153,7 +169,7 @@ impl Generation {
                 logits: self.logprobs > 0,
                 continues: self.continues,
             };
-            (scheduler.add(request), TextStream::new(&self.model, limit, self.logprobs))
+            (scheduler.add(request), TextStream::new(&self.model, limit, self.logprobs, self.special))
         });
         if stream.stop.is_some() {
             return Ok(());
@@ -190,12 +206,13 @@ impl Generation {
                 "a question can follow a question or a chat only, not ids or text that is continued as it is",
             ));
         };
-        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.text.trim());
+        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply().trim());
         messages.push(Message::new("assistant", reply));
         let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
         messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));
         let images = self.prompt.images.iter().cloned().chain(added.images).collect();
-        let whole = Encoded { images, preprocess_s: added.preprocess_s, ..Encoded::default() };
+        let sizes = self.prompt.sizes.iter().copied().chain(added.sizes).collect();
+        let whole = Encoded { images, sizes, preprocess_s: added.preprocess_s, ..Encoded::default() };
         let whole = model.0.text.encode_chat(messages, &model.0.config, whole)?;
         if let (Some(scheduler), Some((key, _))) = (&mut self.scheduler, &self.running) {
             scheduler.end(*key);

@@ -49,6 +49,9 @@ pub(super) struct TextStream {
     pub generated: usize,
     /// The whole text so far.
     pub text: String,
+    /// The same with control tokens as they are written, of a tokenizer whose control tokens belong to answers (Qwen-VL's
+    /// `<box>`); else nothing.
+    tagged: Option<(Decoder, String)>,
     /// Pieces whose text waits for the rest of a character, and pieces to hand out.
     waiting: Vec<Piece>,
     ready: VecDeque<Piece>,
@@ -57,9 +60,15 @@ pub(super) struct TextStream {
 
 impl TextStream {
     /// Of at most `limit` tokens. Where none may come, it has ended.
-    pub fn new(model: &Model, limit: usize, logprobs: usize) -> Self {
+    ///
+    /// `special`: pieces show control tokens.
+    pub fn new(model: &Model, limit: usize, logprobs: usize, special: bool) -> Self {
+        let tokenizer = model.tokenizer().ok();
+        let shown = |decoder: Decoder| if special { decoder.with_special() } else { decoder };
+        let tagged = tokenizer.filter(|tokenizer| tokenizer.tiktoken().is_some());
         Self {
-            decoder: model.tokenizer().ok().map(|tokenizer| tokenizer.continuation()),
+            tagged: tagged.map(|tokenizer| (tokenizer.continuation().with_special(), String::new())),
+            decoder: tokenizer.map(|tokenizer| shown(tokenizer.continuation())),
             logprobs,
             limit,
             taken: 0,
@@ -99,6 +108,9 @@ impl TextStream {
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).unwrap_or_default();
         self.generated += 1;
         self.text += &text;
+        if let Some((decoder, text)) = &mut self.tagged {
+            text.push_str(&decoder.push(id));
+        }
         self.waiting.push(Piece { id, text, logprob, top });
         if !self.decoder.as_ref().is_some_and(Decoder::is_waiting) {
             self.ready.extend(self.waiting.drain(..));
@@ -109,11 +121,19 @@ impl TextStream {
         Ok(())
     }
 
+    /// The whole text so far, with the control tokens that belong to answers: what a conversation goes on with.
+    pub fn reply(&self) -> &str {
+        self.tagged.as_ref().map_or(&self.text, |(_, text)| text)
+    }
+
     fn finish(&mut self, stop: Stop) {
         if let (Some(decoder), Some(last)) = (&mut self.decoder, self.waiting.last_mut()) {
             let rest = decoder.finish();
             self.text += &rest;
             last.text.push_str(&rest);
+        }
+        if let Some((decoder, text)) = &mut self.tagged {
+            text.push_str(&decoder.finish());
         }
         self.ready.extend(self.waiting.drain(..));
         self.stop = Some(stop);

@@ -1,10 +1,9 @@
 //! The sentences that decoders share: tokens to vectors, a transformer block, the head.
 
-use std::sync::Arc;
-
 use crate::checkpoint::Config;
 use crate::graph::GraphBuilder;
 use crate::kernel::ValueId;
+use crate::models::angles::{AngleTable, Turns};
 use crate::models::{Pass, TOKENS, Want};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
@@ -20,8 +19,9 @@ pub struct Decoder<'a> {
     pub tokens: ValueId,
     /// W_e: (vocab, hidden)
     embedding: ValueId,
-    /// cos and sin of every position: (context, head_dim)
+    /// cos and sin of every position: see [`AngleTable`].
     angles: ValueId,
+    turns: Turns,
     weights: Vec<Option<Layer>>,
     pass: Pass,
     /// Blocks executed so far: each has its own KV cache.
@@ -47,15 +47,16 @@ struct Layer {
 struct Affine(ValueId, Option<ValueId>);
 
 impl<'a> Decoder<'a> {
-    pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &Arc<Vec<f32>>, pass: Pass) -> Self {
-        let context = angles.len() / config.head_dim;
+    pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &AngleTable, pass: Pass) -> Self {
+        let context = angles.context;
         b.family(pass.family);
         let tokens = b.state(TOKENS, TensorType::u32([context]));
         let embedding = b.weight("model.embed_tokens.weight", config.vocab, config.hidden);
-        let table = TensorType::f32([context, config.head_dim]);
-        let angles = b.table("angles", table, angles.clone());
+        let turns = angles.turns;
+        let table = TensorType::f32([angles.data.len() / config.head_dim, config.head_dim]);
+        let angles = b.table("angles", table, angles.data.clone());
         let weights = vec![None; config.layers];
-        Decoder { config, b, tokens, embedding, angles, weights, pass, executed: 0 }
+        Decoder { config, b, tokens, embedding, angles, turns, weights, pass, executed: 0 }
     }
 
     /// x = W_e[tokens], and rows of images where ids name them.
@@ -84,14 +85,16 @@ impl<'a> Decoder<'a> {
         let n = self.b.rms_norm(x, w.attention_norm, eps);
         let [mut q, mut k, v] = [w.q, w.k, w.v].map(|Affine(w, bias)| self.b.linear(n, w, bias));
         if c.rope_layers[layer] {
-            let rope = |heads| Rope { heads, head_dim: d, interleaved: c.rope.interleaved };
-            q = self.b.rope(q, self.angles, rope(heads));
-            k = self.b.rope(k, self.angles, rope(kv_heads));
+            let rope = |heads, angles| Rope { heads, head_dim: d, interleaved: c.rope.interleaved, angles };
+            let Turns { q: q_angles, k: k_angles } = self.turns;
+            q = self.b.rope(q, self.angles, rope(heads, q_angles));
+            k = self.b.rope(k, self.angles, rope(kv_heads, k_angles));
         }
         self.b.cache_write(k, keys);
         self.b.cache_write(v, values);
         let qk_norm = (c.qk_norm && c.rope_layers[layer]).then_some(eps);
-        let a = self.b.attention(q, keys, values, Attention { heads, kv_heads, head_dim: d, qk_norm, causal: true });
+        let attention = Attention { heads, kv_heads, head_dim: d, qk_norm, causal: true, cross: None };
+        let a = self.b.attention(q, keys, values, attention);
         let o = self.b.linear(a, w.o, None);
         let x = self.b.add(x, o);
 

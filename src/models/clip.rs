@@ -31,11 +31,12 @@ pub fn features(b: &mut GraphBuilder, config: &VisionConfig, pixels: ValueId) ->
 }
 
 /// x = x + Attn(LN(x));  x = x + W₂ · f(W₁ · LN(x))
-fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
+pub fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
     let (heads, width, ffn) = (config.heads, config.width, config.ffn);
     let head_dim = width / heads;
     // Every block fills them anew.
-    let cache = TensorType::kv(config.patches() + 1, heads, head_dim);
+    let (rows, _) = b.ty(x).matrix();
+    let cache = TensorType::kv(rows, heads, head_dim);
     let keys = b.state("vision.keys", cache.clone());
     let values = b.state("vision.values", cache);
 
@@ -45,7 +46,7 @@ fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) ->
     let v = linear(b, n, &format!("{name}.self_attn.v_proj"), width, width);
     b.cache_write(k, keys);
     b.cache_write(v, values);
-    let attention = Attention { heads, kv_heads: heads, head_dim, qk_norm: None, causal: false };
+    let attention = Attention { heads, kv_heads: heads, head_dim, qk_norm: None, causal: false, cross: None };
     let a = b.attention(q, keys, values, attention);
     let o = linear(b, a, &format!("{name}.self_attn.out_proj"), width, width);
     let x = b.add(x, o);
@@ -63,9 +64,11 @@ fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) ->
     b.add(x, down)
 }
 
-fn norm(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
-    let gain = b.vector(format!("{name}.weight"), config.width);
-    let bias = b.vector(format!("{name}.bias"), config.width);
+/// LayerNorm with a gain and a bias.
+pub fn norm(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
+    let (_, cols) = b.ty(x).matrix();
+    let gain = b.vector(format!("{name}.weight"), cols);
+    let bias = b.vector(format!("{name}.bias"), cols);
     b.layer_norm(x, gain, bias, config.norm_eps)
 }
 

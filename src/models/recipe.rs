@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Config};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, GraphBuilder, ValueKind};
+use crate::models::angles::{AngleTable, angles};
 use crate::models::{self, Pass};
 use crate::tensor::DType;
 
@@ -15,8 +16,7 @@ pub struct Recipe {
     config: Config,
     /// The format of each tensor.
     formats: Arc<BTreeMap<String, DType>>,
-    /// cos and sin of each position's angles: (context, head_dim).
-    angles: Arc<Vec<f32>>,
+    angles: AngleTable,
 }
 
 impl Recipe {
@@ -61,27 +61,3 @@ impl Recipe {
         self.formats.get(name).copied().unwrap_or(DType::F32)
     }
 }
-
-/// cos and sin of position · θ_i: (context, head_dim), pairs side by side. In f32 throughout, as the reference has it.
-pub fn angles(config: &Config, context: usize) -> Result<Arc<Vec<f32>>> {
-    let bytes = angle_bytes(config, context);
-    if bytes > MOST_ANGLE_BYTES {
-        return Err(Error::out_of_memory(format!(
-            "a context of {context} tokens needs {} MB for the angles of its positions, at most {} MB are made; take a \
-             shorter --context",
-            bytes >> 20,
-            MOST_ANGLE_BYTES >> 20
-        )));
-    }
-    let angle = |position: usize, theta: &f32| position as f32 * theta;
-    let row = |position| config.rope.inv_freq.iter().map(move |theta| angle(position, theta));
-    Ok(Arc::new((0..context).flat_map(row).flat_map(|angle| [angle.cos(), angle.sin()]).collect()))
-}
-
-/// Bytes of [`angles`].
-pub fn angle_bytes(config: &Config, context: usize) -> u64 {
-    (context as u64).saturating_mul(4 * config.head_dim as u64)
-}
-
-/// A context of 4 million tokens with heads of 64: far past any model, and short of hurting the machine.
-const MOST_ANGLE_BYTES: u64 = 1 << 30;

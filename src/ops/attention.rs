@@ -1,6 +1,7 @@
 //! y[r, h, :] = Σ_t softmax_t(q[r, h] · k[t, h / G] / sqrt(D)) · v[t, h / G, :]
 //!
-//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, else 0 .. position of row 0 + rows
+//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, else 0 .. position of row 0 + rows,
+//! or + `cross` where the keys are other rows than the queries
 //!
 //! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
 //!
@@ -22,6 +23,8 @@ pub struct Attention {
     pub qk_norm: Option<f32>,
     /// Whether a row sees the rows of its sequence up to itself (language), or all rows of the pass (pictures).
     pub causal: bool,
+    /// Keys that every row sees, where attention is not causal and they are not the rows of the pass.
+    pub cross: Option<usize>,
 }
 
 #[repr(C)]
@@ -35,6 +38,7 @@ struct Params {
     eps: f32,
     rows: u32,
     causal: u32,
+    keys: u32,
 }
 
 /// Few rows: a workgroup for each row and head. By what the cache holds.
@@ -68,7 +72,10 @@ const MOST_TILE_HEAD: usize = 128;
 impl Attention {
     /// Keys that row `row` of `count` sees.
     pub fn seen(&self, row: usize, count: usize, rows: &[Row]) -> usize {
-        if self.causal { rows[row].position as usize + 1 } else { rows[0].position as usize + count }
+        match self.causal {
+            true => rows[row].position as usize + 1,
+            false => rows[0].position as usize + self.cross.unwrap_or(count),
+        }
     }
 
     /// What a row of q or k is multiplied by before they meet.
@@ -89,6 +96,7 @@ impl Operator for Attention {
         for cache in &reads[1..] {
             assert_eq!(cache.shape[1..], [self.kv_heads, self.head_dim], "the cache of {self:?}");
         }
+        assert!(!(self.causal && self.cross.is_some()), "{self:?}");
         vec![reads[0].clone()]
     }
 
@@ -133,6 +141,7 @@ impl Operator for Attention {
                     eps: self.qk_norm.unwrap_or(-1.0),
                     rows: rows as u32,
                     causal: self.causal.into(),
+                    keys: self.cross.unwrap_or(rows) as u32,
                 }),
                 groups: [self.heads as u32, row_groups, 1],
             };
@@ -152,13 +161,19 @@ pub fn cases() -> Vec<Case> {
     let case = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize, qk_norm| {
         let cache = Given::kv(position + rows + 1, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
-        Case::new(Attention { heads, kv_heads, head_dim, qk_norm, causal: true }, reads).at(position)
+        Case::new(Attention { heads, kv_heads, head_dim, qk_norm, causal: true, cross: None }, reads).at(position)
     };
     // All rows see all: a picture's pass.
     let whole = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize| {
         let cache = Given::kv(position + rows, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
-        Case::new(Attention { heads, kv_heads, head_dim, qk_norm: None, causal: false }, reads).at(position)
+        Case::new(Attention { heads, kv_heads, head_dim, qk_norm: None, causal: false, cross: None }, reads).at(position)
+    };
+    // Rows that see the same keys, which are not they: more, or fewer.
+    let cross = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, keys: usize| {
+        let cache = Given::kv(keys, kv_heads, head_dim);
+        let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
+        Case::new(Attention { heads, kv_heads, head_dim, qk_norm: None, causal: false, cross: Some(keys) }, reads)
     };
     vec![
         case(1, 1, 1, 2, 0, None),
@@ -188,5 +203,12 @@ pub fn cases() -> Vec<Case> {
         whole(33, 2, 2, 104, 0),
         whole(65, 2, 2, 128, 0),
         whole(577, 16, 16, 64, 0).bench(),      // CLIP ViT-L/14 at 336
+        whole(1024, 2, 2, 104, 0),              // Qwen-VL's tower, two of its 16 heads
+        cross(1, 1, 1, 2, 7),
+        cross(3, 2, 1, 22, 1),
+        cross(17, 2, 2, 20, 65),
+        cross(33, 2, 2, 104, 31),
+        cross(5, 1, 1, 192, 1030),              // heads too large for tiles, past one chunk of scores
+        cross(256, 2, 2, 128, 1024).bench(),    // Qwen-VL's resampler, two of its 32 heads
     ]
 }

@@ -1,7 +1,7 @@
 //! n = x / sqrt(mean(x²) + eps) · gain, row by row; the rows of W · n[m] + bias are q, k and v of row m, one head after the
 //! other; q and k are rotated by the angles of the row's position, k and v go to the cache.
 //!
-//! x: (m, cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D)
+//! x: (m, cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D), see `rope`
 //! vectors: gain (cols), then the bias (rows of W) where there is one
 //! keys, values: (capacity, kv heads, D), written in place   q: (m, q_rows)
 //!
@@ -11,7 +11,7 @@ use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
 use crate::ops::product::{GemvKernels, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Angles, Rope};
 use crate::ops::weight::parts;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, params, weight_kernel};
 use crate::tensor::DType;
@@ -27,6 +27,8 @@ pub struct NormQkvRope {
     /// D
     pub head_dim: usize,
     pub interleaved: bool,
+    /// Of q; those of k are `q_angles.first` rows before.
+    pub q_angles: Angles,
 }
 
 #[repr(C)]
@@ -45,6 +47,8 @@ struct Params {
     kv_heads: u32,
     interleaved: u32,
     bias: u32,
+    q_angles: u32,
+    each: u32,
 }
 
 /// By what the cache holds.
@@ -60,6 +64,11 @@ pub fn kernels() -> Vec<&'static Kernel> {
 impl NormQkvRope {
     fn rows(&self) -> usize {
         self.q_rows + self.k_rows + self.v_rows
+    }
+
+    /// The rows of the table that turn k.
+    pub fn k_angles(&self) -> Angles {
+        Angles { first: 0, ..self.q_angles }
     }
 
     /// Gain and bias; a bias that is not there is empty.
@@ -93,17 +102,17 @@ impl Operator for NormQkvRope {
         }
 
         let d = self.head_dim;
-        let rope = Rope { heads: 1, head_dim: d, interleaved: self.interleaved };
+        let rope = Rope { heads: 1, head_dim: d, interleaved: self.interleaved, angles: self.q_angles };
         for (r, (qkv, row)) in qkv.chunks_exact(self.rows()).zip(rows).enumerate() {
-            let angles = &table[row.position as usize * d..][..d];
+            let angles = |angles: Angles| &table[angles.of(row) * d..][..d];
             let (q_part, kv) = qkv.split_at(self.q_rows);
             let (k_part, v_part) = kv.split_at(self.k_rows);
             for (x, y) in q_part.chunks_exact(d).zip(q[r * self.q_rows..].chunks_exact_mut(d)) {
-                rope.rotate(x, angles, y);
+                rope.rotate(x, angles(self.q_angles), y);
             }
             let at = row.place() * self.kv_heads * d;
             for (x, y) in k_part.chunks_exact(d).zip(keys[at..].chunks_exact_mut(d)) {
-                rope.rotate(x, angles, y);
+                rope.rotate(x, angles(self.k_angles()), y);
             }
             values[at..at + v_part.len()].copy_from_slice(v_part);
         }
@@ -134,6 +143,8 @@ impl Operator for NormQkvRope {
                 kv_heads: self.kv_heads as u32,
                 interleaved: self.interleaved.into(),
                 bias: self.bias.into(),
+                q_angles: self.q_angles.first as u32,
+                each: self.q_angles.each as u32,
             }),
             groups: [groups(rows / 2, 32), gemv_groups(m), 1],
             }]
@@ -154,6 +165,7 @@ pub fn cases() -> Vec<Case> {
             kv_heads,
             head_dim,
             interleaved,
+            q_angles: Angles::default(),
         };
         let weight = Given::weight(dtype, (q + k + v) * head_dim, cols);
         let context = at.iter().map(|(_, position)| position + 1).max().unwrap_or(0);
@@ -173,6 +185,24 @@ pub fn cases() -> Vec<Case> {
         let cols = if dtype.block().0 == 256 { 768 } else { 160 };
         cases.extend([1, 5].map(|m| case(dtype, [3, 1, 1], 16, cols, &apart[..m], false)));
     }
+    // Sequences whose rows choose other tables of angles, 11 rows each, of which the last 5 turn q.
+    let op = NormQkvRope {
+        eps: 1e-5,
+        bias: true,
+        q_rows: 40,
+        k_rows: 20,
+        v_rows: 20,
+        kv_heads: 2,
+        head_dim: 10,
+        interleaved: false,
+        q_angles: Angles { first: 6, each: 11 },
+    };
+    let rows = [(20, 2, 3), (0, 0, 4), (8, 1, 0), (30, 2, 1)]
+        .map(|(slot, stretch, at)| Row { slot, ..Row::at(at) }.stretched(stretch));
+    let (weight, angles) = (Given::weight(DType::F16, 80, 64), Given::angles(33, 10));
+    let reads = vec![Given::f32([4, 64]), Given::f32([144]), weight, angles];
+    let cache = Given::kv(40, 2, 10);
+    cases.push(Case::new(op, reads).state(vec![cache.clone(), cache]).rows(rows.into()).few());
     cases.extend([
         case(DType::F32, [1, 1, 1], 2, 1, &[(0, 0)], false),
         case(DType::F32, [4, 2, 2], 22, 88, &[(0, 5)], false),

@@ -23,7 +23,7 @@ use crate::ops::norm_matmul::NormMatmul;
 use crate::ops::norm_qkv_rope::NormQkvRope;
 use crate::ops::norm_swiglu::NormSwiglu;
 use crate::ops::rms_norm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Angles, Rope};
 use crate::ops::{Operator, Stored, TensorType};
 use crate::plan::group::Groups;
 
@@ -186,7 +186,14 @@ impl<'a> Fuser<'a> {
             return;
         }
         let Some((x, gain, eps)) = self.norm_of(n) else { return };
-        let Some(rope) = self.op::<Rope>(q_rope).cloned() else { return };
+        let (Some(rope), Some(k_angles)) =
+            (self.op::<Rope>(q_rope).cloned(), self.op::<Rope>(k_rope).map(|k| k.angles))
+        else {
+            return;
+        };
+        if k_angles != (Angles { first: 0, ..rope.angles }) {
+            return;
+        }
         let angles = self.graph.nodes[q_rope].reads[1];
         let weights = linears.map(|m| self.graph.nodes[m].reads[1]);
         if !weights.iter().all(|&weight| self.groups.whole(weight)) {
@@ -220,6 +227,7 @@ impl<'a> Fuser<'a> {
                 kv_heads,
                 head_dim: rope.head_dim,
                 interleaved: rope.interleaved,
+                q_angles: rope.angles,
             };
             let w = if members.len() == 1 { members[0] } else { self.joined(&members) };
             let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([m, 1])) };

@@ -124,8 +124,17 @@ fn what_feeds_attention() {
     let (d, kv_heads) = (16, 2);
     for (dtype, k) in [(DType::Q4_0, 160), (DType::Q4_K, 2304)] {
         let (q_rows, k_rows, v_rows) = (4 * d, kv_heads * d, kv_heads * d);
-        let op =
-            NormQkvRope { eps: 1e-5, bias: true, q_rows, k_rows, v_rows, kv_heads, head_dim: d, interleaved: false };
+        let op = NormQkvRope {
+            eps: 1e-5,
+            bias: true,
+            q_rows,
+            k_rows,
+            v_rows,
+            kv_heads,
+            head_dim: d,
+            interleaved: false,
+            q_angles: Default::default(),
+        };
         let rows = q_rows + k_rows + v_rows;
         let weight = Given::weight(dtype, rows, k);
         let reads = vec![Given::f32([9, k]), Given::f32([k + rows]), weight, Given::angles(10, d)];
@@ -137,7 +146,7 @@ fn what_feeds_attention() {
 
 #[test]
 fn attention_of_sequences() {
-    let op = Attention { heads: 4, kv_heads: 2, head_dim: 20, qk_norm: Some(1e-5), causal: true };
+    let op = Attention { heads: 4, kv_heads: 2, head_dim: 20, qk_norm: Some(1e-5), causal: true, cross: None };
     let cache = Given::kv(80, 2, 20);
     let reads = vec![Given::f32([9, 80]), cache.clone(), cache];
     Whole::new(Case::new(op, reads).rows(apart()).few(), &[0]).hold(&few());
@@ -155,7 +164,7 @@ fn a_product_of_a_prompt() {
 #[test]
 fn attention_of_a_prompt() {
     for (head_dim, qk_norm) in [(20, None), (64, Some(1e-5)), (136, None)] {
-        let op = Attention { heads: 4, kv_heads: 2, head_dim, qk_norm, causal: true };
+        let op = Attention { heads: 4, kv_heads: 2, head_dim, qk_norm, causal: true, cross: None };
         let cache = Given::kv(100, 2, head_dim);
         let reads = vec![Given::f32([40, 4 * head_dim]), cache.clone(), cache];
         let rows = Row { slot: 3, ..Row::at(50) }.follow(40);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dunlin::checkpoint::beyond::{Beyond, Ntk};
 use dunlin::checkpoint::{Config, RopeConfig};
 use dunlin::graph::Graph;
 use dunlin::kernel::{DeviceProfile, layout};
@@ -28,7 +29,12 @@ pub fn uniform(
         ffn: vec![ffn; layers],
         head_dim,
         norm_eps: 1e-5,
-        rope: RopeConfig { interleaved: false, inv_freq: inv_freq(head_dim), most_positions: None },
+        rope: RopeConfig {
+            interleaved: false,
+            inv_freq: inv_freq(head_dim),
+            most_positions: None,
+            beyond: Default::default(),
+        },
         rope_layers: vec![true; layers],
         qk_norm: false,
         qkv_bias: false,
@@ -52,6 +58,9 @@ pub fn named() -> Vec<(&'static str, Config)> {
     r1.rope.interleaved = true;
     r1.qk_norm = true;
     let qwen25 = Config { qkv_bias: true, ..uniform("qwen2", 896, 24, [14, 2], 4864, 151_936) };
+    let mut qwen_vl =
+        Config { qkv_bias: true, tied: false, context: 8192, ..uniform("qwen", 4096, 32, [32, 32], 11008, 151_860) };
+    qwen_vl.rope.beyond = Beyond { trained: 2048, ntk: Some(Ntk { base: 10_000.0, rotated: 128 }), logn: true };
     let mut pruned = uniform("mobilellm", 960, 4, [15, 5], 2560, 32000);
     pruned.heads = vec![15, 9, 12, 6];
     pruned.kv_heads = vec![5, 3, 4, 2];
@@ -65,6 +74,7 @@ pub fn named() -> Vec<(&'static str, Config)> {
         ("MobileLLM-R1-140M", r1),
         ("SmolLM2-135M", Config { architecture: "llama".into(), vocab: 49152, ..m125 }),
         ("Qwen2.5-0.5B", qwen25),
+        ("Qwen-VL", qwen_vl),
         ("MobileLLaMA-1.4B", Config { tied: false, ..uniform("llama", 2048, 24, [16, 16], 5632, 32000) }),
         ("MobileLLaMA-2.7B", Config { tied: false, ..uniform("llama", 2560, 32, [32, 32], 6912, 32000) }),
     ]
@@ -135,7 +145,16 @@ pub fn random_config(random: &mut Random) -> Config {
     config.head_dim = head_dim;
     (config.heads, config.kv_heads) = (heads, kv_heads);
     config.ffn = (0..layers).map(|_| width(random)).collect();
-    config.rope = RopeConfig { interleaved: random.below(2) == 0, inv_freq: inv_freq(head_dim), most_positions: None };
+    config.rope = RopeConfig {
+        interleaved: random.below(2) == 0,
+        inv_freq: inv_freq(head_dim),
+        most_positions: None,
+        beyond: Default::default(),
+    };
+    if random.below(3) == 0 {
+        let ntk = (head_dim > 2 && random.below(2) == 0).then_some(Ntk { base: 10_000.0, rotated: head_dim });
+        config.rope.beyond = Beyond { trained: 2 + random.below(40), ntk, logn: random.below(2) == 0 };
+    }
     config.rope_layers = (0..layers).map(|_| random.below(5) > 0).collect();
     config.qk_norm = random.below(2) == 0;
     config.qkv_bias = random.below(2) == 0;
