@@ -122,6 +122,12 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
     line("head", if config.tied { "the embedding".into() } else { "its own matrix".to_owned() });
     let pairs = if config.rope.interleaved { "pairs (2i, 2i+1)" } else { "pairs (i, i + half)" };
     line("rope", format!("{pairs}{}", if config.qk_norm { ", then q and k are normalised" } else { "" }));
+    let beyond = &config.rope.beyond;
+    let changes = [(beyond.ntk.is_some(), "other angles (dynamic NTK)"), (beyond.logn, "larger queries (logn)")];
+    let changes: Vec<&str> = changes.iter().filter(|(there, _)| *there).map(|(_, what)| *what).collect();
+    if !changes.is_empty() {
+        line("beyond", format!("{} tokens: {}", beyond.trained, changes.join(", ")));
+    }
     line("norm eps", format!("{:e}", config.norm_eps));
     line("context", config.context.to_string());
     line("bos, eos", format!("{}, {}", config.bos.map_or("none".into(), |id| id.to_string()), each_id(&config.eos)));

@@ -207,6 +207,9 @@ impl Generation {
             ));
         };
         let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply().trim());
+        // A picture's tags in an answer are words: no picture belongs to them.
+        let tags: &[&str] = if model.0.text.has_image_tags() { &["<img>", "</img>"] } else { &[] };
+        let reply = tags.iter().fold(reply.to_owned(), |reply, tag| reply.replace(tag, ""));
         messages.push(Message::new("assistant", reply));
         let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
         messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));

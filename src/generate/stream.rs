@@ -152,3 +152,34 @@ fn nonsense(model: &Model, what: &str) -> Error {
     }
     Error::device(format!("{device} computed {what}: its driver may be wrong; try --device cpu"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::{Device, boxes};
+
+    /// The control tokens of an answer are shown where they are asked for, and always known to what parses them.
+    #[test]
+    fn boxes_are_kept_whatever_is_shown() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/qwenvl_b");
+        let model = Model::load(folder, &Device::cpu()).unwrap();
+        let answer = "<ref>Hello</ref><box>(100,200),(300,400)</box>";
+        let ids = model.tokenizer().unwrap().encode(answer).unwrap();
+        for (special, shown) in [(false, "Hello(100,200),(300,400)"), (true, answer)] {
+            let mut stream = TextStream::new(&model, 99, 0, special);
+            for &id in &ids {
+                stream.push(&model, 1, Sampled { id, logprob: 0.0, logits: None }).unwrap();
+            }
+            stream.push(&model, 1, Sampled { id: model.0.config.eos[1], logprob: 0.0, logits: None }).unwrap();
+            assert_eq!(stream.stop, Some(Stop::Eos), "<|im_start|> ends an answer");
+            let pieces: String = std::iter::from_fn(|| stream.next()).map(|piece| piece.text).collect();
+            assert_eq!((pieces.as_str(), stream.reply()), (shown, answer));
+            let found = boxes::located(stream.reply(), Some((720, 1280)));
+            assert_eq!(found.len(), 1);
+            assert_eq!(
+                (found[0].label.as_deref(), &found[0].pixels[..]),
+                (Some("Hello"), &[[72, 256], [216, 512]][..])
+            );
+        }
+    }
+}
