@@ -7,6 +7,7 @@ use serde_json::{Number, Value};
 
 use super::beyond::Beyond;
 use super::config::{Description, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, QWEN, RopeDescription, Scaling, is_epsilon};
+use super::json::parse;
 use super::qwen_json;
 use crate::error::{Error, Result};
 
@@ -261,9 +262,4 @@ fn truthy(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() != Some(0.0),
         _ => true,
     }
-}
-
-pub fn parse<'a, T: Deserialize<'a>>(file: &Path, content: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(content)
-        .map_err(|error| Error::checkpoint(format!("{}: {error}", file.display())).caused_by(error))
 }

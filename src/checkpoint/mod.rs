@@ -11,6 +11,7 @@ pub mod files;
 mod folder;
 pub mod gguf;
 mod gguf_model;
+mod json;
 mod mmproj;
 mod pickle;
 mod quantize;
@@ -57,7 +58,7 @@ pub fn is_mobilevlm(files: &Files) -> Result<bool> {
     if !files.is_file(&file) {
         return Ok(false);
     }
-    let json: serde_json::Value = config_json::parse(&file, &files.read(&file)?)?;
+    let json: serde_json::Value = json::parse(&file, &files.read(&file)?)?;
     Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
 }
 

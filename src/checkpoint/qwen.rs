@@ -14,7 +14,7 @@ use super::files::Files;
 use super::stored::{Element, Stored};
 use super::vision::{Activation, Projector, VisionConfig};
 use super::vision_tensors::{MEAN, STD};
-use super::{config_json, tiktoken};
+use super::{json, tiktoken};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder};
 
@@ -93,7 +93,7 @@ pub fn read(
 ) -> Result<(Named, Option<(VisionConfig, Named)>)> {
     let path = files.path();
     let config_file = path.join("config.json");
-    let json: Json = config_json::parse(&config_file, &files.read(&config_file)?)?;
+    let json: Json = json::parse(&config_file, &files.read(&config_file)?)?;
     let visual = json.visual;
     refuse_unknown(path, &tensors, description.layers, visual.as_ref())?;
     let known = known_ids(files, description, visual.as_ref(), &config_file)?;
@@ -297,7 +297,7 @@ impl Visual {
             return bad(what.into());
         }
         let ffn = self.width as f64 * self.mlp_ratio;
-        if !(ffn >= 1.0 && ffn < 1e6) {
+        if !(1.0..1e6).contains(&ffn) {
             return bad(format!("mlp_ratio of visual is {}, such as 4.9231 is expected", self.mlp_ratio));
         }
         Ok(VisionConfig {

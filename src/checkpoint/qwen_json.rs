@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::beyond::{Beyond, Ntk};
 use super::config::{Description, MOST_CONTEXT, MOST_LAYERS, QWEN, RopeDescription, Scaling, is_epsilon};
-use super::config_json::parse;
+use super::json::parse;
 use crate::error::{Error, Result};
 
 /// The keys that matter, with the defaults of the published class.
@@ -71,7 +71,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     let what = "seq_length is missing: the number of tokens that the model was trained with, such as 2048";
     let trained = json.seq_length.ok_or_else(|| bad(what.into()))?;
     let context = json.max_position_embeddings.unwrap_or(8192);
-    if trained < 2 || trained > MOST_CONTEXT || context == 0 || context > MOST_CONTEXT {
+    if !(2..=MOST_CONTEXT).contains(&trained) || !(1..=MOST_CONTEXT).contains(&context) {
         return Err(bad(format!("seq_length is {trained} and max_position_embeddings {context}, which no model has")));
     }
     // With R = 2 its exponent R / (R − 2) is no number, and the only angle does not depend on the base.

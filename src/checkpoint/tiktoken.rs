@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config_json;
 use super::files::Files;
+use super::json;
 use crate::error::{Error, Result};
 
 /// The file's name.
@@ -60,11 +60,11 @@ pub fn read(files: &Files) -> Result<Option<Tiktoken>> {
     let tokens = parse(&file, &files.read(&file)?)?;
     let config = folder.join("config.json");
     let config: serde_json::Value =
-        if files.is_file(&config) { config_json::parse(&config, &files.read(&config)?)? } else { Default::default() };
+        if files.is_file(&config) { json::parse(&config, &files.read(&config)?)? } else { Default::default() };
     let tags = config.get("visual").is_some_and(|visual| visual.is_object());
     let generation = folder.join("generation_config.json");
     let generation: GenerationJson = if files.is_file(&generation) {
-        config_json::parse(&generation, &files.read(&generation)?)?
+        json::parse(&generation, &files.read(&generation)?)?
     } else {
         GenerationJson { chat_format: None, max_window_size: None }
     };

@@ -62,7 +62,7 @@ pub struct Run {
     /// Do not use the chat template
     #[arg(long)]
     raw: bool,
-    /// Show control tokens as they are written: <ref>, <box>
+    /// Show control tokens as they are written: `<ref>`, `<box>`
     #[arg(long)]
     special: bool,
     /// One JSON object a token, then one with statistics and the boxes that the answer names

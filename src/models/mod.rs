@@ -81,7 +81,7 @@ pub enum Want {
     Trace,
 }
 
-/// The graph of a model, written with `b`. `angles` is [`angles`]`(config, context)`.
+/// The graph of a model, written with `b`. `angles` are the model's: [`AngleTable`].
 pub fn build(config: &Config, b: GraphBuilder, angles: &AngleTable, pass: Pass) -> Result<Graph> {
     let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;

@@ -218,7 +218,7 @@ fn stretched_pictures_are_pillows_to_the_last_byte() {
             assert_eq!(largest_difference(&image.stretched(shape[0]), &expected), 0, "{at}");
             // CLIP's, as the checkpoint's own reader has them.
             let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-            let std = [0.268_629_54, 0.261_302_58, 0.275_777_1];
+            let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
             let found = image.stretched_pixels(shape[0], mean, std);
             let expected = golden.f32(&format!("img{index}.pixel_values"));
             let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -235,7 +235,8 @@ fn stretched_pictures_are_pillows_to_the_last_byte() {
 fn pictures_that_exif_turns_keep_what_is_in_the_file() {
     let mut turned = 0;
     for path in fixtures("decode", &["jpg", "png", "webp"]) {
-        let image = Image::open(&path).expect("a picture");
+        // Some are there to be refused.
+        let Ok(image) = Image::open(&path) else { continue };
         let stored = image.as_stored();
         if stored == image {
             continue;
