@@ -15,6 +15,9 @@ use dunlin::{Device, LoadOptions, Model, Prompt, Sampler, Trace, Weights};
 
 const CONTEXT: usize = 512;
 
+/// Elements that positions have, made for a grid of 32 × 32 where the tower and the resampler add them, and queries.
+const CONSTANTS: u64 = 1024 * (1664 + HIDDEN as u64) + 256 * HIDDEN as u64;
+
 /// What the process may hold besides weights and cache: itself, the driver, arenas, and the largest matrix in bf16 and in
 /// q4_0 while it is quantised.
 const REST: u64 = 3 << 30;
@@ -96,8 +99,8 @@ impl Files {
         generation = generation.max_tokens(crate::ANSWER).logprobs(VOCAB);
         let answer = answer(&mut generation, label);
         assert_eq!(generation.stats().image_tokens, 256, "{label}");
-        // A scale of 2 bytes for 32 weights of 4 bits.
-        near(&format!("{label}: weights"), answer.weight_bytes, self.parameters / 32 * 18);
+        // A scale of 2 bytes for 32 weights of 4 bits; positions of every patch and the queries are f32.
+        near(&format!("{label}: weights"), answer.weight_bytes, self.parameters / 32 * 18 + 4 * CONSTANTS);
         let cache = 2 * (self.depth.layers * answer.positions * HIDDEN) as u64 * cache_bytes;
         let most = answer.weight_bytes + 2 * cache + REST;
         if let Some(peak) = peak().filter(|_| label != "cpu") {
