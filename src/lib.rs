@@ -68,6 +68,6 @@ pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
     Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Located, Message, Model,
-    OperatorCheck, Piece, Precision, Prompt, Sampler, Score, Shape, Stats, Stop, Tokenizer, Trace, Values, Weights,
+    OperatorCheck, Outline, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights,
     WrongCase,
 };

@@ -13,7 +13,7 @@
 pub struct Located {
     /// What is there: the text of `<ref>` right before it.
     pub label: Option<String>,
-    pub shape: Shape,
+    pub shape: Outline,
     /// Corners (x, y) in pixels of the picture. Empty where the model wrote thousandths and no picture was given.
     pub pixels: Vec<[u32; 2]>,
     /// Corners (x, y) in thousandths of the picture's width and height. Empty where the model wrote pixels and no picture was
@@ -26,7 +26,7 @@ pub struct Located {
 /// What corners mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Shape {
+pub enum Outline {
     /// Two corners: left above and right below.
     Box,
     /// Four corners, around it.
@@ -53,7 +53,7 @@ pub(super) fn located(text: &str, size: Option<(usize, usize)>) -> Vec<Located> 
             }
             continue;
         }
-        for (shape, open, close) in [(Shape::Box, "<box>", "</box>"), (Shape::Quad, "<quad>", "</quad>")] {
+        for (shape, open, close) in [(Outline::Box, "<box>", "</box>"), (Outline::Quad, "<quad>", "</quad>")] {
             let Some((content, end)) = inside(open, close) else { continue };
             let Some((corners, in_pixels)) = corners(content, shape) else { continue };
             let own = label.filter(|&(_, from)| text[from..next].trim().is_empty()).map(|(words, _)| words);
@@ -68,7 +68,7 @@ pub(super) fn located(text: &str, size: Option<(usize, usize)>) -> Vec<Located> 
 impl Located {
     fn new(
         label: Option<&str>,
-        shape: Shape,
+        shape: Outline,
         corners: Vec<[u32; 2]>,
         in_pixels: bool,
         size: Option<(usize, usize)>,
@@ -87,8 +87,8 @@ impl Located {
 }
 
 /// The corners of a shape, and whether they are pixels: `[x,y][x,y]`, else `(x,y),(x,y)`.
-fn corners(content: &str, shape: Shape) -> Option<(Vec<[u32; 2]>, bool)> {
-    let count = if shape == Shape::Box { 2 } else { 4 };
+fn corners(content: &str, shape: Outline) -> Option<(Vec<[u32; 2]>, bool)> {
+    let count = if shape == Outline::Box { 2 } else { 4 };
     let list = |open: char, close: char, between: &str| -> Option<Vec<[u32; 2]>> {
         let mut rest = content.trim();
         let mut corners = Vec::new();
@@ -129,7 +129,7 @@ mod tests {
             [
                 Located {
                     label: Some("Search".into()),
-                    shape: Shape::Box,
+                    shape: Outline::Box,
                     // int(x / 1000 · 720), int(y / 1000 · 1280)
                     pixels: vec![[54, 52], [665, 140]],
                     thousandths: vec![[75, 41], [924, 110]],
@@ -137,21 +137,21 @@ mod tests {
                 },
                 Located {
                     label: Some("确定".into()),
-                    shape: Shape::Box,
+                    shape: Outline::Box,
                     pixels: vec![[54, 52], [665, 140]],
                     thousandths: vec![[75, 40], [923, 109]],
                     size,
                 },
                 Located {
                     label: None,
-                    shape: Shape::Box,
+                    shape: Outline::Box,
                     pixels: vec![[0, 0], [720, 1280]],
                     thousandths: vec![[0, 0], [1000, 1000]],
                     size,
                 },
                 Located {
                     label: None,
-                    shape: Shape::Quad,
+                    shape: Outline::Quad,
                     pixels: vec![[0, 0], [720, 0], [720, 640], [0, 640]],
                     thousandths: vec![[0, 0], [1000, 0], [1000, 500], [0, 500]],
                     size,

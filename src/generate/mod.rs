@@ -24,7 +24,7 @@ mod tokenizer;
 
 pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
 pub use batch::Generations;
-pub use boxes::{Located, Shape};
+pub use boxes::{Located, Outline};
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Stats};
 // A crate has the same name.
