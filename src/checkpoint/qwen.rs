@@ -289,7 +289,10 @@ impl Visual {
             return bad(format!("hidden_size is {hidden}, and the resampler has heads of {RESAMPLER_HEAD}"));
         }
         let sizes = [self.image_size, self.patch_size, self.width, self.heads, self.layers];
-        if sizes.contains(&0) || self.layers > config::MOST_LAYERS || self.image_size > MOST_PIXELS {
+        if sizes.contains(&0)
+            || self.layers > config::MOST_LAYERS
+            || self.image_size / self.patch_size.max(1) > MOST_GRID
+        {
             return bad("image_size, patch_size, width, heads or layers of visual are of no model".into());
         }
         if self.image_size < self.patch_size || !self.width.is_multiple_of(self.heads) {
@@ -385,8 +388,8 @@ impl Visual {
     }
 }
 
-/// A picture's side is believed up to here.
-const MOST_PIXELS: usize = 1 << 14;
+/// Patches of a side are believed up to here: positions of all of them are made.
+const MOST_GRID: usize = 128;
 
 /// A table of 16 × 16 positions for a grid of `side` × `side`, as PyTorch's `interpolate` makes it: bicubic, a = −¾, corners
 /// not aligned, taps clamped at the border, no filter when shrinking. `x`: (256, cols).

@@ -273,6 +273,7 @@ fn what_is_not_qwen_is_named() {
         ("layers", json!(3), &["resblocks.2.", "missing"]),
         ("mlp_ratio", json!(0), &["mlp_ratio"]),
         ("image_size", json!(0), &["image_size"]),
+        ("image_size", json!(1_000_000_000), &["image_size"]),
     ] {
         complains(folder_of("qwenvl_a", |json| json["visual"][key] = value, weights(keep)), words);
     }
