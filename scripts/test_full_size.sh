@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# MobileVLM V2-1.7B at its full size, with random weights, on lavapipe and on every Vulkan GPU (tests/full_size/main.rs).
-# Takes 1 GB of disk in target/tmp, 2 GB of memory, and about 10 minutes on two cores. Without a GPU it needs lavapipe
-# (Debian: mesa-vulkan-drivers).
+# A model at its full size, with random weights, on lavapipe and on every Vulkan GPU (tests/full_size). Without a GPU it needs
+# lavapipe (Debian: mesa-vulkan-drivers).
+#
+#   scripts/test_full_size.sh            MobileVLM V2-1.7B: 1 GB of disk in target/tmp, 2 GB of memory, 10 minutes on two cores
+#   scripts/test_full_size.sh qwen_vl    Qwen-VL, 9.7 billion parameters: 1.5 GB of disk, 9 GB of memory, and on a rasteriser hours;
+#                                        DUNLIN_FULL_SIZE_LAYERS=1 takes one layer and one block of those widths
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,4 +14,4 @@ if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
     export XDG_RUNTIME_DIR
 fi
 
-cargo test --locked --test full_size -- --ignored --nocapture
+cargo test --locked --test full_size -- --ignored --nocapture "${1:-mobilevlm}"

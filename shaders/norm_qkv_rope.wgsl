@@ -22,6 +22,8 @@ struct Params {
     interleaved: u32,
     bias: u32,          // whether there is one
     rope: u32,          // whether q and k rotate
+    q_angles: u32,      // rows of the table from those that turn k to those that turn q
+    each: u32,          // rows of the table for each of the tables that rows choose from
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;      // (m, cols)
@@ -104,7 +106,8 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     }
     var rotated = v;
     if params.rope != 0u {
-        let angle = angles[batch[m].position * half_dim + pair % half_dim];
+        let table = (batch[m].top_k >> 24u) * params.each + select(0u, params.q_angles, row.x < params.q_rows);
+        let angle = angles[(table + batch[m].position) * half_dim + pair % half_dim];
         rotated = vec2<f32>(fma(v.x, angle.x, -(v.y * angle.y)), fma(v.y, angle.x, v.x * angle.y));
     }
     if row.x < params.q_rows {

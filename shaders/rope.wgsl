@@ -9,6 +9,8 @@ struct Params {
     heads: u32,
     head_dim: u32,    // D
     interleaved: u32,
+    first: u32,       // row of the table at which those of position 0 begin
+    each: u32,        // rows of the table for each of the tables that rows choose from
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
@@ -32,7 +34,8 @@ fn rope(@builtin(global_invocation_id) id: vec3<u32>) {
         a = head * params.head_dim + 2u * i;
         b = a + 1u;
     }
-    let angle = angles[batch[row].position * half_dim + i];
+    let at = (batch[row].top_k >> 24u) * params.each + params.first + batch[row].position;
+    let angle = angles[at * half_dim + i];
     y[a] = x[a] * angle.x - x[b] * angle.y;
     y[b] = x[b] * angle.x + x[a] * angle.y;
 }

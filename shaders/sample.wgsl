@@ -117,11 +117,12 @@ fn kept(thread: u32, base: u32, row: Row) -> u32 {
     if row.min_p > 0.0 {
         threshold = max(threshold, ordered(most + row.temperature * log(row.min_p)));
     }
-    if row.top_k > 0u && row.top_k < params.vocab {
+    let top_k = row.top_k & 0xffffffu;
+    if top_k > 0u && top_k < params.vocab {
         // The largest key that at least k logits reach.
         var key = 0u;
         for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-            if count(thread, base, key | bit) >= row.top_k {
+            if count(thread, base, key | bit) >= top_k {
                 key |= bit;
             }
         }

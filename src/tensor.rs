@@ -27,6 +27,12 @@ pub enum RowOrder {
     /// GGUF's `llama` files interleave the two halves of each head of q and k, so that row
     /// `head·D + s·D/2 + j` is stored at `head·D + 2j + s`. Reading rows undoes it.
     Interleaved { head_dim: usize },
+    /// Groups of `each` rows, the first rows of every `step`: row `group·each + i` is stored at `group·step + i`. Where q, k
+    /// and v of a head lie side by side, each of them is such rows.
+    Strided { each: usize, step: usize },
+    /// Heads of D rows of which rope turns the first R, rows j and j + R/2 together. Here rows j and j + D/2 are a pair, for
+    /// every j, and those behind R/2 turn by no angle. Scores do not depend on the order within heads.
+    PartlyRotated { head_dim: usize, rotated: usize },
 }
 
 impl Tensor {
@@ -40,16 +46,14 @@ impl Tensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
+    /// Bytes of its elements. Rows that lie apart have others between them.
+    pub fn size(&self) -> usize {
+        self.rows() * self.dtype.row_bytes(self.cols())
+    }
+
     /// Where logical row `row` lies in the bytes, counted in rows.
     pub fn stored_row(&self, row: usize) -> usize {
-        match self.order {
-            RowOrder::Stored => row,
-            RowOrder::Interleaved { head_dim } => {
-                let (head, within) = (row / head_dim, row % head_dim);
-                let (half, j) = (within / (head_dim / 2), within % (head_dim / 2));
-                head * head_dim + 2 * j + half
-            }
-        }
+        self.order.stored(row)
     }
 
     /// The bytes of logical row `row`.
@@ -73,6 +77,30 @@ impl Tensor {
             }
         }
         values
+    }
+}
+
+impl RowOrder {
+    /// Where logical row `row` lies, counted in rows.
+    pub fn stored(self, row: usize) -> usize {
+        match self {
+            RowOrder::Stored => row,
+            RowOrder::Interleaved { head_dim } => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let (half, j) = (within / (head_dim / 2), within % (head_dim / 2));
+                head * head_dim + 2 * j + half
+            }
+            RowOrder::Strided { each, step } => row / each * step + row % each,
+            RowOrder::PartlyRotated { head_dim, rotated } => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let (half, j) = (within / (head_dim / 2), within % (head_dim / 2));
+                let place = match j.checked_sub(rotated / 2) {
+                    None => j + half * rotated / 2,
+                    Some(still) => rotated + still + half * (head_dim - rotated) / 2,
+                };
+                head * head_dim + place
+            }
+        }
     }
 }
 

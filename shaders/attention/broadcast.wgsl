@@ -19,6 +19,7 @@ struct Params {
     rows: u32,
     causal: u32,
     window: u32,      // rows that a causal row sees at most, the last of them itself
+    keys: u32,        // that every row sees, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -61,7 +62,7 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     var largest = LOWEST;
     var total = 0.0;
     let row = thread / 2u;
-    let length = place().y + select(params.rows, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
+    let length = place().y + select(params.keys, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
     // Whole blocks of keys, so that a row adds in one order wherever its tile begins.
     for (var start = first_keys(group.y * ROWS).x / KEYS * KEYS; start < length; start += KEYS) {
         score(thread, start, length, row0, rows, scale, head, kv);

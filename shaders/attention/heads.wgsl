@@ -18,6 +18,7 @@ struct Params {
     rows: u32,
     causal: u32,      // 1
     window: u32,      // rows that a row sees at most, the last of them itself
+    keys: u32,        // of other kernels
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)

@@ -1,7 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
 // t counts from the slot of row r: 0 .. its position + 1 where attention is causal, of which a window leaves the last ones;
-// else 0 .. position of row 0 + rows
+// else 0 .. position of row 0 + keys
 //
 // One workgroup a row and query head: right for decoding, where rows are few. Keys go by in chunks of CHUNK whose
 // scores fit workgroup memory; a running maximum and sum (online softmax) join the chunks, so memory does not grow
@@ -17,6 +17,7 @@ struct Params {
     rows: u32,
     causal: u32,
     window: u32,      // rows that a causal row sees at most, the last of them itself
+    keys: u32,        // that every row sees, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -47,7 +48,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     // The rows of a picture are more than the table has; the first stands for all.
     if params.causal == 0u {
         first = batch[0].slot;
-        length = batch[0].position + params.rows;
+        length = batch[0].position + params.keys;
     }
     let base = (group.y * params.heads + head) * params.head_dim;
 

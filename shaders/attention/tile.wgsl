@@ -18,6 +18,7 @@ struct Params {
     rows: u32,
     causal: u32,
     window: u32,      // rows that a causal row sees at most, the last of them itself
+    keys: u32,        // that every row sees, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -64,7 +65,7 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var largest = LOWEST;
     var total = 0.0;
 
-    let length = place().y + select(params.rows, min(row0 + ROWS, params.rows), params.causal != 0u);
+    let length = place().y + select(params.keys, min(row0 + ROWS, params.rows), params.causal != 0u);
     // Whole blocks of keys, so that a row adds in one order wherever its tile begins.
     for (var start = first_keys(row0).x / KEYS * KEYS; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::{MOST_LAYERS, is_epsilon};
-use super::config_json::parse;
 use super::files::Files;
+use super::json::parse;
 use super::vision::Activation;
 use super::vision_tensors::{Facts, MEAN, NORM_EPS, STD};
 use crate::error::{Error, Result};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::beyond::Beyond;
 use super::stored::Stored;
 use super::vision::VisionConfig;
 use crate::error::{Error, Result};
@@ -71,6 +72,8 @@ pub struct RopeConfig {
     pub local: Option<Vec<f32>>,
     /// The longest context for which `inv_freq` is right (`dynamic` scaling changes it beyond); without it, any.
     pub most_positions: Option<usize>,
+    /// What changes beyond the length that the model was trained for.
+    pub beyond: Beyond,
 }
 
 /// What `config.json` or GGUF metadata says. Widths per layer may be wrong or missing: tensors have the last word.
@@ -106,12 +109,15 @@ pub(super) struct Description {
     pub eos: Vec<u32>,
 }
 
-/// θ_i = base^(−2i / head_dim), then scaled.
+/// θ_i = base^(−2i / head_dim), then scaled. Where only `rotated` elements turn, these count, and θ of the others is 0.
 #[derive(Clone, Debug)]
 pub(super) struct RopeDescription {
     pub interleaved: bool,
     pub base: f64,
     pub scaling: Scaling,
+    /// Elements of a head that are rotated, where it is not all of them.
+    pub rotated: Option<usize>,
+    pub beyond: Beyond,
 }
 
 /// How the frequencies of a longer context are made from θ.
@@ -211,6 +217,7 @@ impl Description {
                 inv_freq: self.rope.inv_freq(head_dim, path)?,
                 local: self.local_rope.map(|rope| rope.inv_freq(head_dim, path)).transpose()?,
                 most_positions: matches!(self.rope.scaling, Scaling::Dynamic).then_some(self.context),
+                beyond: self.rope.beyond,
             },
             rope_layers: self.rope_layers,
             windows: self.windows,
@@ -267,8 +274,12 @@ impl RopeDescription {
                 head_dim / 2,
             )));
         }
+        let rotated = self.rotated.unwrap_or(head_dim);
         let scaled = |i: usize| {
-            let theta = self.base.powf(-2.0 * i as f64 / head_dim as f64);
+            if i >= rotated / 2 {
+                return 0.0;
+            }
+            let theta = self.base.powf(-2.0 * i as f64 / rotated as f64);
             match &self.scaling {
                 Scaling::None | Scaling::Dynamic => theta,
                 Scaling::Linear { factor } => theta / factor,
@@ -289,6 +300,8 @@ pub(super) const GEMMA3: &str = "gemma3_text";
 
 /// The architecture of a model with a vision half. Its language half is that of `llama`.
 pub(super) const MOBILEVLM: &str = "mobilevlm";
+/// Qwen 1 and Qwen-VL.
+pub(super) const QWEN: &str = "qwen";
 
 /// What files say is believed up to here, so that nothing large is allocated for a number.
 pub(super) const MOST_LAYERS: usize = 4096;

@@ -5,13 +5,17 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
+use super::beyond::Beyond;
 use super::config::{
-    Description, GEMMA3, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, QkNorm, RopeDescription, Scaling, is_epsilon,
+    Description, GEMMA3, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, QWEN, QkNorm, RopeDescription, Scaling, is_epsilon,
 };
+use super::json::parse;
+use super::qwen_json;
 use crate::error::{Error, Result};
 
 /// The `model_type`s that are run.
-pub const KNOWN: [&str; 8] = ["mobilellm", "llama", "llama4_text", "qwen2", "qwen3", "smollm3", GEMMA3, MOBILEVLM];
+pub const KNOWN: [&str; 9] =
+    ["mobilellm", "llama", "llama4_text", QWEN, "qwen2", "qwen3", "smollm3", GEMMA3, MOBILEVLM];
 
 /// The keys that matter. Everything else in the file is for training, or for other software.
 #[derive(Deserialize)]
@@ -128,6 +132,9 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
             "model_type `{model_type}` is not supported; dunlin runs {}",
             KNOWN.join(", ")
         )));
+    }
+    if model_type == QWEN {
+        return qwen_json::read(file, config, generation);
     }
     let json: Json = parse(file, config)?;
     let generation = generation.map(|(file, content)| parse::<GenerationJson>(file, content)).transpose()?;
@@ -345,7 +352,7 @@ fn describe_rope(rope: Option<Rope>, base: Option<f64>, default_base: f64, file:
         )));
     }
     let scaling = rope.map_or(Ok(Scaling::None), |rope| scaling(rope, file))?;
-    Ok(RopeDescription { interleaved: false, base, scaling })
+    Ok(RopeDescription { interleaved: false, base, scaling, rotated: None, beyond: Beyond::default() })
 }
 
 fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {
@@ -389,9 +396,4 @@ fn truthy(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() != Some(0.0),
         _ => true,
     }
-}
-
-pub fn parse<'a, T: Deserialize<'a>>(file: &Path, content: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(content)
-        .map_err(|error| Error::checkpoint(format!("{}: {error}", file.display())).caused_by(error))
 }

@@ -1,5 +1,6 @@
 //! GGUF metadata → [`Description`], and GGUF tensor names → Hugging Face names.
 
+use super::beyond::Beyond;
 use super::config::{
     Description, EMBEDDING, GEMMA3, HEAD, MOST_CONTEXT, MOST_LAYERS, NORM, QkNorm, RopeDescription, Scaling,
     is_epsilon, layer_tensor,
@@ -135,7 +136,13 @@ impl Gguf {
         }
         let windows = if gemma { self.windows(&key("attention.sliding_window"), layers)? } else { vec![None; layers] };
         let local_base = self.above_0(&key("rope.freq_base_swa"))?.unwrap_or(10_000.0);
-        let local_rope = RopeDescription { interleaved: false, base: local_base, scaling: Scaling::None };
+        let local_rope = RopeDescription {
+            interleaved: false,
+            base: local_base,
+            scaling: Scaling::None,
+            rotated: None,
+            beyond: Beyond::default(),
+        };
         let description = Description {
             architecture: match architecture {
                 "llama4" => "llama4_text",
@@ -149,6 +156,8 @@ impl Gguf {
             head_dim_key: head_dim.map(|_| "attention.key_length of the metadata"),
             norm_eps: norm_eps as f32,
             rope: RopeDescription {
+                rotated: None,
+                beyond: Beyond::default(),
                 interleaved: llama4,
                 base: self.above_0(&key("rope.freq_base"))?.unwrap_or(10_000.0),
                 scaling,

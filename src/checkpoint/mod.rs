@@ -3,6 +3,7 @@
 //! Whatever the layout on disk, tensors are found under Hugging Face names (`model.layers.0.self_attn.q_proj.weight`)
 //! with Hugging Face row order.
 
+pub mod beyond;
 mod clip_json;
 pub mod config;
 mod config_json;
@@ -10,15 +11,19 @@ pub mod files;
 mod folder;
 pub mod gguf;
 mod gguf_model;
+mod json;
 mod mmproj;
 mod pickle;
 mod quantize;
+mod qwen;
+mod qwen_json;
 mod safetensors;
 pub mod sentencepiece;
 mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod text;
+pub mod tiktoken;
 mod torch;
 pub mod vision;
 mod vision_folder;
@@ -53,7 +58,7 @@ pub fn is_mobilevlm(files: &Files) -> Result<bool> {
     if !files.is_file(&file) {
         return Ok(false);
     }
-    let json: serde_json::Value = config_json::parse(&file, &files.read(&file)?)?;
+    let json: serde_json::Value = json::parse(&file, &files.read(&file)?)?;
     Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
 }
 
@@ -136,14 +141,20 @@ impl Checkpoint {
         vision: &VisionFiles,
     ) -> Result<Self> {
         let path = files.path();
-        let mut tensors = canonical(path, tensors)?;
-        let half = vision_half(files, &description, &mut tensors, vision)?;
+        let mut tensors = match &*description.architecture {
+            config::QWEN => once(path, tensors)?,
+            _ => canonical(path, tensors)?,
+        };
+        let mut half = vision_half(files, &description, &mut tensors, vision)?;
         if half.is_some() {
             description.architecture = config::MOBILEVLM.to_string();
         }
         if description.gains_less_1 {
             let gains = tensors.iter_mut().filter(|(name, _)| name.ends_with("norm.weight"));
             gains.for_each(|(_, stored)| stored.less_1 = true);
+        }
+        if description.architecture == config::QWEN {
+            (tensors, half) = qwen::read(files, &mut description, tensors)?;
         }
         let mut config = description.resolve(path, &tensors)?;
         if config.tied {
@@ -155,6 +166,11 @@ impl Checkpoint {
             tensors.extend(half);
         }
         Ok(Self { config, path: path.to_path_buf(), source, tensors, weights: None })
+    }
+
+    /// Whether it is a MobileVLM, with its vision half.
+    pub fn is_mobilevlm(&self) -> bool {
+        self.config.architecture == config::MOBILEVLM && self.config.vision.is_some()
     }
 
     /// Where the tokenizer is.
@@ -227,7 +243,7 @@ impl Checkpoint {
             name,
             shape: &stored.shape,
             element: stored.element.name(),
-            bytes: stored.bytes.len(),
+            bytes: stored.size(),
         })
     }
 
@@ -271,6 +287,20 @@ fn vision_half(
         (None, Some(_)) => Err(other_model("--vision-tower", "a MobileVLM folder")),
         (None, None) => Ok(None),
     }
+}
+
+/// The tensors by their names in the files, without what models never read.
+fn once(path: &Path, tensors: Vec<(String, Stored)>) -> Result<BTreeMap<String, Stored>> {
+    let mut named = BTreeMap::new();
+    for (name, stored) in tensors {
+        if name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn.masked_bias") {
+            continue;
+        }
+        if named.insert(name.clone(), stored).is_some() {
+            return Err(Error::checkpoint(format!("{}: tensor `{name}` occurs twice", path.display())));
+        }
+    }
+    Ok(named)
 }
 
 /// Brings names to `model.layers.N.mlp.…`, and drops what models never read.

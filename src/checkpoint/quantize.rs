@@ -4,13 +4,12 @@ use crate::formats::quantize_row;
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 use crate::threads;
 
-/// `tensor` with elements of another type; itself if it has that type already. Rows keep their stored order.
+/// `tensor` with elements of another type, its rows in order; itself if it has that type already.
 pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
     if tensor.dtype == dtype {
         return tensor.clone();
     }
     let (rows, cols) = (tensor.rows(), tensor.cols());
-    let source = Tensor { order: RowOrder::Stored, ..tensor.clone() };
     let mut bytes = vec![0; rows * dtype.row_bytes(cols)];
     if !bytes.is_empty() {
         threads::rows(
@@ -18,12 +17,12 @@ pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
             dtype.row_bytes(cols),
             || vec![0.0; cols],
             |row, values, bytes| {
-                source.read_row(row, values);
+                tensor.read_row(row, values);
                 quantize_row(dtype, values, bytes);
             },
         );
     }
     // The source has been read for the last time.
     tensor.bytes.release();
-    Tensor { dtype, bytes: Bytes::new(bytes), ..tensor.clone() }
+    Tensor { dtype, bytes: Bytes::new(bytes), order: RowOrder::Stored, ..tensor.clone() }
 }

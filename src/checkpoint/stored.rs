@@ -1,5 +1,6 @@
 //! A tensor as a file holds it: any element type, any strides. [`Stored::load`] makes it one that can be run.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -92,6 +93,62 @@ impl Stored {
     pub fn reshaped(self, shape: Vec<usize>) -> Self {
         assert_eq!(count(&shape), count(&self.shape), "{:?} as {shape:?}", self.shape);
         Self { shape, ..self }
+    }
+
+    /// Some of its rows: a matrix's, or a vector's elements.
+    ///
+    /// Rows that lie in order stay where they are, in their type.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let whole = self.in_order();
+        assert!(rows.start <= rows.end && rows.end <= whole.shape[0], "rows {rows:?} of {:?}", whole.shape);
+        let each = whole.bytes.len() / whole.shape[0].max(1);
+        let bytes = whole.bytes.slice(rows.start * each..rows.end * each);
+        let shape = [rows.len()].into_iter().chain(whole.shape[1..].iter().copied()).collect();
+        Self { shape, bytes, ..whole }
+    }
+
+    /// Rows `first..first + each` of every `step`.
+    pub fn rows_of_every(&self, first: usize, each: usize, step: usize) -> Self {
+        let whole = self.in_order();
+        let (rows, groups) = (whole.shape[0], whole.shape[0] / step);
+        assert!(groups * step == rows && first + each <= step, "{each} rows from {first} of every {step} of {rows}");
+        let size = whole.bytes.len() / rows;
+        let bytes = whole.bytes.slice(first * size..((groups - 1) * step + first + each) * size);
+        let shape: Vec<usize> = [groups * each].into_iter().chain(whole.shape[1..].iter().copied()).collect();
+        match whole.shape.len() {
+            // Order is a property of rows; a vector is one.
+            1 => Self { shape, bytes, view: Some(View { shape: vec![groups, each], strides: vec![step, 1] }), ..whole },
+            _ => Self { shape, bytes, order: RowOrder::Strided { each, step }, ..whole },
+        }
+    }
+
+    /// A matrix's columns as rows.
+    pub fn transposed(&self) -> Self {
+        let whole = self.in_order();
+        let [rows, cols] = whole.shape[..] else { panic!("the transpose of {:?}", whole.shape) };
+        let view = View { shape: vec![cols, rows], strides: vec![1, cols] };
+        Self { shape: vec![cols, rows], view: Some(view), ..whole }
+    }
+
+    /// The same with its elements in order of their indices.
+    fn in_order(&self) -> Self {
+        let size = match &self.element {
+            _ if self.view.is_none() => return self.clone(),
+            Element::Run(dtype) => dtype.block().1,
+            Element::F64 => 8,
+            // Refused when it is loaded; until then only its shape counts.
+            Element::Other(_) => return Self { view: None, ..self.clone() },
+        };
+        Self { view: None, bytes: self.contiguous(size), ..self.clone() }
+    }
+
+    /// Bytes of its elements in the file.
+    pub fn size(&self) -> usize {
+        match (&self.element, self.shape.split_last()) {
+            (Element::Run(dtype), Some((&cols, rows))) => rows.iter().product::<usize>() * dtype.row_bytes(cols),
+            (Element::F64, _) => 8 * self.shape.iter().product::<usize>(),
+            _ => self.bytes.len(),
+        }
     }
 
     /// The type that [`Stored::load`] gives, where it gives one.

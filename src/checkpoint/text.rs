@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::files::Files;
 use super::gguf::{Array, Gguf};
 use super::sentencepiece::{self, Piece, PieceKind, SentencePiece};
+use super::tiktoken::{self, Tiktoken};
 use super::{Checkpoint, Source};
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
@@ -47,6 +48,8 @@ pub enum Vocabulary {
         tokens: Vec<String>,
         merges: Vec<String>,
     },
+    /// Qwen's ranks.
+    Tiktoken(Tiktoken),
 }
 
 /// Which stretches of text between special tokens get a space in front.
@@ -104,7 +107,7 @@ impl TextFiles {
         }
     }
 
-    /// Reads `tokenizer.json`, else `tokenizer.model`, with the JSON files beside it. A folder may have neither.
+    /// Reads `tokenizer.json`, else `tokenizer.model`, else `qwen.tiktoken`, with the JSON files beside it. A folder may have none.
     pub fn read(files: &Files) -> Result<Option<Self>> {
         let folder = files.path();
         let config = read_json(files, &folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
@@ -138,6 +141,8 @@ impl TextFiles {
             // MobileLLM's configuration names its special tokens "", and means the vocabulary's own.
             (text.bos, text.eos) = (bos, eos);
             text
+        } else if let Some(qwen) = tiktoken::read(files)? {
+            Self::new(folder.join(tiktoken::FILE), Vocabulary::Tiktoken(qwen))
         } else {
             return Ok(None);
         };

@@ -1,8 +1,8 @@
-//! The vision half of a MobileVLM, as its files describe it.
+//! The vision half of a MobileVLM or of a Qwen-VL, as its files describe it.
 
 use std::path::PathBuf;
 
-/// A CLIP tower and a projector. Widths come from the shapes of tensors where files and shapes disagree.
+/// A tower and what makes tokens of its features. Widths come from the shapes of tensors where files and shapes disagree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
     /// S: images are brought to S × S pixels.
@@ -40,6 +40,8 @@ pub enum Projector {
     Ldp { squeeze: usize },
     /// MobileVLM V2, `ldpnetv2`.
     Ldpv2,
+    /// Qwen-VL's: 256 queries that look at the patches.
+    Resampler { heads: usize },
 }
 
 /// Where the vision half is, where the model's own files do not say. At most one of the two.
@@ -67,7 +69,13 @@ impl VisionConfig {
         match self.projector {
             Projector::Ldp { .. } => self.grid().div_ceil(2),
             Projector::Ldpv2 => 12,
+            Projector::Resampler { .. } => 16,
         }
+    }
+
+    /// Whether pictures are stretched to a square as they lie in their files. Else they are turned upright and padded.
+    pub fn stretches(&self) -> bool {
+        matches!(self.projector, Projector::Resampler { .. })
     }
 
     /// Tokens of an image: M.

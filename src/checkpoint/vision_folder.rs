@@ -9,7 +9,7 @@ use super::files::Files;
 use super::stored::Stored;
 use super::vision::{Activation, VisionConfig};
 use super::vision_tensors::{Facts, Language, MEAN, NORM_EPS, PROJECTOR, Part, ProjectorKind, STD, TOWER, resolve};
-use super::{clip_json, config_json, folder};
+use super::{clip_json, folder, json};
 use crate::error::{Error, Result};
 
 /// The keys of `config.json` that tell one vision half from another.
@@ -60,7 +60,7 @@ pub fn check_prompt(files: &Files) -> Result<()> {
 
 fn keys(files: &Files) -> Result<(PathBuf, Json)> {
     let file = files.path().join("config.json");
-    let json = config_json::parse(&file, &files.read(&file)?)?;
+    let json = json::parse(&file, &files.read(&file)?)?;
     Ok((file, json))
 }
 

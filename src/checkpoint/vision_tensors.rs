@@ -233,6 +233,7 @@ fn projector_entries(config: &VisionConfig, h: usize) -> Vec<Entry> {
             entries.push(depthwise("peg.peg.0.weight"));
             entries.push(Entry::new(name("peg.peg.0.bias"), &[h]));
         }
+        Projector::Resampler { .. } => panic!("a resampler is Qwen-VL's"),
     }
     entries
 }

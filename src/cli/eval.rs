@@ -138,10 +138,10 @@ impl Eval {
 
     /// What outcomes depend on beside their items.
     fn settings(&self, model: &Model) -> String {
-        let Load { model: path, device: _, weights, precision, context, refused, vision } = &self.load;
+        let Load { model: path, device: _, weights, precision, context, refused, vision, tight_pictures } = &self.load;
         let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
         format!(
-            "{} {} {weights:?} {precision:?} {context:?} {:?} {mmproj:?} {tower:?} {}:{} {}",
+            "{} {} {weights:?} {precision:?} {context:?} {:?} {mmproj:?} {tower:?} {tight_pictures} {}:{} {}",
             env!("CARGO_PKG_VERSION"),
             fingerprint(path),
             refused.kernels,

@@ -127,6 +127,12 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
         let count = config.windows.iter().flatten().count();
         line("window", format!("{window} positions in {count} layers of {}", config.layers));
     }
+    let beyond = &config.rope.beyond;
+    let changes = [(beyond.ntk.is_some(), "other angles (dynamic NTK)"), (beyond.logn, "larger queries (logn)")];
+    let changes: Vec<&str> = changes.iter().filter(|(there, _)| *there).map(|(_, what)| *what).collect();
+    if !changes.is_empty() {
+        line("beyond", format!("{} tokens: {}", beyond.trained, changes.join(", ")));
+    }
     line("norm eps", format!("{:e}", config.norm_eps));
     line("context", config.context.to_string());
     line("bos, eos", format!("{}, {}", config.bos.map_or("none".into(), |id| id.to_string()), each_id(&config.eos)));
@@ -171,6 +177,7 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
                 match vision.projector {
                     Projector::Ldp { .. } => "ldp",
                     Projector::Ldpv2 => "ldpv2",
+                    Projector::Resampler { .. } => "resampler",
                 }
             ),
         );

@@ -75,6 +75,9 @@ struct Load {
     refused: Refused,
     #[command(flatten)]
     vision: Vision,
+    /// Number pictures as `Picture 1:<img>`, without a space before the tag (Qwen-VL)
+    #[arg(long)]
+    tight_pictures: bool,
 }
 
 /// Kernels that may not run.
@@ -136,6 +139,9 @@ impl Load {
         }
         if let Some(folder) = &self.vision.vision_tower {
             options = options.vision_tower(folder);
+        }
+        if self.tight_pictures {
+            options = options.tight_pictures();
         }
         let bar = progress::Bar::share("loading");
         let shown = bar.clone();

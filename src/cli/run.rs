@@ -62,7 +62,10 @@ pub struct Run {
     /// Do not use the chat template
     #[arg(long)]
     raw: bool,
-    /// One JSON object a token, then one with statistics
+    /// Show control tokens as they are written: `<ref>`, `<box>`
+    #[arg(long)]
+    special: bool,
+    /// One JSON object a token, then one with statistics and the boxes that the answer names
     #[arg(long)]
     json: bool,
     /// With --json, the N most probable tokens of each step
@@ -101,6 +104,7 @@ impl Run {
 
     fn options(&self, generation: Generation) -> Generation {
         let generation = generation.max_tokens(self.max_tokens).logprobs(self.logprobs);
+        let generation = if self.special { generation.special() } else { generation };
         if self.release_vision { generation.release_vision() } else { generation }
     }
 
@@ -144,8 +148,12 @@ fn print_json(generation: &mut Generation, bar: &Bar) -> Result<(), Failure> {
         }
     }
     bar.clear();
-    let stats = serde_json::json!({"stats": generation.stats()});
-    writeln!(out, "{stats}")?;
+    let mut last = serde_json::json!({"stats": generation.stats()});
+    let boxes = generation.boxes();
+    if !boxes.is_empty() {
+        last["boxes"] = serde_json::json!(boxes);
+    }
+    writeln!(out, "{last}")?;
     out.flush()?;
     if stopped { Err(Failure::Interrupted) } else { Ok(()) }
 }

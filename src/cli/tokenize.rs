@@ -50,7 +50,7 @@ impl Tokenize {
             let (messages, generation) = read_chat(file)?;
             let text = model.render(&messages, generation)?;
             if self.json {
-                let ids = model.rendered_ids(&text)?.into_iter();
+                let ids = model.chat_ids(&messages, generation)?.ids.into_iter();
                 let ids: Vec<i64> = ids.map(|id| if id == Prompt::IMAGE { -200 } else { id.into() }).collect();
                 writeln!(out, "{}", json!({"text": text, "ids": ids}))?;
             } else {

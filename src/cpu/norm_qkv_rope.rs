@@ -65,6 +65,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
             } else {
                 1.0
             };
+            let turned = if head < q_heads { op.q_angles } else { op.k_angles() };
             let pair = |j: usize| {
                 let (mut x, mut y) = product(j);
                 if op.qk_norm && turns {
@@ -74,7 +75,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
                 if !(op.rope && turns) {
                     return (x, y);
                 }
-                let angle = &angles[row.position as usize * d + 2 * (range.start + j)..][..2];
+                let angle = &angles[turned.of(row) * d + 2 * (range.start + j)..][..2];
                 (x * angle[0] - y * angle[1], y * angle[0] + x * angle[1])
             };
             if op.interleaved {

@@ -61,7 +61,7 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
             let threshold = unsafe { call.workspace.part((r + 1) * each - 1..(r + 1) * each) };
             threshold[0] = f32::NEG_INFINITY;
             let row = &rows[r];
-            if row.temperature > 0.0 && (row.min_p > 0.0 || row.top_k > 0 || row.top_p < 1.0) {
+            if row.temperature > 0.0 && (row.min_p > 0.0 || row.kept() > 0 || row.top_p < 1.0) {
                 let [penalised] = scratch.take([vocab]);
                 penalised.copy_from_slice(logits(r));
                 let seen = distinct(seen(row), 0..vocab);
@@ -234,8 +234,8 @@ fn kept(logits: &mut [f32], row: &Row) -> f32 {
     if row.min_p > 0.0 {
         threshold = threshold.max(largest + row.temperature * row.min_p.ln());
     }
-    if row.top_k > 0 && (row.top_k as usize) < logits.len() {
-        let (_, &mut last, _) = logits.select_nth_unstable_by(row.top_k as usize - 1, falling);
+    if row.kept() > 0 && (row.kept() as usize) < logits.len() {
+        let (_, &mut last, _) = logits.select_nth_unstable_by(row.kept() as usize - 1, falling);
         threshold = threshold.max(last);
     }
     if row.top_p < 1.0 {

@@ -91,6 +91,12 @@ impl Generations {
         self
     }
 
+    /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
+    pub fn special(mut self) -> Self {
+        self.options.special = true;
+        self
+    }
+
     /// The index of a prompt whose continuation has ended, and its statistics: each prompt once, in the order in which they end.
     pub fn ended(&mut self) -> Option<(usize, Stats)> {
         self.ended.pop_front()

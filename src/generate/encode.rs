@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::chatml::{Turns, with_places};
 use super::image::Image;
 use super::prompt::{Kind, Message, PLACEHOLDER, Prompt};
-use super::text::{Text, cut};
-use crate::checkpoint::Config;
+use super::text::Text;
+use crate::checkpoint::{Config, VisionConfig};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::models::PictureIds;
@@ -19,6 +20,8 @@ pub(super) struct Encoded {
     pub ids: Vec<u32>,
     /// Pixels (3, S, S) of each picture.
     pub images: Vec<Arc<Vec<f32>>>,
+    /// Width and height of each picture, as the model sees it.
+    pub sizes: Vec<(usize, usize)>,
     /// The conversation, where it is one: a reply and another question may follow.
     pub messages: Option<Vec<Message>>,
     /// Seconds for decoding and resizing pictures.
@@ -29,21 +32,37 @@ impl Text {
     /// The ids and pictures of a prompt.
     pub(super) fn encode(&self, prompt: &Prompt, config: &Config) -> Result<Encoded> {
         let start = Instant::now();
-        let images = prompt.images.iter().map(|source| source.load()).collect::<Result<Vec<Image>>>()?;
+        let mut images = prompt.images.iter().map(|source| source.load()).collect::<Result<Vec<Image>>>()?;
+        if config.vision.as_ref().is_some_and(VisionConfig::stretches) {
+            images = images.iter().map(Image::as_stored).collect();
+        }
         let pixels = match &config.vision {
-            Some(vision) => {
-                images.iter().map(|image| Arc::new(image.pixels(vision.image_size, vision.mean, vision.std))).collect()
+            Some(VisionConfig { image_size: size, mean, std, .. }) => {
+                let stretch = config.vision.as_ref().is_some_and(VisionConfig::stretches);
+                let pixels = |image: &Image| match stretch {
+                    true => image.stretched_pixels(*size, *mean, *std),
+                    false => image.pixels(*size, *mean, *std),
+                };
+                images.iter().map(|image| Arc::new(pixels(image))).collect()
             }
             None if images.is_empty() => Vec::new(),
             None => return Err(self.text_only()),
         };
         let preprocess_s = start.elapsed().as_secs_f64();
-        let encoded = Encoded { images: pixels, preprocess_s, ..Encoded::default() };
+        let sizes = images.iter().map(|image| (image.width(), image.height())).collect();
+        let encoded = Encoded { images: pixels, sizes, preprocess_s, ..Encoded::default() };
         match &prompt.kind {
-            Kind::Tokens(ids) => Ok(Encoded { ids: ids.clone(), ..encoded }).and_then(|e| splice(e, config)),
+            Kind::Tokens(ids) => {
+                let qwen = self.tokenizer().ok().and_then(|tokenizer| tokenizer.tiktoken());
+                let ids = match qwen.filter(|_| config.vision.is_some()) {
+                    Some(encoder) => with_places(encoder, ids)?,
+                    None => ids.clone(),
+                };
+                splice(Encoded { ids, ..encoded }, config, 0)
+            }
             Kind::Raw(text) => {
-                let text = with_placeholders(text.clone(), images.len());
-                self.encode_text(&text, config, encoded)
+                let places = if self.has_places(text) { 0 } else { images.len() };
+                self.encode_text(&with_placeholders(text, places), config, encoded)
             }
             Kind::User(text) => self.encode_chat(vec![Message::new("user", text)], config, encoded),
             Kind::Chat(messages) if self.template().is_some() => self.encode_chat(messages.clone(), config, encoded),
@@ -53,18 +72,17 @@ impl Text {
 
     /// A conversation, by the model's template; a single question to a model without one is text to continue.
     pub(super) fn encode_chat(&self, mut messages: Vec<Message>, config: &Config, encoded: Encoded) -> Result<Encoded> {
-        if !messages.iter().any(|message| message.content.contains(PLACEHOLDER))
+        if !messages.iter().any(|message| self.has_places(&message.content))
             && let Some(first) = messages.iter_mut().find(|message| message.role == "user")
         {
-            first.content = with_placeholders(std::mem::take(&mut first.content), encoded.images.len());
+            first.content = with_placeholders(&first.content, encoded.images.len());
         }
         if self.template().is_none() {
-            let ids = self.tokenizer()?.encode(&messages[0].content)?;
-            return Ok(Encoded { ids, ..encoded });
+            return self.encode_text(&messages[0].content, config, encoded);
         }
         let json: Vec<Value> = messages.iter().map(|m| json!({"role": m.role, "content": m.content})).collect();
-        let ids = self.rendered_ids(&self.render(&json, true)?)?;
-        splice(Encoded { ids, messages: Some(messages), ..encoded }, config)
+        let Turns { ids, skipped } = self.chat_ids(&json, true)?;
+        splice(Encoded { ids, messages: Some(messages), ..encoded }, config, skipped)
     }
 
     /// Text as it is, after the start token; cut at placeholders where the model reads pictures.
@@ -73,16 +91,17 @@ impl Text {
         if config.vision.is_none() {
             return Ok(Encoded { ids: tokenizer.encode(text)?, ..encoded });
         }
-        splice(Encoded { ids: cut(tokenizer, text)?, ..encoded }, config)
+        splice(Encoded { ids: self.text_ids(text)?, ..encoded }, config, 0)
     }
 }
 
-/// Rows of pictures in place of [`Prompt::IMAGE`].
-fn splice(encoded: Encoded, config: &Config) -> Result<Encoded> {
+/// Rows of pictures in place of [`Prompt::IMAGE`]; the first `skipped` pictures have no place any more.
+fn splice(encoded: Encoded, config: &Config, skipped: usize) -> Result<Encoded> {
     let places = encoded.ids.iter().filter(|&&id| id == Prompt::IMAGE).count();
-    if places != encoded.images.len() {
+    if places + skipped != encoded.images.len() {
         return Err(Error::prompt(format!(
-            "the prompt has {places} places for pictures ({PLACEHOLDER}), and {} pictures were given: they must be as many",
+            "the prompt has {} places for pictures ({PLACEHOLDER}), and {} pictures were given: they must be as many",
+            places + skipped,
             encoded.images.len()
         )));
     }
@@ -90,7 +109,7 @@ fn splice(encoded: Encoded, config: &Config) -> Result<Encoded> {
     let pictures = PictureIds { vocab: config.vocab };
     let each = vision.tokens();
     let mut ids = Vec::with_capacity(encoded.ids.len() + places * each);
-    let mut rows = 0;
+    let mut rows = skipped * each;
     for &id in &encoded.ids {
         if id == Prompt::IMAGE {
             ids.extend((rows..rows + each).map(|row| pictures.id(row)));
@@ -108,9 +127,9 @@ pub(super) fn not_in_vocabulary(id: u32, vocab: usize) -> Error {
     Error::prompt(format!("token {id} is not in the vocabulary, which has {vocab} ids from 0"))
 }
 
-/// A text that names no picture gets a line for each, in front.
-fn with_placeholders(text: String, images: usize) -> String {
-    if text.contains(PLACEHOLDER) { text } else { format!("{PLACEHOLDER}\n").repeat(images) + &text }
+/// A text that does not say where its pictures are gets a line for each, in front.
+fn with_placeholders(text: &str, images: usize) -> String {
+    format!("{PLACEHOLDER}\n").repeat(images) + text
 }
 
 #[cfg(test)]
@@ -119,8 +138,7 @@ mod tests {
 
     #[test]
     fn a_text_without_places_gets_them_in_front() {
-        assert_eq!(with_placeholders("q".into(), 2), "<image>\n<image>\nq");
-        assert_eq!(with_placeholders("a <image> b".into(), 1), "a <image> b");
-        assert_eq!(with_placeholders("q".into(), 0), "q");
+        assert_eq!(with_placeholders("q", 2), "<image>\n<image>\nq");
+        assert_eq!(with_placeholders("q", 0), "q");
     }
 }

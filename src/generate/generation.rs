@@ -1,5 +1,6 @@
 //! One sequence: its prompt, then pieces of text.
 
+use super::boxes::{Located, located};
 use super::clock::Times;
 use super::encode::Encoded;
 use super::model::Model;
@@ -172,6 +173,19 @@ impl Generation {
         self
     }
 
+    /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
+    pub fn special(mut self) -> Self {
+        self.options.special = true;
+        self
+    }
+
+    /// The places in the picture that the answer names so far: `<box>` and `<quad>` with their labels, in pixels and in
+    /// thousandths. What is written otherwise is text.
+    pub fn boxes(&self) -> Vec<Located> {
+        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply());
+        located(reply, self.prompt.sizes.last().copied())
+    }
+
     /// Drops the weights that read pictures as soon as the pictures of this prompt are read: [`Model::release_vision`].
     pub fn release_vision(mut self) -> Self {
         self.release_vision = true;
@@ -224,12 +238,16 @@ impl Generation {
                 "a question can follow a question or a chat only, not ids or text that is continued as it is",
             ));
         };
-        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.text.trim());
+        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply().trim());
+        // A picture's tags in an answer are words: no picture belongs to them.
+        let tags: &[&str] = if model.0.text.has_image_tags() { &["<img>", "</img>"] } else { &[] };
+        let reply = tags.iter().fold(reply.to_owned(), |reply, tag| reply.replace(tag, ""));
         messages.push(Message::new("assistant", reply));
         let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
         messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));
         let images = self.prompt.images.iter().cloned().chain(added.images).collect();
-        let whole = Encoded { images, preprocess_s: added.preprocess_s, ..Encoded::default() };
+        let sizes = self.prompt.sizes.iter().copied().chain(added.sizes).collect();
+        let whole = Encoded { images, sizes, preprocess_s: added.preprocess_s, ..Encoded::default() };
         let whole = model.0.text.encode_chat(messages, &model.0.config, whole)?;
         if let (Some(scheduler), Some((key, _))) = (&mut self.scheduler, &self.running) {
             scheduler.end(*key);

@@ -1,6 +1,8 @@
 //! Prompts in, pieces of text out: tokenizers, chat templates, prefill, decode.
 
 mod batch;
+mod boxes;
+mod chatml;
 mod clock;
 pub(crate) mod device;
 mod encode;
@@ -23,6 +25,7 @@ mod tokenizer;
 
 pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
 pub use batch::Generations;
+pub use boxes::{Located, Outline};
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Stats};
 // A crate has the same name.

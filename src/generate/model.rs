@@ -36,6 +36,7 @@ pub struct LoadOptions {
     context: Option<usize>,
     refused: BTreeSet<String>,
     vision: VisionFiles,
+    tight_pictures: bool,
     progress: Option<Arc<dyn Fn(usize, usize) + Send + Sync>>,
 }
 
@@ -99,6 +100,13 @@ impl LoadOptions {
         self
     }
 
+    /// Numbers the pictures of a Qwen-VL as `Picture 1:<img>…`, without a space in front of the tag: as its helper
+    /// `from_list_format` and Xiaomi's evaluation do. Training had the space, and so has a model without this option.
+    pub fn tight_pictures(mut self) -> Self {
+        self.tight_pictures = true;
+        self
+    }
+
     /// Called now and then while weights go to the device, with steps done and steps in all.
     pub fn progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
@@ -134,7 +142,8 @@ impl Model {
                 checkpoint.path.display(),
             )));
         }
-        let text = Text::of(&checkpoint)?;
+        let mut text = Text::of(&checkpoint)?;
+        text.tight_pictures = options.tight_pictures;
         let engine_options = EngineOptions {
             full_precision: options.precision == Precision::F32,
             context: Some(context),

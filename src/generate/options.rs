@@ -13,11 +13,13 @@ pub(super) struct Options {
     pub max_tokens: usize,
     /// The most probable tokens that each piece gets.
     pub logprobs: usize,
+    /// Whether the text shows control tokens as they are written.
+    pub special: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { max_tokens: usize::MAX, logprobs: 0 }
+        Options { max_tokens: usize::MAX, logprobs: 0, special: false }
     }
 }
 
@@ -35,6 +37,6 @@ impl Options {
             mask: None,
             continues,
         };
-        (request, TextStream::new(model, limit, self.logprobs))
+        (request, TextStream::new(model, limit, self.logprobs, self.special))
     }
 }

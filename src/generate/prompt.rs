@@ -84,7 +84,8 @@ impl Prompt {
         Self::of(Kind::Raw(text.into()))
     }
 
-    /// Ids, as they are: no start token is added. [`Prompt::IMAGE`] stands for a picture.
+    /// Ids, as they are: no start token is added. [`Prompt::IMAGE`] stands for a picture, and so do the 256 ids that a Qwen-VL
+    /// has between `<img>` and `</img>`.
     pub fn tokens(ids: impl Into<Vec<u32>>) -> Self {
         Self::of(Kind::Tokens(ids.into()))
     }
@@ -95,7 +96,8 @@ impl Prompt {
     }
 
     /// Adds a picture: a path, or an [`Image`]. Pictures take the places of `<image>` in the text, in order. A text that
-    /// names none gets `<image>` and a line break for each, in front.
+    /// names none gets `<image>` and a line break for each, in front. For a Qwen-VL what stands between `<img>` and `</img>`
+    /// is such a place too.
     pub fn image(mut self, image: impl Into<ImageSource>) -> Self {
         self.images.push(image.into());
         self

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use crate::error::{Error, Result};
-use crate::kernel::Row;
+use crate::kernel::{MOST_TOP_K, Row};
 
 /// How the next token is chosen from the logits: the repeat penalty first, then a draw among what top-k, min-p and top-p
 /// keep, with probabilities taken at the temperature.
@@ -33,6 +33,8 @@ impl Sampling {
     pub fn row(&self, slot: usize, position: usize) -> Row {
         let &Sampling { temperature, top_k, top_p, min_p, repeat_penalty, seed } = self;
         let seed = (seed ^ (seed >> 32)) as u32;
+        // More than any vocabulary has: all.
+        let top_k = if top_k > MOST_TOP_K { 0 } else { top_k };
         Row { slot: slot as u32, position: position as u32, seed, temperature, top_k, top_p, min_p, repeat_penalty }
     }
 }

@@ -60,7 +60,8 @@ impl Scheduler {
     pub fn add(&mut self, request: Request) -> usize {
         let key = self.keys;
         self.keys += 1;
-        self.waiting.push_back(Sequence::new(key, request));
+        let stretch = self.model.config.rope.beyond.stretch(request.ids.len());
+        self.waiting.push_back(Sequence::new(key, request, stretch));
         key
     }
 
@@ -181,7 +182,8 @@ impl Scheduler {
             None => Token::Id(id),
         });
         let length = sequence.length();
-        let taken = self.places.take(sequence.key, length, tokens.collect(), sequence.request.continues);
+        let taken =
+            self.places.take(sequence.key, length, tokens.collect(), sequence.request.continues, sequence.stretch);
         sequence.slot = Some(taken.start);
         sequence.held = taken.held;
 
@@ -249,7 +251,7 @@ impl Scheduler {
         sequence.clock.start();
         let ids = self.model.picture_ids();
         let images = sequence.request.ids[start..end].iter().any(|&id| ids.row(id).is_some());
-        let rows = sequence.request.sampling.row(slot, start).follow(end - start);
+        let rows = sequence.request.sampling.row(slot, start).stretched(sequence.stretch).follow(end - start);
         let want = if end == length { Want::Token } else { Want::Nothing };
         let step = Step { rows: &rows, family: Family::Many, want, logits: sequence.request.logits, images };
         let session = self.session.as_mut().expect("a session");
@@ -278,7 +280,8 @@ impl Scheduler {
         let (mut logits, mut masked) = (false, false);
         for sequence in self.active.iter_mut().filter(|sequence| sequence.decodes()) {
             let position = sequence.request.ids.len() + sequence.enqueued - 1;
-            self.rows.push(sequence.request.sampling.row(sequence.slot.expect("a place"), position));
+            let row = sequence.request.sampling.row(sequence.slot.expect("a place"), position);
+            self.rows.push(row.stretched(sequence.stretch));
             keys.push(sequence.key);
             logits |= sequence.request.logits;
             masked |= sequence.request.mask.is_some();

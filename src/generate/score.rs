@@ -118,7 +118,8 @@ fn score(
         let mut session = open(model, part.len(), &prompt.images, None)?;
         // The last id predicts nothing.
         let rows = 0..part.len() - 1;
-        pass(model, &mut *session, &part[rows.clone()], rows, Want::Logits, &mut |start, outputs| {
+        let stretch = model.config.rope.beyond.stretch(part.len());
+        pass(model, &mut *session, (part, stretch), rows, Want::Logits, &mut |start, outputs| {
             progress(index * window + start, ids.len());
             each_nll(model, outputs, &part[start + 1..], &mut |_, nll| token_nll.push(nll))
         })?;
@@ -145,15 +146,18 @@ pub(super) fn endings(
     let alike = others.iter().map(|(ids, _)| alike(ids)).min().unwrap_or(first.len());
     // The row before an ending predicts the ending's first id.
     let begin = |(ids, count): &(Vec<u32>, usize)| ids.len() - count - 1;
+    // Where lengths ask for other angles, keys that are alike are not the same.
+    let stretch = |ids: &[u32]| model.config.rope.beyond.stretch(ids.len());
+    let alike = if texts.iter().all(|(ids, _)| stretch(ids) == stretch(first)) { alike } else { 0 };
     let shared = texts.iter().map(begin).min().unwrap_or(0).min(alike);
 
     let longest = texts.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
     let mut session = open(model, longest, images, None)?;
-    pass(model, &mut *session, &first[..shared], 0..shared, Want::Nothing, &mut |_, _| Ok(()))?;
+    pass(model, &mut *session, (first, stretch(first)), 0..shared, Want::Nothing, &mut |_, _| Ok(()))?;
     let mut sums = Vec::with_capacity(texts.len());
     for text in texts {
         let ((ids, _), begin, mut sum) = (text, begin(text), 0.0);
-        pass(model, &mut *session, ids, shared..ids.len() - 1, Want::Logits, &mut |start, outputs| {
+        pass(model, &mut *session, (ids, stretch(ids)), shared..ids.len() - 1, Want::Logits, &mut |start, outputs| {
             each_nll(model, outputs, &ids[start + 1..], &mut |row, nll| {
                 sum -= if start + row < begin { 0.0 } else { nll };
             })
@@ -192,7 +196,8 @@ fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
     let mut tensors: Vec<(String, Values)> = Vec::new();
     let (ids, rows) = (&prompt.ids, 0..prompt.ids.len());
     let mut session = open(model, ids.len(), &prompt.images, Some(&mut pictures))?;
-    pass(model, &mut *session, ids, rows, Want::Trace, &mut |start, outputs| {
+    let stretch = model.config.rope.beyond.stretch(ids.len());
+    pass(model, &mut *session, (ids, stretch), rows, Want::Trace, &mut |start, outputs| {
         if start == 0 {
             let empty = |cols| Values { shape: vec![0, cols], data: Vec::new() };
             tensors = outputs.iter().map(|(name, part)| (name.clone(), empty(part.cols))).collect();
@@ -236,11 +241,11 @@ fn open(
     Ok(session)
 }
 
-/// Runs the ids of some `rows`, and hands on each chunk's outputs with the position of its first row.
+/// Runs the ids of some `rows`, turned by the angles of a stretch, and hands on each chunk's outputs with the position of its first row.
 fn pass(
     model: &Inner,
     session: &mut dyn Session,
-    ids: &[u32],
+    (ids, stretch): (&[u32], usize),
     rows: Range<usize>,
     want: Want,
     each: &mut dyn FnMut(usize, Vec<(String, Output)>) -> Result<()>,
@@ -254,7 +259,7 @@ fn pass(
     for position in rows.clone().step_by(chunk) {
         let part = position..rows.end.min(position + chunk);
         let images = ids[part.clone()].iter().any(|&id| model.picture_ids().row(id).is_some());
-        let rows = Sampling::GREEDY.row(0, position).follow(part.len());
+        let rows = Sampling::GREEDY.row(0, position).stretched(stretch).follow(part.len());
         session.run(&Step { rows: &rows, family: Family::Many, want, logits: false, images })?;
         each(position, if want == Want::Nothing { Vec::new() } else { session.outputs()? })?;
     }

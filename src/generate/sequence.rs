@@ -43,6 +43,8 @@ pub(super) enum Token {
 pub(super) struct Sequence {
     pub key: usize,
     pub request: Request,
+    /// Which angles turn its keys and queries, by the length of its prompt.
+    pub stretch: usize,
     /// The scheduler's serial numbers of its pictures, in order.
     pub pictures: Vec<usize>,
     /// Its first position in the session, once it has one.
@@ -56,9 +58,9 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(key: usize, request: Request) -> Self {
+    pub fn new(key: usize, request: Request, stretch: usize) -> Self {
         let (pictures, taken) = (Vec::new(), Vec::new());
-        Sequence { key, request, pictures, slot: None, held: 0, enqueued: 0, taken, clock: Clock::default() }
+        Sequence { key, request, stretch, pictures, slot: None, held: 0, enqueued: 0, taken, clock: Clock::default() }
     }
 
     /// Positions that it may come to need.
@@ -121,6 +123,8 @@ pub(super) struct Places {
 struct Place {
     start: usize,
     length: usize,
+    /// The angles by which its keys are turned: those of another stretch are other keys.
+    stretch: usize,
     /// What it holds, or will hold: the prompt, and after the release what was generated.
     tokens: Vec<Token>,
     /// How many of `tokens` were computed.
@@ -143,10 +147,14 @@ pub(super) struct Taken {
 
 impl Places {
     /// A place of `length` positions for a prompt. Prefers the place that holds the longest beginning of it.
-    pub fn take(&mut self, owner: usize, length: usize, tokens: Vec<Token>, continues: bool) -> Taken {
+    pub fn take(&mut self, owner: usize, length: usize, tokens: Vec<Token>, continues: bool, stretch: usize) -> Taken {
         // The last position of a prompt is always computed: its row gives the first logits.
         let common = |place: &Place| {
-            let held = if continues { place.held } else { place.held.min(place.prompt) };
+            let held = match continues {
+                _ if place.stretch != stretch => 0,
+                true => place.held,
+                false => place.held.min(place.prompt),
+            };
             let alike = place.tokens[..held].iter().zip(&tokens).take_while(|(a, b)| a == b).count();
             alike.min(tokens.len() - 1)
         };
@@ -160,7 +168,7 @@ impl Places {
             let place = &mut self.places[i];
             let prompt = if continues { place.prompt.min(held) } else { prompt };
             let start = place.start;
-            *place = Place { start, length, tokens, held, prompt, owner: Some(owner), released: 0 };
+            *place = Place { start, length, stretch, tokens, held, prompt, owner: Some(owner), released: 0 };
             return Taken { start, held, copy_from: None };
         }
         let source = best.map(|(i, held)| (self.places[i].start, self.places[i].prompt.min(held)));
@@ -169,7 +177,7 @@ impl Places {
         let held = best.map_or(0, |(_, held)| held);
         // Positions that another sequence decoded still count as decoded.
         let prompt = if continues { source.map_or(prompt, |(_, prompt)| prompt) } else { prompt };
-        self.places.insert(at, Place { start, length, tokens, held, prompt, owner: Some(owner), released: 0 });
+        self.places.insert(at, Place { start, length, stretch, tokens, held, prompt, owner: Some(owner), released: 0 });
         Taken { start, held, copy_from: source.map(|(start, _)| start) }
     }
 
@@ -243,22 +251,25 @@ mod tests {
     #[test]
     fn what_sequences_begin_with_is_found_and_taken_over_or_copied() {
         let mut places = Places::default();
-        assert_eq!(places.take(0, 10, ids(&[1, 2, 3, 4]), false), Taken { start: 0, held: 0, copy_from: None });
+        assert_eq!(places.take(0, 10, ids(&[1, 2, 3, 4]), false, 0), Taken { start: 0, held: 0, copy_from: None });
         // Nothing of the first was computed yet.
-        assert_eq!(places.take(1, 10, ids(&[1, 2, 3, 9]), false), Taken { start: 10, held: 0, copy_from: None });
+        assert_eq!(places.take(1, 10, ids(&[1, 2, 3, 9]), false, 0), Taken { start: 10, held: 0, copy_from: None });
         places.hold(0, 3);
         // Never all of it: the last row gives the logits.
-        assert_eq!(places.take(2, 5, ids(&[1, 2, 3]), false), Taken { start: 20, held: 2, copy_from: Some(0) });
+        assert_eq!(places.take(2, 5, ids(&[1, 2, 3]), false, 0), Taken { start: 20, held: 2, copy_from: Some(0) });
         assert_eq!(places.end(), 25);
 
         // Only a sequence that continues takes over what was generated.
         places.hold(0, 4);
         places.release(0, &[5, 6], 6);
-        assert_eq!(places.take(3, 8, ids(&[1, 2, 3, 4, 5, 6, 7]), false), Taken { start: 0, held: 4, copy_from: None });
+        assert_eq!(
+            places.take(3, 8, ids(&[1, 2, 3, 4, 5, 6, 7]), false, 0),
+            Taken { start: 0, held: 4, copy_from: None }
+        );
         places.hold(3, 7);
         places.release(3, &[8], 7);
         assert_eq!(
-            places.take(4, 9, ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), true),
+            places.take(4, 9, ids(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), true, 0),
             Taken { start: 0, held: 7, copy_from: None }
         );
         assert_eq!(places.end(), 25);
@@ -268,32 +279,44 @@ mod tests {
     fn the_memory_grows_when_no_place_is_left() {
         let mut places = Places::default();
         for (owner, start) in [(0, 0), (1, 4), (2, 8)] {
-            assert_eq!(places.take(owner, 4, ids(&[owner as u32, 7]), false).start, start);
+            assert_eq!(places.take(owner, 4, ids(&[owner as u32, 7]), false, 0).start, start);
             places.hold(owner, 2);
         }
         places.release(1, &[], 2);
         // Too long for the place in the middle, which is dropped all the same: no sequence shares its beginning.
-        assert_eq!(places.take(3, 6, ids(&[9, 9]), false), Taken { start: 12, held: 0, copy_from: None });
-        assert_eq!(places.take(4, 4, ids(&[1, 7, 7]), false), Taken { start: 4, held: 0, copy_from: None });
+        assert_eq!(places.take(3, 6, ids(&[9, 9]), false, 0), Taken { start: 12, held: 0, copy_from: None });
+        assert_eq!(places.take(4, 4, ids(&[1, 7, 7]), false, 0), Taken { start: 4, held: 0, copy_from: None });
         // The last place may grow where it is.
         places.release(3, &[], 0);
         places.release(0, &[], 2);
-        assert_eq!(places.take(5, 9, ids(&[0, 7, 1]), false), Taken { start: 12, held: 2, copy_from: Some(0) });
+        assert_eq!(places.take(5, 9, ids(&[0, 7, 1]), false, 0), Taken { start: 12, held: 2, copy_from: Some(0) });
+    }
+
+    #[test]
+    fn keys_turned_by_other_angles_are_computed_again() {
+        let mut places = Places::default();
+        places.take(0, 10, ids(&[1, 2, 3, 4]), false, 0);
+        places.hold(0, 4);
+        places.release(0, &[5], 5);
+        assert_eq!(places.take(1, 9, ids(&[1, 2, 3, 4, 5, 6]), true, 1).held, 0);
+        places.hold(1, 6);
+        places.release(1, &[], 6);
+        assert_eq!(places.take(2, 9, ids(&[1, 2, 3, 4, 5, 6, 7]), true, 1).held, 6);
     }
 
     #[test]
     fn rows_of_pictures_are_alike_if_the_pictures_are() {
         let picture = |serial| vec![Token::Id(1), Token::Picture { serial, row: 0 }, Token::Id(2)];
         let mut places = Places::default();
-        places.take(0, 4, picture(5), false);
+        places.take(0, 4, picture(5), false, 0);
         places.hold(0, 3);
         places.release(0, &[], 3);
-        assert_eq!(places.take(1, 4, picture(6), false).held, 1);
+        assert_eq!(places.take(1, 4, picture(6), false, 0).held, 1);
         places.hold(1, 3);
         places.release(1, &[], 3);
-        assert_eq!(places.take(2, 4, picture(6), false).held, 2);
+        assert_eq!(places.take(2, 4, picture(6), false, 0).held, 2);
         places.release(2, &[], 3);
         places.forget(6);
-        assert_eq!(places.take(3, 4, picture(6), false).held, 0);
+        assert_eq!(places.take(3, 4, picture(6), false, 0).held, 0);
     }
 }

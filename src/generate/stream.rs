@@ -49,6 +49,9 @@ pub(super) struct TextStream {
     pub generated: usize,
     /// The whole text so far.
     pub text: String,
+    /// The same with control tokens as they are written, of a tokenizer whose control tokens belong to answers (Qwen-VL's
+    /// `<box>`); else nothing.
+    tagged: Option<(Decoder, String)>,
     /// Pieces whose text waits for the rest of a character, and pieces to hand out.
     waiting: Vec<Piece>,
     ready: VecDeque<Piece>,
@@ -57,9 +60,15 @@ pub(super) struct TextStream {
 
 impl TextStream {
     /// A text of at most `limit` tokens. With a limit of 0 it has ended.
-    pub fn new(model: &Model, limit: usize, logprobs: usize) -> Self {
+    ///
+    /// `special`: pieces show control tokens.
+    pub fn new(model: &Model, limit: usize, logprobs: usize, special: bool) -> Self {
+        let tokenizer = model.tokenizer().ok();
+        let shown = |decoder: Decoder| if special { decoder.with_special() } else { decoder };
+        let tagged = tokenizer.filter(|tokenizer| tokenizer.tiktoken().is_some());
         Self {
-            decoder: model.tokenizer().ok().map(|tokenizer| tokenizer.continuation()),
+            tagged: tagged.map(|tokenizer| (tokenizer.continuation().with_special(), String::new())),
+            decoder: tokenizer.map(|tokenizer| shown(tokenizer.continuation())),
             logprobs,
             limit,
             taken: 0,
@@ -99,6 +108,9 @@ impl TextStream {
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).unwrap_or_default();
         self.generated += 1;
         self.text += &text;
+        if let Some((decoder, text)) = &mut self.tagged {
+            text.push_str(&decoder.push(id));
+        }
         self.waiting.push(Piece { id, text, logprob, top });
         if !self.decoder.as_ref().is_some_and(Decoder::is_waiting) {
             self.ready.extend(self.waiting.drain(..));
@@ -109,11 +121,19 @@ impl TextStream {
         Ok(())
     }
 
+    /// The whole text so far, with the control tokens that belong to answers: what a conversation goes on with.
+    pub fn reply(&self) -> &str {
+        self.tagged.as_ref().map_or(&self.text, |(_, text)| text)
+    }
+
     fn finish(&mut self, stop: Stop) {
         if let (Some(decoder), Some(last)) = (&mut self.decoder, self.waiting.last_mut()) {
             let rest = decoder.finish();
             self.text += &rest;
             last.text.push_str(&rest);
+        }
+        if let Some((decoder, text)) = &mut self.tagged {
+            text.push_str(&decoder.finish());
         }
         self.ready.extend(self.waiting.drain(..));
         self.stop = Some(stop);
@@ -131,4 +151,35 @@ fn nonsense(model: &Model, what: &str) -> Error {
         return Error::checkpoint(format!("the model computes {what}: its weights or its configuration are damaged"));
     }
     Error::device(format!("{device} computed {what}: its driver may be wrong; try --device cpu"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::{Device, boxes};
+
+    /// The control tokens of an answer are shown where they are asked for, and always known to what parses them.
+    #[test]
+    fn boxes_are_kept_whatever_is_shown() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/qwenvl_b");
+        let model = Model::load(folder, &Device::cpu()).unwrap();
+        let answer = "<ref>Hello</ref><box>(100,200),(300,400)</box>";
+        let ids = model.tokenizer().unwrap().encode(answer).unwrap();
+        for (special, shown) in [(false, "Hello(100,200),(300,400)"), (true, answer)] {
+            let mut stream = TextStream::new(&model, 99, 0, special);
+            for &id in &ids {
+                stream.push(&model, 1, Sampled { id, logprob: 0.0, logits: None }).unwrap();
+            }
+            stream.push(&model, 1, Sampled { id: model.0.config.eos[1], logprob: 0.0, logits: None }).unwrap();
+            assert_eq!(stream.stop, Some(Stop::Eos), "<|im_start|> ends an answer");
+            let pieces: String = std::iter::from_fn(|| stream.next()).map(|piece| piece.text).collect();
+            assert_eq!((pieces.as_str(), stream.reply()), (shown, answer));
+            let found = boxes::located(stream.reply(), Some((720, 1280)));
+            assert_eq!(found.len(), 1);
+            assert_eq!(
+                (found[0].label.as_deref(), &found[0].pixels[..]),
+                (Some("Hello"), &[[72, 256], [216, 512]][..])
+            );
+        }
+    }
 }

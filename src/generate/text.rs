@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::chatml::{ChatMl, Turns, with_labels, with_places};
 use super::prompt::{Message, PLACEHOLDER, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{Tokenizer, missing};
 use crate::checkpoint::Checkpoint;
 #[cfg(any(test, feature = "cli"))]
 use crate::checkpoint::Files;
-use crate::checkpoint::text::TextFiles;
+use crate::checkpoint::text::{TextFiles, Vocabulary};
 use crate::error::{Error, Result};
 
 /// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
@@ -18,6 +19,8 @@ pub(crate) struct Text {
     path: PathBuf,
     tokenizer: Option<Tokenizer>,
     template: Option<Template>,
+    /// `Picture 1:<img>` without a space (Qwen-VL).
+    pub tight_pictures: bool,
 }
 
 /// What turns a chat into text.
@@ -26,11 +29,13 @@ pub(super) enum Template {
     Jinja(Box<ChatTemplate>),
     /// MobileVLM's conversation style, which no file of a MobileVLM holds.
     Vicuna,
+    /// Qwen's, which is code beside its tokenizer.
+    ChatMl(ChatMl),
 }
 
 impl Text {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.config.vision.is_some())
+        Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.is_mobilevlm())
     }
 
     /// Reads no weights.
@@ -41,10 +46,13 @@ impl Text {
     }
 
     fn from_files(path: &Path, files: Option<TextFiles>, mobilevlm: bool) -> Result<Self> {
-        let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None };
+        let mut text = Self { path: path.to_path_buf(), tokenizer: None, template: None, tight_pictures: false };
         if let Some(files) = files {
             let tokenizer = Tokenizer::new(&files)?;
-            text.template = ChatTemplate::new(&files, &tokenizer)?.map(|template| Template::Jinja(Box::new(template)));
+            text.template = match &files.vocabulary {
+                Vocabulary::Tiktoken(qwen) => qwen.chat_window.map(|window| Template::ChatMl(ChatMl { window })),
+                _ => ChatTemplate::new(&files, &tokenizer)?.map(|template| Template::Jinja(Box::new(template))),
+            };
             text.tokenizer = Some(tokenizer);
         }
         if mobilevlm {
@@ -67,7 +75,7 @@ impl Text {
 
     pub(super) fn text_only(&self) -> Error {
         Error::prompt(format!(
-            "{} reads text only, and the prompt has a picture: load a MobileVLM, or give the vision half with --mmproj",
+            "{} reads text only, and the prompt has a picture: load a MobileVLM or a Qwen-VL, or give the vision half with --mmproj",
             self.path.display()
         ))
     }
@@ -77,36 +85,75 @@ impl Text {
         self.tokenizer()?;
         match self.template() {
             Some(Template::Jinja(template)) => template.render(messages, generation),
-            Some(Template::Vicuna) => {
-                let messages = messages.iter().enumerate().map(|(index, message)| {
-                    let text = |key: &str| message.get(key).and_then(Value::as_str);
-                    let read = || Some(Message::new(text("role")?, text("content")?));
-                    let number = index + 1;
-                    read().ok_or_else(|| {
-                        Error::prompt(format!(
-                            "message {number} of the chat lacks `role` or `content`, which are strings"
-                        ))
-                    })
-                });
-                vicuna(&messages.collect::<Result<Vec<_>>>()?, generation)
-            }
+            Some(Template::Vicuna) => vicuna(&plain(messages)?, generation),
+            Some(Template::ChatMl(_)) => ChatMl::text(&self.labelled(plain(messages)?), generation),
             None => Err(self.no_template()),
         }
     }
 
-    /// The ids of what [`Text::render`] gives, [`Prompt::IMAGE`] among them where pictures are.
-    pub fn rendered_ids(&self, text: &str) -> Result<Vec<u32>> {
+    /// The ids of a chat, [`Prompt::IMAGE`] among them where pictures are. Of its pictures the first `skipped` belong to
+    /// turns that were left out.
+    pub fn chat_ids(&self, messages: &[Value], generation: bool) -> Result<Turns> {
         let tokenizer = self.tokenizer()?;
-        match self.template() {
-            Some(Template::Vicuna) => cut(tokenizer, text),
+        let ids = match (self.template(), tokenizer.tiktoken()) {
+            (Some(Template::ChatMl(chatml)), Some(encoder)) => {
+                return chatml.ids(encoder, &self.labelled(plain(messages)?), generation);
+            }
+            (Some(Template::Vicuna), _) => cut(tokenizer, &self.render(messages, generation)?)?,
             // Templates of files write the start token themselves.
-            _ => tokenizer.encode_without_special(text),
+            _ => tokenizer.encode_without_special(&self.render(messages, generation)?)?,
+        };
+        Ok(Turns { ids, skipped: 0 })
+    }
+
+    /// Whether text may have pictures between `<img>` and `</img>`.
+    pub(super) fn has_image_tags(&self) -> bool {
+        let qwen = self.tokenizer.as_ref().and_then(Tokenizer::tiktoken);
+        qwen.is_some_and(|encoder| encoder.image().is_some())
+    }
+
+    /// Whether a text says where its pictures are.
+    pub(super) fn has_places(&self, text: &str) -> bool {
+        text.contains(PLACEHOLDER) || self.has_image_tags() && text.contains("<img>")
+    }
+
+    /// Qwen's messages with their pictures numbered through.
+    fn labelled(&self, mut messages: Vec<Message>) -> Vec<Message> {
+        if !self.has_image_tags() {
+            return messages;
+        }
+        let mut next = 1;
+        for message in &mut messages {
+            message.content = with_labels(&message.content, self.tight_pictures, &mut next);
+        }
+        messages
+    }
+
+    /// Text as it is, after the start token, [`Prompt::IMAGE`] where pictures are.
+    pub(super) fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        match tokenizer.tiktoken() {
+            Some(encoder) => with_places(encoder, &tokenizer.encode(&with_labels(text, self.tight_pictures, &mut 1))?),
+            None => cut(tokenizer, text),
         }
     }
 }
 
+/// Messages whose contents are text.
+fn plain(messages: &[Value]) -> Result<Vec<Message>> {
+    let messages = messages.iter().enumerate().map(|(index, message)| {
+        let text = |key: &str| message.get(key).and_then(Value::as_str);
+        let read = || Some(Message::new(text("role")?, text("content")?));
+        let number = index + 1;
+        read().ok_or_else(|| {
+            Error::prompt(format!("message {number} of the chat lacks `role` or `content`, which are strings"))
+        })
+    });
+    messages.collect()
+}
+
 /// Each piece between placeholders is tokenized by itself; the start token stays on the first only.
-pub(super) fn cut(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+fn cut(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for (index, piece) in text.split(PLACEHOLDER).enumerate() {
         if index == 0 {

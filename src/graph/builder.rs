@@ -156,6 +156,11 @@ impl<'a> GraphBuilder<'a> {
         self.apply(pool, &[x])
     }
 
+    /// c as (rows, cols), where operators read activations.
+    pub fn constant_rows(&mut self, c: ValueId, rows: usize) -> ValueId {
+        self.apply(ops::constant_rows::ConstantRows { rows }, &[c])
+    }
+
     /// x without its first `first` rows.
     pub fn skip_rows(&mut self, x: ValueId, first: usize) -> ValueId {
         self.apply(ops::skip_rows::SkipRows { first }, &[x])

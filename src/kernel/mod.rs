@@ -199,11 +199,18 @@ pub struct Row {
     pub position: u32,
     pub seed: u32,
     pub temperature: f32,
+    /// 0: all. The upper 8 bits are [`Row::stretch`].
     pub top_k: u32,
     pub top_p: f32,
     pub min_p: f32,
     pub repeat_penalty: f32,
 }
+
+/// Where [`Row::stretch`] begins in [`Row::top_k`].
+const STRETCH: u32 = 24;
+
+/// The largest top-k that a row can have. No vocabulary is that large.
+pub const MOST_TOP_K: u32 = (1 << STRETCH) - 1;
 
 /// Rows of the largest pass: as many as fit the 16 KiB of uniforms that every device has.
 pub const MOST_ROWS: usize = 512;
@@ -239,6 +246,21 @@ impl Row {
     /// `count` rows that follow each other from this one on.
     pub fn follow(self, count: usize) -> Vec<Self> {
         (0..count as u32).map(|r| Row { position: self.position + r, ..self }).collect()
+    }
+
+    /// The row with the angles that prompts of a certain length have: see `checkpoint::beyond`.
+    pub fn stretched(self, stretch: usize) -> Self {
+        Row { top_k: self.kept() | (stretch as u32) << STRETCH, ..self }
+    }
+
+    /// Which of a model's angles turn the row.
+    pub fn stretch(&self) -> usize {
+        (self.top_k >> STRETCH) as usize
+    }
+
+    /// How many of the most probable tokens are drawn from; 0 means all.
+    pub fn kept(&self) -> u32 {
+        self.top_k & MOST_TOP_K
     }
 
     /// Where the row's token, keys and values lie.

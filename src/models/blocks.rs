@@ -1,11 +1,13 @@
 //! The sentences that decoders share: tokens to vectors, a transformer block, the head.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::checkpoint::{Config, QkNorm};
 use crate::graph::GraphBuilder;
 use crate::kernel::ValueId;
-use crate::models::{Angles, Pass, TOKENS, Want};
+use crate::models::angles::{AngleTable, Turns};
+use crate::models::{Pass, TOKENS, Want};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
@@ -21,8 +23,8 @@ pub struct Decoder<'a> {
     pub tokens: ValueId,
     /// W_e: (vocab, hidden)
     embedding: ValueId,
-    /// cos and sin of every position: (context, head_dim); of all layers, and of those with a window.
-    angles: [ValueId; 2],
+    /// cos and sin of every position, of all layers and of those with a window: see [`AngleTable`].
+    angles: [(ValueId, Turns); 2],
     /// Weights of layers, by name: a shared layer has them once.
     weights: BTreeMap<String, ValueId>,
     pass: Pass,
@@ -31,14 +33,16 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &Angles, pass: Pass) -> Self {
-        let context = angles.all.len() / config.head_dim;
+    pub fn new(config: &'a Config, mut b: GraphBuilder<'a>, angles: &AngleTable, pass: Pass) -> Self {
+        let context = angles.context;
         b.family(pass.family);
         let tokens = b.state(TOKENS, TensorType::u32([context]));
         let embedding = b.weight("model.embed_tokens.weight", config.vocab, config.hidden);
-        let table = TensorType::f32([context, config.head_dim]);
-        let all = b.table("angles", table.clone(), angles.all.clone());
-        let local = angles.local.as_ref().map(|local| b.table("angles.local", table, local.clone()));
+        let mut table = |name, data: &Arc<Vec<f32>>| {
+            b.table(name, TensorType::f32([data.len() / config.head_dim, config.head_dim]), data.clone())
+        };
+        let all = (table("angles", &angles.data), angles.turns);
+        let local = angles.local.as_ref().map(|local| (table("angles.local", local), Turns::default()));
         let angles = [all, local.unwrap_or(all)];
         Decoder { config, b, tokens, embedding, angles, weights: BTreeMap::new(), pass, executed: 0 }
     }
@@ -98,10 +102,10 @@ impl<'a> Decoder<'a> {
             k = self.b.rms_norm(k, k_gain, eps);
         }
         if c.rope_layers[layer] {
-            let angles = self.angles[usize::from(c.windows[layer].is_some())];
-            let rope = |heads| Rope { heads, head_dim: d, interleaved: c.rope.interleaved };
-            q = self.b.rope(q, angles, rope(heads));
-            k = self.b.rope(k, angles, rope(kv_heads));
+            let (table, turns) = self.angles[usize::from(c.windows[layer].is_some())];
+            let rope = |heads, angles| Rope { heads, head_dim: d, interleaved: c.rope.interleaved, angles };
+            q = self.b.rope(q, table, rope(heads, turns.q));
+            k = self.b.rope(k, table, rope(kv_heads, turns.k));
         }
         let cache = TensorType::kv(self.context(), kv_heads, d);
         let keys = self.b.state(format!("keys.{slot}"), cache.clone());

@@ -31,11 +31,12 @@ pub fn features(b: &mut GraphBuilder, config: &VisionConfig, pixels: ValueId) ->
 }
 
 /// x = x + Attn(LN(x));  x = x + W₂ · f(W₁ · LN(x))
-fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
+pub fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
     let (heads, width, ffn) = (config.heads, config.width, config.ffn);
     let head_dim = width / heads;
     // Every block fills them anew.
-    let cache = TensorType::kv(config.patches() + 1, heads, head_dim);
+    let (rows, _) = b.ty(x).matrix();
+    let cache = TensorType::kv(rows, heads, head_dim);
     let keys = b.state("vision.keys", cache.clone());
     let values = b.state("vision.values", cache);
 
@@ -63,9 +64,11 @@ fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) ->
     b.add(x, down)
 }
 
-fn norm(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
-    let gain = b.vector(format!("{name}.weight"), config.width);
-    let bias = b.vector(format!("{name}.bias"), config.width);
+/// LayerNorm with a gain and a bias.
+pub fn norm(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
+    let (_, cols) = b.ty(x).matrix();
+    let gain = b.vector(format!("{name}.weight"), cols);
+    let bias = b.vector(format!("{name}.bias"), cols);
     b.layer_norm(x, gain, bias, config.norm_eps)
 }
 

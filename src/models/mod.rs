@@ -1,15 +1,18 @@
 //! Models: each reads like its paper, top to bottom, and builds a graph. No weight formats, devices or fusion here.
 
+mod angles;
 mod blocks;
 mod clip;
 pub mod known;
 mod projector;
 mod recipe;
 
+pub use angles::{AngleTable, angle_bytes, angles};
 pub use blocks::IMAGES;
-pub use recipe::{Angles, Recipe, angle_bytes};
+pub use recipe::Recipe;
 
 use crate::checkpoint::Config;
+use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder};
 use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
@@ -44,6 +47,7 @@ models! {
     smollm3
     gemma3_text
     mobilevlm
+    qwen
 }
 
 /// One pass over some rows, and what is wanted of it.
@@ -81,8 +85,8 @@ pub enum Want {
     Trace,
 }
 
-/// The graph of a model, written with `b`.
-pub fn build(config: &Config, b: GraphBuilder, angles: &Angles, pass: Pass) -> Result<Graph> {
+/// The graph of a model, written with `b`. `angles` are the model's: [`AngleTable`].
+pub fn build(config: &Config, b: GraphBuilder, angles: &AngleTable, pass: Pass) -> Result<Graph> {
     let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;
     match pass.want {
@@ -108,7 +112,11 @@ pub fn build(config: &Config, b: GraphBuilder, angles: &Angles, pass: Pass) -> R
 /// The graph that turns a picture into tokens: input `pixels` (3, S, S), outputs `vision.features` (N, width) and
 /// `vision.projected` (M, hidden). Nothing where the model has no vision half.
 pub fn build_vision(config: &Config, mut b: GraphBuilder) -> Option<Graph> {
-    mobilevlm::image(&mut b, config.vision.as_ref()?, config.hidden);
+    let vision = config.vision.as_ref()?;
+    match vision.projector {
+        Projector::Ldp { .. } | Projector::Ldpv2 => mobilevlm::image(&mut b, vision, config.hidden),
+        Projector::Resampler { heads } => qwen::image(&mut b, vision, config.hidden, heads),
+    }
     Some(b.finish())
 }
 

@@ -22,6 +22,7 @@ pub fn tokens(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, h: usize)
     match config.projector {
         Projector::Ldp { squeeze } => ldp(b, config, x, h, squeeze),
         Projector::Ldpv2 => ldpv2(b, config, x, h),
+        Projector::Resampler { .. } => panic!("a resampler is Qwen-VL's"),
     }
 }
 

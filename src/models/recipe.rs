@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Config};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, GraphBuilder, ValueKind};
+use crate::models::angles::{AngleTable, angles};
 use crate::models::{self, Pass};
 use crate::tensor::DType;
 
@@ -15,15 +16,7 @@ pub struct Recipe {
     config: Config,
     /// The format of each tensor.
     formats: Arc<BTreeMap<String, DType>>,
-    angles: Angles,
-}
-
-/// cos and sin of every position's angles, pairs side by side: (context, head_dim).
-#[derive(Clone, Debug)]
-pub struct Angles {
-    pub all: Arc<Vec<f32>>,
-    /// Of layers with a window, where they have θ of their own.
-    pub local: Option<Arc<Vec<f32>>>,
+    angles: AngleTable,
 }
 
 impl Recipe {
@@ -34,7 +27,7 @@ impl Recipe {
     pub fn new(checkpoint: &Checkpoint, context: usize) -> Result<Self> {
         let format = |name: &str| Some((name.to_string(), checkpoint.dtype(name)?));
         let formats = checkpoint.tensors().filter_map(|tensor| format(tensor.name)).collect();
-        let angles = Angles::new(&checkpoint.config, context.max(1))?;
+        let angles = angles(&checkpoint.config, context.max(1))?;
         let recipe = Recipe { config: checkpoint.config.clone(), formats: Arc::new(formats), angles };
         checkpoint.check(&recipe.tensors()?)?;
         Ok(recipe)
@@ -68,31 +61,3 @@ impl Recipe {
         self.formats.get(name).copied().unwrap_or(DType::F32)
     }
 }
-
-impl Angles {
-    /// cos and sin of position · θ_i, in f32 throughout, as the reference has it.
-    pub fn new(config: &Config, context: usize) -> Result<Self> {
-        let bytes = angle_bytes(config, context);
-        if bytes > MOST_ANGLE_BYTES {
-            return Err(Error::out_of_memory(format!(
-                "a context of {context} tokens needs {} MB for the angles of its positions, at most {} MB are made; take \
-                 a shorter --context",
-                bytes >> 20,
-                MOST_ANGLE_BYTES >> 20
-            )));
-        }
-        let table = |inv_freq: &Vec<f32>| {
-            let angles = (0..context).flat_map(|position| inv_freq.iter().map(move |theta| position as f32 * theta));
-            Arc::new(angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect())
-        };
-        Ok(Angles { all: table(&config.rope.inv_freq), local: config.rope.local.as_ref().map(table) })
-    }
-}
-
-/// Bytes of one table of [`Angles`].
-pub fn angle_bytes(config: &Config, context: usize) -> u64 {
-    (context as u64).saturating_mul(4 * config.head_dim as u64)
-}
-
-/// A context of 4 million tokens with heads of 64: far past any model, and short of hurting the machine.
-const MOST_ANGLE_BYTES: u64 = 1 << 30;

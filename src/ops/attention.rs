@@ -1,7 +1,7 @@
 //! y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //!
 //! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, of which a window leaves the last
-//! `window`; else 0 .. position of row 0 + rows
+//! `window`; else 0 .. position of row 0 + rows, or + `cross` where the keys are other rows than the queries
 //!
 //! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
 //!
@@ -29,6 +29,8 @@ pub struct Attention {
     pub causal: bool,
     /// How many rows a causal row sees at most, itself and those before it.
     pub window: Option<usize>,
+    /// Keys that every row sees, where attention is not causal and they are not the rows of the pass.
+    pub cross: Option<usize>,
 }
 
 #[repr(C)]
@@ -43,6 +45,7 @@ struct Params {
     rows: u32,
     causal: u32,
     window: u32,
+    keys: u32,
 }
 
 /// Few rows: a workgroup for each row and head. By what the cache holds.
@@ -86,12 +89,15 @@ impl Attention {
     /// The attention of most language models: causal, without a window or norms, scaled by 1/√D.
     pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
         let scale = 1.0 / (head_dim as f32).sqrt();
-        Attention { heads, kv_heads, head_dim, scale, qk_norm: None, causal: true, window: None }
+        Attention { heads, kv_heads, head_dim, scale, qk_norm: None, causal: true, window: None, cross: None }
     }
 
     /// Keys that row `row` of `count` sees.
     pub fn seen(&self, row: usize, count: usize, rows: &[Row]) -> Range<usize> {
-        let end = if self.causal { rows[row].position as usize + 1 } else { rows[0].position as usize + count };
+        let end = match self.causal {
+            true => rows[row].position as usize + 1,
+            false => rows[0].position as usize + self.cross.unwrap_or(count),
+        };
         end - self.window.map_or(end, |window| window.min(end))..end
     }
 
@@ -114,6 +120,7 @@ impl Operator for Attention {
         for cache in &reads[1..] {
             assert_eq!(cache.shape[1..], [self.kv_heads, self.head_dim], "the cache of {self:?}");
         }
+        assert!(!(self.causal && self.cross.is_some()), "{self:?}");
         vec![reads[0].clone()]
     }
 
@@ -160,6 +167,7 @@ impl Operator for Attention {
                     rows: rows as u32,
                     causal: self.causal.into(),
                     window: self.window.map_or(u32::MAX, |window| window as u32),
+                    keys: self.cross.unwrap_or(rows) as u32,
                 }),
                 groups,
             };
@@ -206,6 +214,13 @@ pub fn cases() -> Vec<Case> {
         let cache = Given::kv(position + rows, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
         Case::new(Attention { causal: false, ..Attention::new(heads, kv_heads, head_dim) }, reads).at(position)
+    };
+    // Rows that see the same keys, which are not they: more, or fewer.
+    let cross = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, keys: usize| {
+        let cache = Given::kv(keys, kv_heads, head_dim);
+        let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
+        let op = Attention { causal: false, cross: Some(keys), ..Attention::new(heads, kv_heads, head_dim) };
+        Case::new(op, reads)
     };
     // Sequences that lie in no order and stand at no two positions in a row.
     let apart = |heads: usize, kv_heads: usize, head_dim: usize, qk_norm, window| {
@@ -264,5 +279,12 @@ pub fn cases() -> Vec<Case> {
         whole(33, 2, 2, 104, 0),
         whole(65, 2, 2, 128, 0),
         whole(577, 16, 16, 64, 0).bench(),      // CLIP ViT-L/14 at 336
+        whole(1024, 2, 2, 104, 0),              // Qwen-VL's tower, two of its 16 heads
+        cross(1, 1, 1, 2, 7),
+        cross(3, 2, 1, 22, 1),
+        cross(17, 2, 2, 20, 65),
+        cross(33, 2, 2, 104, 31),
+        cross(5, 1, 1, 192, 1030),              // heads too large for tiles, past one chunk of scores
+        cross(256, 2, 2, 128, 1024).bench(),    // Qwen-VL's resampler, two of its 32 heads
     ]
 }

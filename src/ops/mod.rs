@@ -43,6 +43,7 @@ operators! {
     embedding
     splice_rows
     class_token
+    constant_rows
     skip_rows
     rms_norm
     layer_norm

@@ -2,7 +2,7 @@
 //! other; with a QK-norm each head of q and k is normalised as n is, by a gain of its own; q and k are rotated by the angles
 //! of the row's position, or left as they are; k and v go to the cache.
 //!
-//! x: (m, cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D)
+//! x: (m, cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D), see `rope`
 //! vectors: gain (cols), then the bias (rows of W) where there is one, then the gains of q and of k (D each) with a QK-norm
 //! keys, values: (capacity, kv heads, D), written in place   q: (m, q_rows)
 //!
@@ -12,7 +12,7 @@ use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
 use crate::ops::product::{GemvKernels, GemvTuning, LANES, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Angles, Rope};
 use crate::ops::weight::parts;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, params, weight_kernel};
 use crate::tensor::DType;
@@ -32,6 +32,8 @@ pub struct NormQkvRope {
     /// D
     pub head_dim: usize,
     pub interleaved: bool,
+    /// Of q; those of k are `q_angles.first` rows before.
+    pub q_angles: Angles,
 }
 
 #[repr(C)]
@@ -51,6 +53,8 @@ struct Params {
     interleaved: u32,
     bias: u32,
     rope: u32,
+    q_angles: u32,
+    each: u32,
 }
 
 /// By what the cache holds.
@@ -66,6 +70,11 @@ pub fn kernels() -> Vec<&'static Kernel> {
 impl NormQkvRope {
     fn rows(&self) -> usize {
         self.q_rows + self.k_rows + self.v_rows
+    }
+
+    /// The rows of the table that turn k.
+    pub fn k_angles(&self) -> Angles {
+        Angles { first: 0, ..self.q_angles }
     }
 
     /// The parts of the vectors; what is not there is empty.
@@ -84,7 +93,7 @@ impl NormQkvRope {
     }
 
     fn rotation(&self) -> Rope {
-        Rope { heads: 1, head_dim: self.head_dim, interleaved: self.interleaved }
+        Rope { heads: 1, head_dim: self.head_dim, interleaved: self.interleaved, angles: self.q_angles }
     }
 }
 
@@ -134,15 +143,15 @@ impl Operator for NormQkvRope {
             if self.rope { self.rotation().rotate(&normed, angles, y) } else { y.copy_from_slice(&normed) }
         };
         for (r, (qkv, row)) in qkv.chunks_exact(self.rows()).zip(rows).enumerate() {
-            let angles = &table[row.position as usize * d..][..d];
+            let angles = |angles: Angles| &table[angles.of(row) * d..][..d];
             let (q_part, kv) = qkv.split_at(self.q_rows);
             let (k_part, v_part) = kv.split_at(self.k_rows);
             for (x, y) in q_part.chunks_exact(d).zip(q[r * self.q_rows..].chunks_exact_mut(d)) {
-                head(x, q_norm, angles, y);
+                head(x, q_norm, angles(self.q_angles), y);
             }
             let at = row.place() * self.kv_heads * d;
             for (x, y) in k_part.chunks_exact(d).zip(keys[at..].chunks_exact_mut(d)) {
-                head(x, k_norm, angles, y);
+                head(x, k_norm, angles(self.k_angles()), y);
             }
             values[at..at + v_part.len()].copy_from_slice(v_part);
         }
@@ -180,6 +189,8 @@ impl Operator for NormQkvRope {
                 interleaved: self.interleaved.into(),
                 bias: self.bias.into(),
                 rope: self.rope.into(),
+                q_angles: self.q_angles.first as u32,
+                each: self.q_angles.each as u32,
             }),
             groups: tuning.groups(rows / 2, 32),
             }]
@@ -214,6 +225,7 @@ pub fn cases() -> Vec<Case> {
         kv_heads: 1,
         head_dim: 2,
         interleaved: false,
+        q_angles: Angles::default(),
     };
     let pairs = || NormQkvRope { interleaved: true, ..halves() };
     let biased = || NormQkvRope { bias: true, ..halves() };
@@ -226,6 +238,22 @@ pub fn cases() -> Vec<Case> {
         let cols = if dtype.block().0 == 256 { 768 } else { 160 };
         cases.extend([1, 5].map(|m| case(dtype, [3, 1, 1], 16, cols, &apart[..m], halves())));
     }
+    // Sequences whose rows choose other tables of angles, 11 rows each, of which the last 5 turn q.
+    let op = NormQkvRope {
+        q_rows: 40,
+        k_rows: 20,
+        v_rows: 20,
+        kv_heads: 2,
+        head_dim: 10,
+        q_angles: Angles { first: 6, each: 11 },
+        ..biased()
+    };
+    let rows = [(20, 2, 3), (0, 0, 4), (8, 1, 0), (30, 2, 1)]
+        .map(|(slot, stretch, at)| Row { slot, ..Row::at(at) }.stretched(stretch));
+    let (weight, angles) = (Given::weight(DType::F16, 80, 64), Given::angles(33, 10));
+    let reads = vec![Given::f32([4, 64]), Given::f32([144]), weight, angles];
+    let cache = Given::kv(40, 2, 10);
+    cases.push(Case::new(op, reads).state(vec![cache.clone(), cache]).rows(rows.into()).few());
     cases.extend([
         case(DType::F32, [1, 1, 1], 2, 1, &[(0, 0)], halves()),
         case(DType::F32, [4, 2, 2], 22, 88, &[(0, 5)], halves()),

@@ -4,7 +4,8 @@
 //! ```
 //! (a, b) is (i, i + D/2), or (2i, 2i + 1) where pairs are interleaved.
 //!
-//! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …
+//! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …; where there are several
+//! such tables one below the other, a row of x says which is its own
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
@@ -15,6 +16,21 @@ pub struct Rope {
     /// D
     pub head_dim: usize,
     pub interleaved: bool,
+    pub angles: Angles,
+}
+
+/// Which rows of the table of angles turn a row: its stretch · `each` + `first` + its position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Angles {
+    pub first: usize,
+    pub each: usize,
+}
+
+impl Angles {
+    /// The row of the table.
+    pub fn of(&self, row: &Row) -> usize {
+        row.stretch() * self.each + self.first + row.position as usize
+    }
 }
 
 #[repr(C)]
@@ -24,6 +40,8 @@ struct Params {
     heads: u32,
     head_dim: u32,
     interleaved: u32,
+    first: u32,
+    each: u32,
 }
 
 static KERNEL: Kernel = kernel!("rope.wgsl", "rope", [crate::kernel::source::ROWS], [ReadWrite Read ReadWrite], Params);
@@ -63,7 +81,7 @@ impl Operator for Rope {
         let (x, table) = (reads[0].f32(), reads[1].f32());
         let (d, cols) = (self.head_dim, self.heads * self.head_dim);
         for (r, (x, y)) in x.chunks_exact(cols).zip(writes[0].chunks_exact_mut(cols)).enumerate() {
-            let angles = &table[rows[r].position as usize * d..][..d];
+            let angles = &table[self.angles.of(&rows[r]) * d..][..d];
             for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
                 self.rotate(x, angles, y);
             }
@@ -85,6 +103,8 @@ impl Operator for Rope {
                 heads: self.heads as u32,
                 head_dim: self.head_dim as u32,
                 interleaved: self.interleaved.into(),
+                first: self.angles.first as u32,
+                each: self.angles.each as u32,
             }),
             groups: [groups(rows * cols / 2, 64), 1, 1],
         })
@@ -94,9 +114,16 @@ impl Operator for Rope {
 pub fn cases() -> Vec<Case> {
     let case = |rows: usize, heads: usize, head_dim: usize, interleaved, position: usize| {
         let reads = vec![Given::f32([rows, heads * head_dim]), Given::angles(position + rows, head_dim)];
-        Case::new(Rope { heads, head_dim, interleaved }, reads).at(position)
+        let angles = Angles::default();
+        Case::new(Rope { heads, head_dim, interleaved, angles }, reads).at(position)
     };
+    // Tables of 11 rows for each stretch, of which the last 5 turn queries.
+    let angles = Angles { first: 6, each: 11 };
+    let rows: Vec<Row> = [(2, 3), (0, 4), (1, 0), (2, 1)].map(|(stretch, at)| Row::at(at).stretched(stretch)).into();
+    let reads = vec![Given::f32([4, 36]), Given::angles(33, 12)];
+    let stretched = Case::new(Rope { heads: 3, head_dim: 12, interleaved: false, angles }, reads).rows(rows).few();
     vec![
+        stretched,
         case(1, 1, 2, false, 0),
         case(1, 3, 12, false, 2),
         case(3, 5, 22, false, 7),

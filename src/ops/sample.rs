@@ -118,8 +118,8 @@ fn kept(logits: &[f32], row: &Row) -> f32 {
     if row.min_p > 0.0 {
         threshold = threshold.max(largest + row.temperature * row.min_p.ln());
     }
-    if row.top_k > 0 && (row.top_k as usize) < sorted.len() {
-        threshold = threshold.max(sorted[row.top_k as usize - 1]);
+    if row.kept() > 0 && (row.kept() as usize) < sorted.len() {
+        threshold = threshold.max(sorted[row.kept() as usize - 1]);
     }
     if row.top_p < 1.0 {
         sorted.retain(|&l| l >= threshold);

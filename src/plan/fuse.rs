@@ -26,7 +26,7 @@ use crate::ops::norm_matmul::NormMatmul;
 use crate::ops::norm_qkv_rope::{NormQkvRope, lanes_of_heads};
 use crate::ops::norm_swiglu::NormSwiglu;
 use crate::ops::rms_norm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Angles, Rope};
 use crate::ops::swiglu::Swiglu;
 use crate::ops::{Operator, Stored, TensorType};
 use crate::plan::group::Groups;
@@ -229,7 +229,12 @@ impl<'a> Fuser<'a> {
         let (kv_heads, head_dim) = (self.graph.ty(keys).shape[1], self.graph.ty(keys).shape[2]);
         let rope = q_heads.rope.and_then(|rope| self.op::<Rope>(rope).cloned());
         let angles_of = |heads: &Heads| heads.rope.map(|rope| self.graph.nodes[rope].reads[1]);
-        if angles_of(&q_heads) != angles_of(&k_heads) {
+        // The tables of k come first: see `NormQkvRope::k_angles`.
+        let k_rope = k_heads.rope.and_then(|rope| self.op::<Rope>(rope));
+        let turned = |rope: Option<&Rope>| rope.map_or(Angles::default(), |rope| rope.angles);
+        if angles_of(&q_heads) != angles_of(&k_heads)
+            || turned(k_rope) != (Angles { first: 0, ..turned(rope.as_ref()) })
+        {
             return;
         }
         // Where nothing rotates, the kernel still has a table to bind.
@@ -280,6 +285,7 @@ impl<'a> Fuser<'a> {
                 kv_heads,
                 head_dim,
                 interleaved: rope.as_ref().is_some_and(|rope| rope.interleaved),
+                q_angles: turned(rope.as_ref()),
             };
             let w = if members.len() == 1 { members[0] } else { self.joined(&members) };
             let out = if op.q_rows > 0 { q } else { self.temp(TensorType::f32([m, 1])) };

@@ -136,6 +136,7 @@ fn what_feeds_attention() {
             kv_heads,
             head_dim: d,
             interleaved: false,
+            q_angles: Default::default(),
         };
         let rows = q_rows + k_rows + v_rows;
         let weight = Given::weight(dtype, rows, k);

@@ -79,7 +79,7 @@ impl Toy {
     }
 
     fn graph(&self, pass: Pass) -> Graph {
-        let angles = models::Angles::new(&self.config, self.config.context).expect("a small table");
+        let angles = models::angles(&self.config, self.config.context).expect("a small table");
         models::build(&self.config, GraphBuilder::new(&|name| self.formats[name]), &angles, pass)
             .expect("a known architecture")
     }

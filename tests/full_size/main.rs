@@ -1,9 +1,11 @@
-//! MobileVLM V2-1.7B at its full size, with random weights in q4_0, on lavapipe and on every real Vulkan device: it
-//! reads a picture and answers as the CPU path does, within the device's limits and with no second copy of anything.
+//! MobileVLM V2-1.7B at its full size (`qwen.rs`: Qwen-VL), with random weights in q4_0, on lavapipe and on every real Vulkan
+//! device: it reads a picture and answers as the CPU path does, within the device's limits and with no second copy of anything.
 //!
 //! Left out of the default run for its length: `scripts/test_full_size.sh` runs it.
 
+mod qwen;
 mod random_gguf;
+mod random_qwen;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -36,10 +38,7 @@ const REST: u64 = 512 << 20;
 #[test]
 #[ignore = "writes 1 GB and takes minutes: scripts/test_full_size.sh"]
 fn mobilevlm_at_full_size() {
-    let mut adapters = adapters::all();
-    // SwiftShader and GL's llvmpipe are too slow for this.
-    adapters.retain(|adapter| adapter.backend == "vulkan" && !adapter.name.to_lowercase().contains("swiftshader"));
-    assert!(!adapters.is_empty(), "no Vulkan adapter: install lavapipe (Debian: apt-get install mesa-vulkan-drivers)");
+    let adapters = vulkan_adapters();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     check_disk(folder, 1000);
     let scratch = Scratch::within(folder);
@@ -54,6 +53,15 @@ fn mobilevlm_at_full_size() {
         same_answers(&label, &answers, &wanted);
         same_values(&label, &trace, &wanted_trace);
     }
+}
+
+/// Those of which there must be one.
+fn vulkan_adapters() -> Vec<Adapter> {
+    let mut adapters = adapters::all();
+    // SwiftShader and GL's llvmpipe are too slow for this.
+    adapters.retain(|adapter| adapter.backend == "vulkan" && !adapter.name.to_lowercase().contains("swiftshader"));
+    assert!(!adapters.is_empty(), "no Vulkan adapter: install lavapipe (Debian: apt-get install mesa-vulkan-drivers)");
+    adapters
 }
 
 /// The two files of the model, and a photograph.
@@ -217,7 +225,7 @@ fn trace(model: &Model, label: &str, files: &Files) -> Trace {
 }
 
 /// Greedy ids, as far as the CPU path's margins decide them.
-fn same_answers(label: &str, found: &[Answer; 2], wanted: &[Answer; 2]) {
+fn same_answers(label: &str, found: &[Answer], wanted: &[Answer]) {
     for (number, (found, wanted)) in found.iter().zip(wanted).enumerate() {
         let margin = |logprobs: &Vec<f32>| {
             let mut sorted = logprobs.clone();
@@ -234,7 +242,8 @@ fn same_answers(label: &str, found: &[Answer; 2], wanted: &[Answer; 2]) {
             // The questions that follow are no longer the same.
             return;
         }
-        let (logprobs, first) = (&found.tokens[0].1, &greedy.logits[..VOCAB]);
+        let logprobs = &found.tokens[0].1;
+        let first = &greedy.logits[..logprobs.len()];
         close(&format!("{label}: first token of answer {}", number + 1), logprobs, first, F16.logits, f32::INFINITY);
     }
 }

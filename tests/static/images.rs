@@ -206,3 +206,46 @@ fn a_garbled_file_is_a_picture_or_a_sentence() {
     // Every byte of a PNG is under a checksum.
     assert!(refused > 700, "{refused}");
 }
+
+/// Qwen-VL stretches pictures to its square; what its tower gets is what the reference gave it.
+#[test]
+fn stretched_pictures_are_pillows_to_the_last_byte() {
+    for golden in ["qwenvl_a", "qwenvl_b"].map(Golden::open) {
+        for index in [0, 1] {
+            let image = Image::open(golden.folder.join(format!("image_{index}.png"))).expect("a picture");
+            let (shape, expected) = golden.u8(&format!("img{index}.resized_u8"));
+            let at = format!("{}, image {index}", golden.name);
+            assert_eq!(largest_difference(&image.stretched(shape[0]), &expected), 0, "{at}");
+            // CLIP's, as the checkpoint's own reader has them.
+            let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+            let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+            let found = image.stretched_pixels(shape[0], mean, std);
+            let expected = golden.f32(&format!("img{index}.pixel_values"));
+            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(found.len() == expected.len() && worst < 1e-6, "{at}: pixels are off by {worst}");
+        }
+    }
+    // A picture of the right size is left alone.
+    let square: Vec<u8> = (0..3 * 9 * 9).map(|i| (i * 37 % 256) as u8).collect();
+    assert_eq!(Image::from_rgb(9, 9, &square).expect("a picture").stretched(9), square);
+}
+
+/// A model that does not look at EXIF gets the picture as it lies in its file.
+#[test]
+fn pictures_that_exif_turns_keep_what_is_in_the_file() {
+    let mut turned = 0;
+    for path in fixtures("decode", &["jpg", "png", "webp"]) {
+        // Some are there to be refused.
+        let Ok(image) = Image::open(&path) else { continue };
+        let stored = image.as_stored();
+        if stored == image {
+            continue;
+        }
+        turned += 1;
+        let mut both = [rgb(&image), rgb(&stored)];
+        both.iter_mut().for_each(|pixels| pixels.sort_unstable());
+        assert_eq!(both[0], both[1], "{}: the same pixels in another order", name(&path));
+        assert_eq!(stored.as_stored(), stored, "{}", name(&path));
+    }
+    assert!(turned >= 3, "only {turned} fixtures are turned");
+}

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::constants;
 use crate::support::bindings::binding;
@@ -13,7 +12,7 @@ use dunlin::checkpoint::vision::{Activation, Projector, VisionConfig};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::WeightLayout;
 use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
-use dunlin::models::{self, Pass, Want};
+use dunlin::models::{self, AngleTable, Pass, Want};
 use dunlin::ops::TensorType;
 use dunlin::ops::activation::Kind;
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
@@ -21,8 +20,7 @@ use dunlin::tensor::DType;
 
 /// Plans read the shape of the table of angles alone.
 fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {
-    let table = Arc::new(vec![0.0; config.context * config.head_dim]);
-    let angles = models::Angles { local: config.rope.local.as_ref().map(|_| table.clone()), all: table };
+    let angles = AngleTable::blank(config, config.context);
     models::build(config, GraphBuilder::new(formats), &angles, pass).expect("a known architecture")
 }
 
@@ -266,6 +264,46 @@ fn a_layer_is_five_dispatches() {
     // 32000 × 1600 floats are two bindings of 128 MiB: embedding and head are two dispatches each.
     assert_eq!(count("MobileLLM-1.5B", DType::Q4_0, &baseline), 5 * 54 + 3);
     assert_eq!(count("MobileLLM-1.5B", DType::F32, &baseline), 5 * 54 + 5);
+}
+
+/// Biases, other angles for other lengths and factors on queries cost no dispatch. The head of 151860 rows lies in three bindings,
+/// and so does the embedding.
+#[test]
+fn qwen_is_five_dispatches_a_layer() {
+    let (_, config) = configs::named().into_iter().find(|(name, _)| *name == "Qwen-VL").expect("Qwen-VL");
+    let plan = decode(&config, &|_| DType::Q4_0, &DeviceProfile::baseline());
+    assert_eq!(plan.steps.len(), 5 * 32 + 3 + 3 + 1, "{plan}");
+}
+
+/// The vision half at full size: no weight, cache or activation is too large for a binding of WebGPU's default limits.
+#[test]
+fn the_vision_half_of_qwen_vl_stays_within_bindings() {
+    let (_, config) = configs::named().into_iter().find(|(name, _)| *name == "Qwen-VL").expect("Qwen-VL");
+    let vision = VisionConfig {
+        image_size: 448,
+        patch: 14,
+        width: 1664,
+        heads: 16,
+        ffn: 8192,
+        blocks: 48,
+        norm_eps: 1e-6,
+        activation: Activation::Gelu,
+        projector: Projector::Resampler { heads: 32 },
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+    let config = Config { vision: Some(vision), ..config };
+    for profile in profiles().into_iter().filter(|profile| profile.max_binding >= 128 << 20) {
+        for dtype in [DType::BF16, DType::Q4_0] {
+            let graph = models::build_vision(&config, GraphBuilder::new(&|_| dtype)).expect("a vision half");
+            let tokens = graph.outputs.iter().find(|(name, _)| name == models::PROJECTED).expect("tokens").1;
+            assert_eq!(graph.ty(tokens).shape, [256, 4096]);
+            let plan = Plan::new(graph, &profile, Fusion::On).expect("a plan");
+            let at = format!("{}, {dtype}", profile.name);
+            memory_is_never_shared(&at, &plan, &profile);
+            plan.steps.iter().for_each(|step| dispatch_is_well_formed(&at, &plan, step, &profile));
+        }
+    }
 }
 
 /// The operators of a one-layer model's decode step between embedding and head, with formats by part of the name.

@@ -350,7 +350,7 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
         leak(Kernel { modules: modules.leak(), ..copy(rope) })
     };
     check(row, with_row("seed: u32", "seed: f32"), "member 2 of Row");
-    check(row, with_row("    top_k: u32,", "    k: u32,"), "member 4 of Row");
+    check(row, with_row("    min_p: f32,", "    p: f32,"), "member 6 of Row");
     // Rows of a uniform array are whole 16 bytes.
     let wider = || with_row("    seed: u32,\n", "    seed: u32,\n    a: u32,\n    b: u32,\n    c: u32,\n    d: u32,\n");
     check(row, wider(), "Row is 48 bytes");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dunlin::checkpoint::beyond::{Beyond, Ntk};
 use dunlin::checkpoint::{Config, QkNorm, RopeConfig};
 use dunlin::graph::Graph;
 use dunlin::kernel::{DeviceProfile, layout};
@@ -28,7 +29,13 @@ pub fn uniform(
         ffn: vec![ffn; layers],
         head_dim,
         norm_eps: 1e-5,
-        rope: RopeConfig { interleaved: false, inv_freq: inv_freq(head_dim, 1e4), local: None, most_positions: None },
+        rope: RopeConfig {
+            interleaved: false,
+            inv_freq: inv_freq(head_dim, 1e4),
+            local: None,
+            most_positions: None,
+            beyond: Beyond::default(),
+        },
         rope_layers: vec![true; layers],
         windows: vec![None; layers],
         qk_norm: QkNorm::None,
@@ -59,6 +66,9 @@ pub fn named() -> Vec<(&'static str, Config)> {
         Config { qk_norm: QkNorm::Weighted, ..of_heads(128, uniform("qwen3", 1024, 28, [16, 8], 3072, 151_936)) };
     let mut smollm3 = uniform("smollm3", 2048, 36, [16, 4], 11008, 128_256);
     smollm3.rope_layers = (1..=36).map(|layer| layer % 4 != 0).collect();
+    let mut qwen_vl =
+        Config { qkv_bias: true, tied: false, context: 8192, ..uniform("qwen", 4096, 32, [32, 32], 11008, 151_860) };
+    qwen_vl.rope.beyond = Beyond { trained: 2048, ntk: Some(Ntk { base: 10_000.0, rotated: 128 }), logn: true };
     let mut pruned = uniform("mobilellm", 960, 4, [15, 5], 2560, 32000);
     pruned.heads = vec![15, 9, 12, 6];
     pruned.kv_heads = vec![5, 3, 4, 2];
@@ -77,6 +87,7 @@ pub fn named() -> Vec<(&'static str, Config)> {
         ("SmolLM3-3B", smollm3),
         ("Gemma-3-270M", gemma3(640, 18, 4, 2048)),
         ("Gemma-3-1B", gemma3(1152, 26, 4, 6912)),
+        ("Qwen-VL", qwen_vl),
         ("MobileLLaMA-1.4B", Config { tied: false, ..uniform("llama", 2048, 24, [16, 16], 5632, 32000) }),
         ("MobileLLaMA-2.7B", Config { tied: false, ..uniform("llama", 2560, 32, [32, 32], 6912, 32000) }),
     ]
@@ -176,10 +187,14 @@ pub fn random_config(random: &mut Random) -> Config {
     config.rope = RopeConfig {
         interleaved: random.below(2) == 0,
         inv_freq: inv_freq(head_dim, 1e4),
-        local: None,
+        local: (random.below(2) == 0).then(|| inv_freq(head_dim, 1e6)),
         most_positions: None,
+        beyond: Beyond::default(),
     };
-    config.rope.local = (random.below(2) == 0).then(|| inv_freq(head_dim, 1e6));
+    if random.below(3) == 0 {
+        let ntk = (head_dim > 2 && random.below(2) == 0).then_some(Ntk { base: 10_000.0, rotated: head_dim });
+        config.rope.beyond = Beyond { trained: 2 + random.below(40), ntk, logn: random.below(2) == 0 };
+    }
     config.rope_layers = (0..layers).map(|_| random.below(5) > 0).collect();
     let window = |random: &mut Random| (random.below(2) == 0).then(|| 1 + random.below(12));
     config.windows = (0..layers).map(|_| window(random)).collect();

@@ -10,6 +10,7 @@ use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::backend::wgpu::vision::{Encoder, Vision};
 use crate::backend::{Change, DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
 use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
@@ -110,8 +111,12 @@ impl GpuEngine {
 /// A kernel holds a whole head: of a larger one it would leave out the end.
 fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     let config = &checkpoint.config;
-    let vision = config.vision.as_ref().map(|vision| vision.width / vision.heads);
-    match [config.head_dim].into_iter().chain(vision).find(|&size| size > MOST_HEAD) {
+    let tower = config.vision.as_ref().map(|vision| vision.width / vision.heads);
+    let resampler = config.vision.as_ref().and_then(|vision| match vision.projector {
+        Projector::Resampler { heads } => Some(config.hidden / heads),
+        _ => None,
+    });
+    match [config.head_dim].into_iter().chain(tower).chain(resampler).find(|&size| size > MOST_HEAD) {
         None => Ok(()),
         Some(size) => Err(Error::unsupported(format!(
             "{} has heads of {size} elements, and at most {MOST_HEAD} run on a GPU; take --device cpu",

@@ -7,6 +7,7 @@ mod configs;
 pub(crate) mod gguf_writer;
 mod mmprojs;
 mod pickles;
+mod qwen;
 #[path = "../../../tests/support/scratch.rs"]
 mod scratch;
 mod towers;

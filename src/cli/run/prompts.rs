@@ -54,6 +54,9 @@ pub fn run(command: &Run, prompts: &[Prompt]) -> Result<(), Failure> {
         .parallel(command.parallel)
         .max_tokens(command.max_tokens)
         .logprobs(command.logprobs);
+    if command.special {
+        generations = generations.special();
+    }
     let ids = model.tokenizer().is_err();
     let mut report = Report { json: command.json, answers: vec![Answer::default(); prompts.len()], printed: 0 };
     let mut failed = None;

@@ -45,7 +45,13 @@ impl Fake {
     }
 
     fn model(self, context: usize) -> Model {
-        let rope = RopeConfig { interleaved: false, inv_freq: vec![1.0], local: None, most_positions: None };
+        let rope = RopeConfig {
+            interleaved: false,
+            inv_freq: vec![1.0],
+            local: None,
+            most_positions: None,
+            beyond: Default::default(),
+        };
         let config = Config {
             architecture: "fake".into(),
             vocab: VOCAB,

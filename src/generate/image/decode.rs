@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use ::image::codecs::jpeg::JpegDecoder;
 use ::image::codecs::png::PngDecoder;
@@ -73,10 +74,15 @@ fn decode(name: &str, format: &str, decoder: Result<impl ImageDecoder, ImageErro
 
     let rgb = to_rgb(color, content)
         .ok_or_else(|| Error::prompt(format!("{name} has pixels of type {color:?}: convert it to 8-bit RGB")))?;
+    if orientation == Orientation::NoTransforms {
+        return Ok(Image::new(width as usize, height as usize, rgb));
+    }
+    let stored = Image::new(width as usize, height as usize, rgb.clone());
     let picture = RgbImage::from_raw(width, height, rgb).expect("three bytes a pixel");
     let mut picture = DynamicImage::ImageRgb8(picture);
     picture.apply_orientation(orientation);
-    Ok(Image::new(picture.width() as usize, picture.height() as usize, picture.into_bytes()))
+    let upright = Image::new(picture.width() as usize, picture.height() as usize, picture.into_bytes());
+    Ok(Image { stored: Some(Arc::new(stored)), ..upright })
 }
 
 /// As Pillow's `convert("RGB")`: grey is repeated, transparency dropped, of 16 bits the upper 8 are kept.

@@ -1,4 +1,4 @@
-//! Pictures as a vision tower gets them: decoded, padded to a square, resized as Pillow does, normalised.
+//! Pictures as a vision tower gets them: decoded, padded or stretched to a square, resized as Pillow does, normalised.
 //!
 //! PNG and lossless WebP give the bytes that Pillow 12 gives, to the last one. Decoders of JPEG
 //! differ among themselves, mostly by 2 steps of 255 or less, which is outside of this promise; what follows is exact again.
@@ -12,13 +12,15 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// A picture, decoded: 8-bit RGB. Cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+/// A picture, decoded: 8-bit RGB. Cheap to clone. Pictures that show the same are equal.
+#[derive(Clone)]
 pub struct Image {
     width: usize,
     height: usize,
     /// 3 · width · height bytes, row by row.
     rgb: Arc<Vec<u8>>,
+    /// As it lies in its file, where EXIF turned it.
+    stored: Option<Arc<Image>>,
 }
 
 /// Bounds the work that a small file can ask for: a photograph has 12 to 50 million pixels.
@@ -68,15 +70,27 @@ impl Image {
     /// (3, `size`, `size`): the square, red, green, blue plane after plane, each (value / 255 − mean) / std.
     #[doc(hidden)]
     pub fn pixels(&self, size: usize, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
-        let square = self.square(size);
-        let mut out = Vec::with_capacity(square.len());
-        for channel in 0..3 {
-            // The order of CLIPImageProcessor: the product in f64, rounded; the rest in f32.
-            let scaled = |value: u8| (f64::from(value) * (1.0 / 255.0)) as f32;
-            let values: [f32; 256] = std::array::from_fn(|value| (scaled(value as u8) - mean[channel]) / std[channel]);
-            out.extend(square.iter().skip(channel).step_by(3).map(|&value| values[usize::from(value)]));
-        }
-        out
+        // The order of CLIPImageProcessor: the product in f64, rounded; the rest in f32.
+        planes(&self.square(size), |value| (f64::from(value) * (1.0 / 255.0)) as f32, mean, std)
+    }
+
+    /// (3, `size`, `size`): the whole picture stretched to the square, red, green, blue plane after plane.
+    #[doc(hidden)]
+    pub fn stretched_pixels(&self, size: usize, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
+        // The order of torchvision's ToTensor and Normalize: all in f32.
+        planes(&self.stretched(size), |value| f32::from(value) / 255.0, mean, std)
+    }
+
+    /// (`size`, `size`, 3): the whole picture, its sides brought to `size` each.
+    #[doc(hidden)]
+    pub fn stretched(&self, size: usize) -> Vec<u8> {
+        resize::stretched(self, size)
+    }
+
+    /// The picture as it lies in its file: not turned as its EXIF orientation says.
+    #[doc(hidden)]
+    pub fn as_stored(&self) -> Image {
+        self.stored.as_deref().unwrap_or(self).clone()
     }
 
     /// (`size`, `size`, 3): the picture in the middle of a square of CLIP's mean colour, brought to `size`.
@@ -87,9 +101,27 @@ impl Image {
 
     fn new(width: usize, height: usize, rgb: Vec<u8>) -> Self {
         debug_assert_eq!(rgb.len(), 3 * width * height);
-        Self { width, height, rgb: Arc::new(rgb) }
+        Self { width, height, rgb: Arc::new(rgb), stored: None }
     }
 }
+
+/// Plane after plane, each value (`scaled` − mean) / std.
+fn planes(square: &[u8], scaled: impl Fn(u8) -> f32, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(square.len());
+    for channel in 0..3 {
+        let values: [f32; 256] = std::array::from_fn(|value| (scaled(value as u8) - mean[channel]) / std[channel]);
+        out.extend(square.iter().skip(channel).step_by(3).map(|&value| values[usize::from(value)]));
+    }
+    out
+}
+
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        (self.width, self.height, &self.rgb) == (other.width, other.height, &other.rgb)
+    }
+}
+
+impl Eq for Image {}
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! Padding and resizing, bit for bit as Pillow does them (up to version 12: later ones may turn the passes around).
+//! Padding or stretching, and resizing, bit for bit as Pillow does them (up to version 12: later ones may turn the passes around).
 //!
 //! The picture (h, w) lies in the middle of a square of side s = max(h, w), the rest is `PADDING`. Bicubic, a = −½,
 //! horizontal pass first, then vertical, bytes in between:
@@ -30,7 +30,22 @@ pub fn square(image: &Image, size: usize) -> Vec<u8> {
     }
     let columns = Axis::new(side, (side - width) / 2, width, size);
     let rows = Axis::new(side, (side - height) / 2, height, size);
+    resampled(image, &columns, &rows, size)
+}
 
+/// (`size`, `size`, 3), the picture alone, whatever its sides are to each other.
+pub fn stretched(image: &Image, size: usize) -> Vec<u8> {
+    assert!(size > 0, "an image is resized to nothing");
+    let (width, height) = (image.width, image.height);
+    if (width, height) == (size, size) {
+        return image.rgb.to_vec();
+    }
+    resampled(image, &Axis::new(width, 0, width, size), &Axis::new(height, 0, height, size), size)
+}
+
+/// Both passes.
+fn resampled(image: &Image, columns: &Axis, rows: &Axis, size: usize) -> Vec<u8> {
+    let (width, height) = (image.width, image.height);
     let row = 3 * size;
     let mut narrow = vec![0u8; height * row];
     for (from, to) in image.rgb.chunks_exact(3 * width).zip(narrow.chunks_exact_mut(row)) {

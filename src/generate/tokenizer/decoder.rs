@@ -12,16 +12,24 @@ pub struct Decoder {
     waiting: Vec<u8>,
     /// SentencePiece puts a space in front of every text; the first piece loses it again.
     drop_space: bool,
+    /// Control tokens print as they are written.
+    with_special: bool,
 }
 
 impl Decoder {
     pub(super) fn new(tokenizer: Tokenizer, drop_space: bool) -> Self {
-        Self { tokenizer, waiting: Vec::new(), drop_space }
+        Self { tokenizer, waiting: Vec::new(), drop_space, with_special: false }
+    }
+
+    /// Prints control tokens as they are written: `<box>`, `<|im_end|>`.
+    pub fn with_special(mut self) -> Self {
+        self.with_special = true;
+        self
     }
 
     /// The text that `id` completes; often that of `id`, empty for control tokens and inside a character.
     pub fn push(&mut self, id: u32) -> String {
-        match self.tokenizer.shown(id) {
+        match self.tokenizer.shown(id, self.with_special) {
             Shown::Nothing => return String::new(),
             Shown::Text(text) => {
                 let text = if self.drop_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };

@@ -3,6 +3,7 @@
 mod byte_level;
 mod decoder;
 mod sentencepiece;
+mod tiktoken;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use crate::checkpoint::Files;
 use crate::checkpoint::text::{AddedToken, Prefix, TextFiles, Vocabulary};
 use crate::error::{Error, Result};
 pub use decoder::Decoder;
+pub(super) use tiktoken::{Allowed, Encoder as Tiktoken, SPAN};
 
-/// A model's tokenizer: `tokenizer.json`, SentencePiece's `tokenizer.model`, or what a GGUF file holds.
+/// A model's tokenizer: `tokenizer.json`, SentencePiece's `tokenizer.model`, `qwen.tiktoken`, or what a GGUF file holds.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ enum Encoder {
         /// BOS and EOS come from the file's own template.
         template: bool,
     },
+    Tiktoken(Box<Tiktoken>),
 }
 
 /// How a Hugging Face tokenizer spells bytes in its tokens.
@@ -90,6 +93,11 @@ impl Tokenizer {
                 let encoder = Encoder::HuggingFace { tokenizer, style, strips: false, template: false };
                 let (add_bos, add_eos) = (files.add_bos.unwrap_or(family_adds_bos), files.add_eos.unwrap_or(false));
                 Inner { encoder, bos: files.bos, eos: files.eos, add_bos, add_eos }
+            }
+            Vocabulary::Tiktoken(model) => {
+                let encoder = Tiktoken::new(&name, model)?;
+                let eos = Some(encoder.end_of_text());
+                Inner { encoder: Encoder::Tiktoken(Box::new(encoder)), bos: None, eos, add_bos: false, add_eos: false }
             }
             Vocabulary::HuggingFace { json, class } => {
                 let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
@@ -142,11 +150,20 @@ impl Tokenizer {
 
     /// The text of `ids`. Control tokens print as nothing, broken UTF-8 as U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut decoder = self.decoder();
-        let mut text = String::new();
-        for &id in ids {
-            text.push_str(&decoder.push(id));
-        }
+        self.decoded(ids, self.decoder())
+    }
+
+    /// The text of `ids`, control tokens as they are written: `<box>`, `<|im_end|>`.
+    pub fn decode_with_special(&self, ids: &[u32]) -> String {
+        self.decoded(ids, self.decoder().with_special())
+    }
+
+    fn decoded(&self, ids: &[u32], mut decoder: Decoder) -> String {
+        let ids = match &self.0.encoder {
+            Encoder::Tiktoken(encoder) => encoder.without_spans(ids),
+            _ => ids.to_vec(),
+        };
+        let mut text: String = ids.into_iter().map(|id| decoder.push(id)).collect();
         text.push_str(&decoder.finish());
         text
     }
@@ -179,6 +196,18 @@ impl Tokenizer {
                 None => Some(pieces.model.pieces.get(id as usize)?.text.clone()),
             },
             Encoder::HuggingFace { tokenizer, .. } => tokenizer.id_to_token(id),
+            Encoder::Tiktoken(encoder) => match encoder.bytes(id) {
+                Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+                None => encoder.special(id).map(str::to_owned),
+            },
+        }
+    }
+
+    /// Qwen's encoder, which writes conversations and pictures by ids of its own.
+    pub(super) fn tiktoken(&self) -> Option<&Tiktoken> {
+        match &self.0.encoder {
+            Encoder::Tiktoken(encoder) => Some(encoder),
+            _ => None,
         }
     }
 
@@ -203,6 +232,7 @@ impl Tokenizer {
                 });
             }
             Encoder::HuggingFace { tokenizer, .. } => ids.extend(hugging_face(tokenizer, text, false)?),
+            Encoder::Tiktoken(encoder) => ids.extend(encoder.encode(text, Allowed::All)?),
         }
         Ok(())
     }
@@ -213,15 +243,18 @@ impl Tokenizer {
                 *prefix != Prefix::Never || pieces.model.add_dummy_prefix || pieces.model.remove_extra_whitespaces
             }
             Encoder::HuggingFace { strips, .. } => *strips,
+            Encoder::Tiktoken(_) => false,
         }
     }
 
-    fn shown(&self, id: u32) -> Shown<'_> {
+    /// What `id` prints as; control tokens only if `with_special`.
+    fn shown(&self, id: u32, with_special: bool) -> Shown<'_> {
         match &self.0.encoder {
             Encoder::SentencePiece { pieces, added, .. } => {
                 use crate::checkpoint::sentencepiece::PieceKind;
                 if let Some(token) = added.token(id) {
-                    return if token.special { Shown::Nothing } else { Shown::Text(token.text.as_str().into()) };
+                    let hidden = token.special && !with_special;
+                    return if hidden { Shown::Nothing } else { Shown::Text(token.text.as_str().into()) };
                 }
                 let Some(piece) = pieces.model.pieces.get(id as usize) else { return Shown::Nothing };
                 match piece.kind {
@@ -234,6 +267,7 @@ impl Tokenizer {
                 let Some(token) = tokenizer.id_to_token(id) else { return Shown::Nothing };
                 let added = tokenizer.get_added_vocabulary();
                 match style {
+                    _ if added.is_special_token(&token) && with_special => Shown::Text(token.into()),
                     _ if added.is_special_token(&token) => Shown::Nothing,
                     Style::ByteLevel => Shown::Bytes(byte_level::bytes(&token)),
                     Style::SentencePiece => {
@@ -245,12 +279,20 @@ impl Tokenizer {
                     }
                 }
             }
+            Encoder::Tiktoken(encoder) => match (encoder.bytes(id), encoder.special(id)) {
+                (Some(bytes), _) => Shown::Bytes(bytes.to_vec()),
+                (None, Some(text)) if with_special => Shown::Text(text.into()),
+                _ => Shown::Nothing,
+            },
         }
     }
 
     /// Whether every invalid byte is a U+FFFD of its own (SentencePiece), or every invalid sequence one (GPT-2).
     fn replaces_every_byte(&self) -> bool {
-        !matches!(&self.0.encoder, Encoder::HuggingFace { style: Style::ByteLevel, .. })
+        matches!(
+            &self.0.encoder,
+            Encoder::SentencePiece { .. } | Encoder::HuggingFace { style: Style::SentencePiece, .. }
+        )
     }
 }
 
@@ -263,7 +305,7 @@ impl std::fmt::Debug for Tokenizer {
 /// The error for text where there is no tokenizer.
 pub(crate) fn missing(path: &Path) -> Error {
     Error::prompt(format!(
-        "{} has no tokenizer (tokenizer.json or tokenizer.model), so text cannot be read: give ids with --tokens",
+        "{} has no tokenizer (tokenizer.json, tokenizer.model or qwen.tiktoken), so text cannot be read: give ids with --tokens",
         path.display()
     ))
 }

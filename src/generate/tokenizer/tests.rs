@@ -136,6 +136,77 @@ fn gguf_files_of_the_newer_families_give_the_reference_ids() {
     }
 }
 
+/// Qwen's: the strings of a table with the reference's ids, under both sets of allowed special tokens, and their texts.
+fn check_qwen(tokenizer: &Tokenizer, table: &Value) -> usize {
+    let encoder = tokenizer.tiktoken().expect("Qwen's tokenizer");
+    assert_eq!(u64::from(encoder.end_of_text()), table["endoftext"].as_u64().unwrap());
+    assert_eq!(encoder.image().map(u64::from), table["img_start"].as_u64());
+    let strings = table["strings"].as_array().unwrap();
+    for case in strings {
+        let text = case["text"].as_str().unwrap();
+        if case.get("error").is_some() {
+            assert!(tokenizer.encode(text).is_err(), "{text:?} is no error");
+            continue;
+        }
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+        assert_eq!(encoder.encode(text, Allowed::Tags).unwrap(), ids(&case["ids_image_tags_only"]), "{text:?}");
+        if case.get("decode_error").is_none() {
+            assert_eq!(tokenizer.decode(&ids(&case["ids"])), case["decoded_skip_special"], "{text:?}");
+            assert_eq!(tokenizer.decode_with_special(&ids(&case["ids"])), case["decoded"], "{text:?}");
+        }
+    }
+    strings.len()
+}
+
+#[test]
+fn small_qwen_folders_give_the_reference_ids() {
+    for case in ["qwenvl_a", "qwenvl_b"] {
+        let folder = golden().join(case);
+        let tokenizer = Tokenizer::load(&folder).unwrap();
+        assert_eq!(check_qwen(&tokenizer, &json(&folder.join("tokenizer_expected.json"))), 61, "{case}");
+    }
+}
+
+/// The real vocabulary is 2.5 MB: `DUNLIN_QWEN_TIKTOKEN` says where it is.
+#[test]
+fn the_real_qwen_vocabulary_gives_the_reference_ids() {
+    let Some(file) = std::env::var_os("DUNLIN_QWEN_TIKTOKEN") else {
+        eprintln!("skipped: qwen.tiktoken is not at hand (DUNLIN_QWEN_TIKTOKEN names the file)");
+        return;
+    };
+    let files = Files::memory([
+        ("config.json", b"{\"visual\":{}}".to_vec()),
+        ("qwen.tiktoken", std::fs::read(file).expect("DUNLIN_QWEN_TIKTOKEN names a file")),
+    ]);
+    let tokenizer = Tokenizer::load(files).unwrap();
+    assert_eq!(check_qwen(&tokenizer, &json(&golden().join("qwen_tokenizer_expected.json"))), 199);
+}
+
+/// Merging by a heap gives what the definition gives: again and again the pair of lowest rank, the leftmost first.
+#[test]
+fn qwen_merges_the_lowest_rank_first() {
+    let tokenizer = Tokenizer::load(golden().join("qwenvl_a")).unwrap();
+    let encoder = tokenizer.tiktoken().unwrap();
+    let rank = |bytes: &[u8]| (0..encoder.end_of_text()).find(|&id| encoder.bytes(id) == Some(bytes));
+    let mut random = Random(7);
+    for _ in 0..200 {
+        // Letters only, so that the pattern leaves them in one piece.
+        let word: String = (0..1 + random.below(14)).map(|_| char::from(b"aehinorstd"[random.below(10)])).collect();
+        let mut parts: Vec<Vec<u8>> = word.bytes().map(|byte| vec![byte]).collect();
+        while rank(word.as_bytes()).is_none() {
+            let joined = |i: usize| rank(&[&parts[i][..], &parts[i + 1][..]].concat());
+            let Some((_, at)) = (0..parts.len() - 1).filter_map(|i| Some((joined(i)?, i))).min() else { break };
+            let right = parts.remove(at + 1);
+            parts[at].extend(right);
+        }
+        let expected: Vec<u32> = match rank(word.as_bytes()) {
+            Some(id) => vec![id],
+            None => parts.iter().map(|part| rank(part).unwrap()).collect(),
+        };
+        assert_eq!(tokenizer.encode(&word).unwrap(), expected, "{word}");
+    }
+}
+
 /// The tokenizer that an open MobileVLM brings along is that of its folder, under either rule for spaces.
 #[test]
 fn open_mobilevlms_bring_their_tokenizer() {
@@ -170,7 +241,7 @@ fn streaming_is_whole_decoding_and_never_half_a_character() {
         let (mut bytes, mut first) = (Vec::new(), true);
         for &id in &ids {
             pieces.push_str(&decoder.push(id));
-            match tokenizer.shown(id) {
+            match tokenizer.shown(id, false) {
                 Shown::Nothing => {}
                 Shown::Text(text) if std::mem::take(&mut first) => {
                     bytes.extend_from_slice(text.strip_prefix(' ').unwrap_or(&text).as_bytes());

@@ -1,0 +1,128 @@
+//! The program with a Qwen-VL: every form of a prompt, both spellings, control tokens, and what `tokenize` and `inspect` say.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::adapters;
+use crate::support::golden::Golden;
+use crate::support::program::{fails, json_lines, stdout};
+use crate::support::scratch::Scratch;
+use dunlin::Tokenizer;
+use serde_json::{Value, json};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// The ids, the text and the last line that `run --json` prints.
+fn run(model: &Path, device: &str, more: &[&str]) -> (Vec<Value>, String, Value) {
+    let arguments = ["run", text(model), "--device", device, "--precision", "f32", "--json", "--max-tokens", "32"];
+    let mut lines = json_lines(&[&arguments[..], more].concat());
+    let last = lines.pop().expect("statistics");
+    let words = lines.iter().map(|line| line["text"].as_str().expect("text")).collect();
+    (lines.iter().map(|line| line["token"].clone()).collect(), words, last)
+}
+
+/// A golden prompt, and `--image FILE` for each of its pictures.
+fn asked(golden: &Golden, name: &str) -> (Value, Vec<String>) {
+    let prompt = golden.expected()["prompts"][name].take();
+    let images = prompt["images"].as_array().expect("images").iter();
+    let file = |image: &Value| -> PathBuf { golden.folder.join(image.as_str().expect("a name")) };
+    let images = images.flat_map(|image| ["--image".to_string(), text(&file(image)).to_string()]).collect();
+    (prompt, images)
+}
+
+#[test]
+fn run_answers_questions_in_every_form() {
+    let mut everywhere = vec![("qwenvl_a", "cpu".to_string()), ("qwenvl_b", "cpu".to_string())];
+    everywhere.extend(adapters::all().into_iter().map(|adapter| ("qwenvl_b", adapter.index.to_string())));
+    for (case, device) in everywhere {
+        let golden = Golden::open(case);
+        for name in ["p0", "two"] {
+            let (prompt, images) = asked(&golden, name);
+            let string = |key: &str| prompt[key].as_str().expect(key);
+            let ids: Vec<String> = prompt["input_ids"].as_array().expect("ids").iter().map(Value::to_string).collect();
+            let count = images.len() / 2;
+            for form in [
+                vec!["--prompt", string("question")],
+                vec!["--prompt", &format!("{}{}", "<image>\n".repeat(count), string("question"))],
+                vec!["--prompt", string("prompt"), "--raw"],
+                vec!["--tokens", &ids.join(",")],
+            ] {
+                let images: Vec<&str> = images.iter().map(String::as_str).collect();
+                let (found, _, last) = run(&golden.folder, &device, &[&form[..], &images].concat());
+                let at = format!("{case} {name} on {device}: {:?}", form[0]);
+                assert_eq!(Value::from(found), prompt["greedy_ids"], "{at}");
+                assert_eq!(last["stats"]["prompt_tokens"], prompt["sequence_length"], "{at}");
+                assert_eq!(last["stats"]["image_tokens"], 256 * count, "{at}");
+                if device != "cpu" {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn spelling_and_control_tokens_are_options() {
+    let golden = Golden::open("qwenvl_b");
+    let image = golden.folder.join("image_0.png");
+    let question = ["--prompt", "What?", "--image", text(&image)];
+    let (ids, words, last) = run(&golden.folder, "cpu", &question);
+    let (same, tagged, _) = run(&golden.folder, "cpu", &[&question[..], &["--special"]].concat());
+    assert_eq!(same, ids);
+    let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect();
+    let tokenizer = Tokenizer::load(&golden.folder).expect("a tokenizer");
+    assert_eq!((tokenizer.decode(&ids), tokenizer.decode_with_special(&ids)), (words, tagged));
+    // Of random weights no box comes.
+    assert!(last.get("boxes").is_none());
+
+    let (_, _, tight) = run(&golden.folder, "cpu", &[&question[..], &["--tight-pictures"]].concat());
+    let tokens = |last: &Value| last["stats"]["prompt_tokens"].as_u64().expect("a number");
+    assert_eq!(tokens(&tight) + 1, tokens(&last), "the space before <img> is a token");
+}
+
+#[test]
+fn chats_are_tokenized_part_by_part() {
+    let golden = Golden::open("qwenvl_a");
+    let (prompt, _) = asked(&golden, "turns");
+    let [question, answer] = [0, 1].map(|side| prompt["history"][0][side].clone());
+    let messages = json!([
+        {"role": "user", "content": format!("<image>\n{}", question.as_str().expect("a text"))},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": prompt["question"]},
+    ]);
+    let scratch = Scratch::new();
+    let file = scratch.write("chat.json", messages.to_string());
+    let printed = json_lines(&["tokenize", text(&golden.folder), "--chat", text(&file), "--json"]).remove(0);
+    let shown = prompt["prompt"].as_str().expect("a text").replace("<img>image_2.png</img>", "<img></img>");
+    assert_eq!(printed["text"], shown);
+    // −200 in place of the 256 ids of the picture.
+    let ids: Vec<i64> =
+        prompt["input_ids"].as_array().expect("ids").iter().map(|id| id.as_i64().expect("an id")).collect();
+    let image = ids.iter().position(|&id| id == 609).expect("<img>");
+    let wanted = [&ids[..=image], &[-200], &ids[image + 257..]].concat();
+    assert_eq!(printed["ids"], json!(wanted));
+
+    fails(&["run", text(&golden.folder), "--device", "cpu", "--prompt", "a <img> b"], &["<img>", "</img>"]);
+    let mmproj = text(&file);
+    fails(
+        &["run", text(&golden.folder), "--device", "cpu", "--prompt", "a", "--mmproj", mmproj],
+        &["--mmproj", "qwen", "MobileVLM"],
+    );
+}
+
+#[test]
+fn inspect_tells_what_a_qwen_is_made_of() {
+    let golden = Golden::open("qwenvl_a");
+    let told = stdout(&["inspect", text(&golden.folder), "--device", "cpu"]);
+    for part in [
+        "qwen",
+        "dynamic NTK",
+        "logn",
+        "320",
+        "1024 patches of 48 features, 4 heads, ffn 236, 2 blocks; 256 tokens an image (resampler)",
+        "visual.blocks.1.self_attn.v_proj.weight",
+    ] {
+        assert!(told.contains(part), "{part} in\n{told}");
+    }
+}
