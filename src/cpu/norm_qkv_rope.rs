@@ -1,4 +1,4 @@
-//! `norm_qkv_rope`: an item is some pairs of elements of a head, which rotate together; all of them with a QK-norm.
+//! `norm_qkv_rope`: an item of work is some pairs of elements of a head, each of which is rotated; with a QK-norm, a head.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;

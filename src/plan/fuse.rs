@@ -12,7 +12,7 @@
 //!
 //! Seven, where what is added has a norm of its own: rms_norm, add  →  norm_add, twice.
 //!
-//! Everywhere `linear` takes the activation and the residual behind it.
+//! In decoding and in prompts, `linear` takes over the activation and the residual that follow it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -128,7 +128,7 @@ impl<'a> Fuser<'a> {
         (node.op, node.reads) = (Arc::new(NormAdd { eps }), reads);
     }
 
-    /// The node that writes `value`, if it is the norm of rows and nobody else reads its result.
+    /// The node that writes `value`, if it is the norm of rows and its result has one reader.
     fn whole_norm_of(&self, value: ValueId) -> Option<usize> {
         let node = self.used_once::<RmsNorm>(value)?;
         self.normalises_rows(node).then_some(node)
@@ -140,7 +140,7 @@ impl<'a> Fuser<'a> {
         self.graph.ty(reads[0]).matrix().1 == self.graph.ty(reads[1]).count()
     }
 
-    /// The linear node that writes `value`, if it adds no residual yet and nobody else reads its result.
+    /// The linear node that writes `value`, if it adds no residual yet and its result has one reader.
     fn linear_of(&self, value: ValueId) -> Option<usize> {
         let node = self.used_once::<Linear>(value)?;
         self.op::<Linear>(node)?.residual.eq(&false).then_some(node)
@@ -160,7 +160,7 @@ impl<'a> Fuser<'a> {
         self.op::<Linear>(node)?.is_product().then_some(node)
     }
 
-    /// The linear node that writes `value`, if it is x · Wᵀ, perhaps with a bias, and nobody else reads its result.
+    /// The linear node that writes `value`, if it is x · Wᵀ, perhaps with a bias, and its result has one reader.
     fn affine_of(&self, value: ValueId) -> Option<usize> {
         let node = self.linear_of(value)?;
         self.op::<Linear>(node)?.is_affine().then_some(node)
@@ -201,7 +201,7 @@ impl<'a> Fuser<'a> {
         );
     }
 
-    /// What feeds attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; norms of the heads of q and
+    /// The operators before attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; norms of the heads of q and
     /// k, or none; rope of q and k, or none; cache writes of k and v
     ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, in decoding
     fn norm_qkv_rope(&mut self, i: usize) {
@@ -310,7 +310,7 @@ impl<'a> Fuser<'a> {
         (*family == Family::Few).then_some((reads[0], reads[1], norm.eps))
     }
 
-    /// What makes heads of q or k from a norm, if nobody else reads anything of it: linear, then a norm of the heads, then
+    /// What makes heads of q or k from a norm, if each result has one reader: linear, then a norm of the heads, then
     /// rope; the last two may be missing.
     fn heads_of(&self, mut value: ValueId) -> Option<Heads> {
         let rope = self.used_once::<Rope>(value);

@@ -45,7 +45,7 @@ pub struct Groups {
     members: Vec<Vec<ValueId>>,
     /// The device's largest binding: a stored matrix that is larger lies in several chunks.
     max_binding: u64,
-    /// Of the device: threads of a workgroup.
+    /// The most threads of a workgroup on the device.
     pub max_invocations: u32,
 }
 
@@ -133,7 +133,7 @@ impl Groups {
     }
 }
 
-/// Whether an operator is x · Wᵀ, perhaps with a bias: such products are what operators with several weights are fused from.
+/// Whether an operator is x · Wᵀ, perhaps with a bias. Operators with several weights are fused from such products.
 fn is_affine(op: &dyn Operator) -> bool {
     (op as &dyn Any).downcast_ref::<Linear>().is_some_and(Linear::is_affine)
 }
