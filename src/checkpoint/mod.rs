@@ -6,6 +6,7 @@
 mod clip_json;
 pub mod config;
 mod config_json;
+mod cut;
 pub mod files;
 mod folder;
 pub mod gguf;
@@ -14,6 +15,7 @@ mod mmproj;
 mod pickle;
 mod quantize;
 mod safetensors;
+mod save;
 pub mod sentencepiece;
 mod stored;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use self::stored::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 pub use config::{Config, RopeConfig};
+pub use cut::Kept;
 pub use files::Files;
 pub use gguf::{Gguf, Value};
 pub use vision::{VisionConfig, VisionFiles};

@@ -61,13 +61,13 @@ impl Stored {
             Element::Run(dtype) => Tensor {
                 dtype: *dtype,
                 shape: self.shape.clone(),
-                bytes: self.contiguous(dtype.block().1),
+                bytes: self.in_order(dtype.block().1),
                 order: self.order,
             },
             Element::F64 => Tensor {
                 dtype: DType::F32,
                 shape: self.shape.clone(),
-                bytes: f64_to_f32(&self.contiguous(8)),
+                bytes: f64_to_f32(&self.in_order(8)),
                 order: self.order,
             },
             Element::Other(element) => {
@@ -106,7 +106,7 @@ impl Stored {
     }
 
     /// The elements, `size` bytes each, in order of their indices.
-    fn contiguous(&self, size: usize) -> Bytes {
+    pub(super) fn in_order(&self, size: usize) -> Bytes {
         let Some(View { shape, strides }) = &self.view else { return self.bytes.clone() };
         let mut index = vec![0; shape.len()];
         let elements = count(shape).expect("checked when the file was read");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::checkpoint::Config;
 use crate::graph::GraphBuilder;
 use crate::kernel::ValueId;
-use crate::models::{Pass, TOKENS, Want};
+use crate::models::{Pass, TOKENS};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
@@ -62,7 +62,7 @@ impl<'a> Decoder<'a> {
             let rows = self.b.state(IMAGES, TensorType::f32([self.context(), c.hidden]));
             x = self.b.splice_rows(self.tokens, x, rows, c.vocab);
         }
-        if self.pass.want == Want::Trace {
+        if self.pass.want.hidden() {
             self.b.output("embeddings", x);
         }
         x
@@ -100,7 +100,7 @@ impl<'a> Decoder<'a> {
         let down = self.b.linear(h, w.down, None);
         let x = self.b.add(x, down);
 
-        if self.pass.want == Want::Trace {
+        if self.pass.want.hidden() {
             self.b.output(format!("layers.{slot}"), x);
         }
         self.executed += 1;

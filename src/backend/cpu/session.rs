@@ -102,7 +102,7 @@ impl Session for CpuSession {
                 self.sampled.extend(chosen);
                 self.counts.push_back(sampled.len() / 2);
             }
-            Want::Logits | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
+            Want::Logits | Want::Hidden | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
         }
         Ok(())
     }

@@ -355,7 +355,7 @@ impl Session for GpuSession {
             .filter(|(name, _)| match step.want {
                 Want::Nothing => false,
                 Want::Token => name == "sampled" || step.logits,
-                Want::Logits | Want::Trace => true,
+                Want::Logits | Want::Hidden | Want::Trace => true,
             })
             .map(|(_, id)| {
                 let (offset, _) = bound.plan.places[id];
