@@ -58,6 +58,7 @@ pub mod models;
 pub mod ops;
 #[doc(hidden)]
 pub mod plan;
+mod prune;
 #[doc(hidden)]
 pub mod tensor;
 #[doc(hidden)]
@@ -68,4 +69,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use generate::{
     Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Message, Model,
     OperatorCheck, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights, WrongCase,
+};
+pub use prune::{
+    Activations, Calibration, GroupImportance, Importance, LayerImportance, PruneOptions, PruneProgress, PruneReport,
+    PruneStep, Pruned, QueryHeads, prune,
 };

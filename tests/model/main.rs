@@ -10,6 +10,7 @@ mod files;
 mod generate;
 mod gguf;
 mod models;
+mod prune;
 mod sampling;
 mod text;
 mod vision;
