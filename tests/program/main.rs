@@ -7,5 +7,6 @@ mod bad_input;
 mod cli;
 mod cli_adapters;
 mod eval;
+mod prune;
 mod vision_bad_input;
 mod vision_cli;
