@@ -23,10 +23,14 @@ struct Params {
 
 @compute @workgroup_size(LANES * SPLIT)
 fn norm_matmul(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let row = vec2<u32>(64u * group.x + thread % LANES) + vec2<u32>(0u, LANES);
-    row_products(thread, group, params.first + min(row, vec2<u32>(params.rows - 1u)));
+    row_products(thread, group);
     rms_factors(thread);
     store_products(thread, group);
+}
+
+fn weight_rows(lane: u32, group: u32) -> vec2<u32> {
+    let row = vec2<u32>(64u * group + lane) + vec2<u32>(0u, LANES);
+    return params.first + min(row, vec2<u32>(params.rows - 1u));
 }
 
 fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {

@@ -33,10 +33,14 @@ struct Params {
 
 @compute @workgroup_size(LANES * SPLIT)
 fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let pairs = (params.q_rows + params.k_rows + params.v_rows) / 2u;
-    row_products(thread, group, params.first + pair_rows(min(LANES * group.x + thread % LANES, pairs - 1u)));
+    row_products(thread, group);
     rms_factors(thread);
     store_products(thread, group);
+}
+
+fn weight_rows(lane: u32, group: u32) -> vec2<u32> {
+    let pairs = (params.q_rows + params.k_rows + params.v_rows) / 2u;
+    return params.first + pair_rows(min(LANES * group + lane, pairs - 1u));
 }
 
 // The two rows of a pair.

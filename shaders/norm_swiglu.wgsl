@@ -20,10 +20,14 @@ struct Params {
 
 @compute @workgroup_size(LANES * SPLIT)
 fn norm_swiglu(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let row = min(LANES * group.x + thread % LANES, params.ffn - 1u);
-    row_products(thread, group, vec2<u32>(row, params.ffn + row));
+    row_products(thread, group);
     rms_factors(thread);
     store_products(thread, group);
+}
+
+fn weight_rows(lane: u32, group: u32) -> vec2<u32> {
+    let row = min(LANES * group + lane, params.ffn - 1u);
+    return vec2<u32>(row, params.ffn + row);
 }
 
 fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {

@@ -43,6 +43,12 @@ static ROW: [Kernel; 2] = [
     kernel!("attention/row.wgsl", "row", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
 ];
 
+/// Few rows by broadcasts: a workgroup for each row and up to four heads that share their keys. By what the cache holds.
+static HEADS: [Kernel; 2] = [
+    kernel!("attention/heads.wgsl", "heads", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["HEADS" = 4.0], Requires::SUBGROUPS),
+    kernel!("attention/heads.wgsl", "heads", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["HEADS" = 4.0], Requires::BOTH),
+];
+
 /// A prompt: a workgroup for 16 rows of a head. By what the cache holds.
 static TILE: [Kernel; 2] = [
     kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
@@ -56,13 +62,16 @@ static BROADCAST: [Kernel; 2] = [
 ];
 
 pub fn kernels() -> Vec<&'static Kernel> {
-    ROW.iter().chain(&TILE).chain(&BROADCAST).collect()
+    ROW.iter().chain(&HEADS).chain(&TILE).chain(&BROADCAST).collect()
 }
 
 /// The largest D that kernels hold, `MOST_QUADS` quads of attention/row.wgsl. The reference takes any.
 pub const MOST_HEAD: usize = 256;
 
-/// The largest D of the kernels that go by tiles.
+/// Query heads that a workgroup of attention/heads.wgsl takes at most.
+const MOST_TOGETHER: usize = 4;
+
+/// The largest D of the kernels that go by tiles, and of attention/heads.wgsl.
 const MOST_TILE_HEAD: usize = 128;
 
 impl Attention {
@@ -119,7 +128,7 @@ impl Operator for Attention {
     fn candidates(&self, reads: &[Operand], writes: &[Operand], family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, _) = reads[0].ty.matrix();
         let half = usize::from(profile.kv_f16());
-        let way = |kernel, constants, row_groups, why| {
+        let way = |kernel, constants, groups, why| {
             let dispatch = Dispatch {
                 kernel: KernelRef(kernel),
                 constants,
@@ -134,16 +143,30 @@ impl Operator for Attention {
                     rows: rows as u32,
                     causal: self.causal.into(),
                 }),
-                groups: [self.heads as u32, row_groups, 1],
+                groups,
             };
             Candidate { dispatches: vec![dispatch], why }
         };
-        let row = way(&ROW[half], vec![("WG", 64.0)], rows as u32, "a workgroup for each row and head takes any");
-        if family == Family::Few || self.head_dim > MOST_TILE_HEAD {
+        let each = |rows| [self.heads as u32, rows, 1];
+        let row = way(&ROW[half], vec![("WG", 64.0)], each(rows as u32), "a workgroup for each row and head takes any");
+        if family == Family::Few {
+            let mut ways = vec![row];
+            // All lanes of a subgroup have quads of one head, and one share of the keys.
+            let subgroups_fit = profile.subgroups.is_some_and(|(_, most)| self.head_dim.is_multiple_of(4 * most as usize));
+            if self.causal && subgroups_fit && self.head_dim <= MOST_TILE_HEAD {
+                let shared = self.heads / self.kv_heads;
+                let tiles = shared.div_ceil(MOST_TOGETHER);
+                let constants = vec![("HEADS", shared.div_ceil(tiles) as f64)];
+                let heads = way(&HEADS[half], constants, [(self.kv_heads * tiles) as u32, rows as u32, 1], BROADCASTS);
+                ways.insert(if profile.rasteriser { 0 } else { 1 }, heads);
+            }
+            return ways;
+        }
+        if self.head_dim > MOST_TILE_HEAD {
             return vec![row];
         }
-        let tile = way(&TILE[half], vec![], groups(rows, 16), "rows of a prompt share the keys that they see");
-        let broadcast = way(&BROADCAST[half], vec![], groups(rows, 32), BROADCASTS);
+        let tile = way(&TILE[half], vec![], each(groups(rows, 16)), "rows of a prompt share the keys that they see");
+        let broadcast = way(&BROADCAST[half], vec![], each(groups(rows, 32)), BROADCASTS);
         if profile.rasteriser { vec![broadcast, tile, row] } else { vec![tile, row, broadcast] }
     }
 }
@@ -160,6 +183,14 @@ pub fn cases() -> Vec<Case> {
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
         Case::new(Attention { heads, kv_heads, head_dim, qk_norm: None, causal: false }, reads).at(position)
     };
+    // Sequences that lie in no order and stand at no two positions in a row.
+    let apart = |heads: usize, kv_heads: usize, head_dim: usize, qk_norm| {
+        let at = [(600, 3), (0, 515), (620, 31), (700, 32), (800, 600)];
+        let cache = Given::kv(1410, kv_heads, head_dim);
+        let reads = vec![Given::f32([at.len(), heads * head_dim]), cache.clone(), cache];
+        let op = Attention { heads, kv_heads, head_dim, qk_norm, causal: true };
+        Case::new(op, reads).rows(at.map(|(slot, position)| Row { slot, ..Row::at(position) }).into()).few()
+    };
     vec![
         case(1, 1, 1, 2, 0, None),
         case(1, 3, 1, 22, 63, None),
@@ -173,8 +204,18 @@ pub fn cases() -> Vec<Case> {
         case(17, 6, 2, 20, 40, None),
         case(33, 4, 4, 80, 31, Some(1e-6)),
         case(16, 2, 2, 128, 0, None),
-        case(1, 9, 3, 64, 255, None).bench(),   // MobileLLM-125M, one token
-        case(1, 9, 3, 64, 2047, None).bench(),
+        case(1, 2, 2, 32, 0, None).few(),       // one head, two, three (of five and of nine), four (of seven and of eight)
+        case(2, 4, 2, 128, 1023, None).few(),   // past two chunks of scores
+        case(3, 10, 2, 96, 511, Some(1e-5)).few(),
+        case(1, 9, 1, 64, 6, None).few(),
+        case(2, 14, 2, 64, 70, Some(0.5)).few(),
+        case(1, 8, 1, 32, 33, None).few(),
+        case(2, 3, 1, 20, 40, None).few(),      // not whole subgroups
+        apart(9, 3, 64, None),
+        apart(4, 4, 128, Some(1e-6)),
+        case(1, 9, 3, 64, 255, None).few().bench(), // MobileLLM-125M, one token, and eight
+        case(8, 9, 3, 64, 255, None).few().bench(),
+        case(1, 9, 3, 64, 2047, None).few().bench(),
         case(128, 9, 3, 64, 128, None).bench(), // MobileLLM-125M, a prompt
         whole(1, 1, 1, 2, 0),
         whole(3, 2, 2, 22, 0),                  // few rows

@@ -5,11 +5,11 @@
 use crate::kernel::source::NORM;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::product::{
-    GemvKernels, ProductParams, few_shapes, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product, split_shapes,
+    GemvKernels, GemvTuning, ProductParams, few_shapes, gemv_candidates, gemv_kernels, plain_product, split_shapes,
 };
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::weight::{Part, parts};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, params, weight_kernel};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -51,13 +51,15 @@ impl Operator for NormMatmul {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
         let (m, _) = x.ty.matrix();
         gemv_candidates(&KERNELS, profile, |kernels| {
-            let dispatch = |part: Part| Dispatch {
+            let dispatch = |part: Part| {
+ let tuning = GemvTuning::new(part.rows, x, profile);
+ Dispatch {
                 kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-                constants: gemv_constants(part.rows, x, profile).into(),
+                constants: tuning.constants().into(),
                 slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
                 params: params(&Params { common: ProductParams::new(m, w, &part), eps: self.eps }),
-                groups: [groups(part.rows, 64), gemv_groups(m), 1],
-            };
+                groups: tuning.groups(part.rows, 64),
+            }};
             parts(w, profile).into_iter().map(dispatch).collect()
         })
     }

@@ -8,11 +8,11 @@
 
 use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
-use crate::ops::product::{GemvKernels, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product};
+use crate::ops::product::{GemvKernels, GemvTuning, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::weight::parts;
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, params, weight_kernel};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, params, weight_kernel};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -102,10 +102,11 @@ impl Operator for NormQkvRope {
         let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_qkv_rope wants its weight in one chunk") };
         let slots = [x.slot(), gain.slot(), part.codes, part.scales, angles.slot(), keys.slot(), values.slot(), q.slot()];
+        let tuning = GemvTuning::new(rows, x, profile);
         gemv_candidates(&KERNELS[usize::from(profile.kv_f16())], profile, |kernels| {
             vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-            constants: gemv_constants(rows, x, profile).into(),
+            constants: tuning.constants().into(),
             slots: slots.to_vec(),
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
@@ -121,7 +122,7 @@ impl Operator for NormQkvRope {
                 kv_heads: self.kv_heads as u32,
                 interleaved: self.interleaved.into(),
             }),
-            groups: [groups(rows / 2, 32), gemv_groups(m), 1],
+            groups: tuning.groups(rows / 2, 32),
             }]
         })
     }

@@ -4,11 +4,11 @@
 
 use crate::kernel::source::NORM;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
-use crate::ops::product::{GemvKernels, gemv_candidates, gemv_constants, gemv_groups, gemv_kernels, plain_product};
+use crate::ops::product::{GemvKernels, GemvTuning, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::silu;
 use crate::ops::weight::parts;
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, params, weight_kernel};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -60,10 +60,11 @@ impl Operator for NormSwiglu {
         let (x, gain, w) = (&reads[0], &reads[1], &reads[2]);
         let ((m, _), (rows, cols)) = (x.ty.matrix(), w.ty.matrix());
         let [part] = &parts(w, profile)[..] else { panic!("norm_swiglu wants its weight in one chunk") };
+        let tuning = GemvTuning::new(rows, x, profile);
         gemv_candidates(&KERNELS, profile, |kernels| {
             vec![Dispatch {
             kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-            constants: gemv_constants(rows, x, profile).into(),
+            constants: tuning.constants().into(),
             slots: vec![x.slot(), gain.slot(), part.codes, part.scales, writes[0].slot()],
             params: params(&Params {
                 weight_blocks: layout::blocks(cols) as u32,
@@ -72,7 +73,7 @@ impl Operator for NormSwiglu {
                 ffn: rows as u32 / 2,
                 eps: self.eps,
             }),
-            groups: [groups(rows / 2, 32), gemv_groups(m), 1],
+            groups: tuning.groups(rows / 2, 32),
             }]
         })
     }

@@ -55,8 +55,8 @@ macro_rules! gemv_kernels {
     };
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*], $shared:expr, $subgroups:expr) => {
         [
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
         ]
     };
 }
@@ -99,12 +99,15 @@ impl ProductKernels {
             return self.gemm.candidates(m, w, profile, &constants, &[], slots);
         }
         gemv_candidates(&self.gemv, profile, |kernels| {
-            let dispatch = |part: Part| Dispatch {
-                kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
-                constants: [&gemv_constants(part.rows, x, profile), constants].concat(),
-                slots: slots(&part),
-                params: params(&ProductParams::new(m, w, &part)),
-                groups: [groups(part.rows, 64), gemv_groups(m), 1],
+            let dispatch = |part: Part| {
+                let tuning = GemvTuning::new(part.rows, x, profile);
+                Dispatch {
+                    kernel: KernelRef(weight_kernel(kernels, w.ty.dtype())),
+                    constants: [&tuning.constants(), constants].concat(),
+                    slots: slots(&part),
+                    params: params(&ProductParams::new(m, w, &part)),
+                    groups: tuning.groups(part.rows, 64),
+                }
             };
             parts(w, profile).into_iter().map(dispatch).collect()
         })
@@ -185,24 +188,46 @@ fn aligned(cols: usize) -> (&'static str, f64) {
 /// Rows of x that a workgroup of a few-row kernel takes at most.
 const MOST_GEMV_ROWS: usize = 8;
 
-/// The constants of a few-row kernel for `rows` rows of W and all of x. How many threads share a row of W: more where rows
-/// are few and cores many; the sums of a row of x hang on it, so it does not hang on how many those are. How many rows of x a
-/// workgroup takes: the least power of two that holds them.
-pub fn gemv_constants(rows: usize, x: &Operand, profile: &DeviceProfile) -> [(&'static str, f64); 3] {
-    let (m, cols) = x.ty.matrix();
-    let wanted = match rows {
-        _ if profile.rasteriser => 2,
-        8192.. => 4,
-        _ => 8,
-    };
-    let split = wanted.min(profile.max_invocations / 32);
-    let together = m.next_power_of_two().min(MOST_GEMV_ROWS);
-    [("SPLIT", f64::from(split)), ("ROWS", together as f64), aligned(cols)]
+/// How a few-row kernel shares its work.
+pub struct GemvTuning {
+    /// Rows of x.
+    m: usize,
+    /// Threads that share a row of W. The sums of a row of x hang on it, so it does not hang on m.
+    split: u32,
+    /// Rows of x that a workgroup takes: the least power of two that holds them.
+    together: usize,
+    /// Pairs of rows of W that a thread has.
+    pairs: usize,
+    aligned: (&'static str, f64),
 }
 
-/// Workgroups of a few-row kernel for m rows of x, for each share of W.
-pub fn gemv_groups(m: usize) -> u32 {
-    groups(m, MOST_GEMV_ROWS)
+impl GemvTuning {
+    /// For `rows` rows of W and all of x. More threads share a row of W where rows are few and cores many. On a rasteriser
+    /// loads of x cost most, so a thread uses each for two pairs where rows of x are several; a GPU has no registers for that.
+    pub fn new(rows: usize, x: &Operand, profile: &DeviceProfile) -> Self {
+        let (m, cols) = x.ty.matrix();
+        let wanted = match rows {
+            _ if profile.rasteriser => 2,
+            8192.. => 4,
+            _ => 8,
+        };
+        GemvTuning {
+            m,
+            split: wanted.min(profile.max_invocations / 32),
+            together: m.next_power_of_two().min(MOST_GEMV_ROWS),
+            pairs: if profile.rasteriser && m > 1 { 2 } else { 1 },
+            aligned: aligned(cols),
+        }
+    }
+
+    pub fn constants(&self) -> [(&'static str, f64); 4] {
+        [("SPLIT", f64::from(self.split)), ("ROWS", self.together as f64), ("PAIRS", self.pairs as f64), self.aligned]
+    }
+
+    /// Workgroups for `count` of what a thread's first pairs are `each` of in a workgroup: rows of W, or pairs of them.
+    pub fn groups(&self, count: usize, each: usize) -> [u32; 3] {
+        [groups(count, each * self.pairs), groups(self.m, MOST_GEMV_ROWS), 1]
+    }
 }
 
 /// x · Wᵀ, row by row: what every operator with a product in it means.

@@ -135,10 +135,12 @@ fn what_feeds_attention() {
 
 #[test]
 fn attention_of_sequences() {
-    let op = Attention { heads: 4, kv_heads: 2, head_dim: 20, qk_norm: Some(1e-5), causal: true };
-    let cache = Given::kv(80, 2, 20);
-    let reads = vec![Given::f32([9, 80]), cache.clone(), cache];
-    Whole::new(Case::new(op, reads).rows(apart()).few(), &[0]).hold(&few());
+    for head_dim in [20, 64] {
+        let op = Attention { heads: 4, kv_heads: 2, head_dim, qk_norm: Some(1e-5), causal: true };
+        let cache = Given::kv(80, 2, head_dim);
+        let reads = vec![Given::f32([9, 4 * head_dim]), cache.clone(), cache];
+        Whole::new(Case::new(op, reads).rows(apart()).few(), &[0]).hold(&few());
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Every case of every operator × every adapter of this machine × every candidate: device against reference.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use crate::support::adapters;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::{DeviceProfile, Kernel};
-use dunlin::ops;
+use dunlin::ops::{self, Case};
 use dunlin::plan::{Fusion, Plan};
 
 #[test]
@@ -15,49 +17,71 @@ fn devices_agree_with_the_reference() {
         std::env::var("DUNLIN_OP").ok().map(|names| names.split(',').map(str::to_string).collect());
     let named = |name: &String| ops::cases().iter().any(|(op, _)| op == name);
     assert!(only.iter().flatten().all(named), "DUNLIN_OP={only:?} names no operator");
-    let mut failures = Vec::new();
-    let (mut count, mut cooperative) = (0, 0);
     let adapters = adapters::all();
     let open = |adapter: &adapters::Adapter| Gpu::open(adapter.index).expect("adapter opens");
     let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
-    for (op, cases) in ops::cases() {
-        if only.as_ref().is_some_and(|only| !only.iter().any(|only| only == op)) {
-            continue;
-        }
-        for case in cases {
-            let (label, prepared) = (case.label(), Prepared::new(&case));
-            let wanted = prepared.reference(&case);
-            for (at, gpu) in &gpus {
-                for (mut profile, all) in variants(gpu) {
-                    let plan = |profile: &DeviceProfile| {
-                        Plan::new(prepared.graph.clone(), &case.profile(profile), Fusion::Off)
-                    };
-                    let mut planned = Ok(plan(&profile).expect("a kernel for every case"));
-                    while let Ok(Plan { steps, .. }) = planned {
-                        let kernels = || steps.iter().map(|step| step.dispatch.kernel.0);
-                        cooperative += kernels().filter(|kernel| kernel.requires.cooperative.is_some()).count();
-                        count += 1;
-                        let by = kernels().next().map(Kernel::name).unwrap_or_default();
-                        match prepared.deviation(&case, &wanted, gpu, &profile) {
-                            Ok(share) if share <= 1.0 => {}
-                            Ok(share) => failures.push(format!("{at} {label} by {by}: {share:.1} times its tolerance")),
-                            Err(error) => panic!("{label} by {by} on {at}: {error}"),
-                        }
-                        if !all {
-                            break;
-                        }
-                        // The next best takes its place.
-                        profile.refused.extend(steps.iter().map(|step| step.dispatch.kernel.0.name()));
-                        planned = plan(&profile);
-                    }
+    let wanted = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
+    let cases: Vec<Case> = ops::cases().into_iter().filter(|(op, _)| wanted(op)).flat_map(|(_, cases)| cases).collect();
+    // Drivers compile each case's kernels on one thread.
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(Found::default());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    compare(case, &gpus, &found);
                 }
-            }
+            });
         }
-    }
+    });
+    let Found { count, cooperative, mut failures } = found.into_inner().expect("no thread panicked");
+    failures.sort();
     adapters::say(&format!("{count} cases compared, {cooperative} dispatches of cooperative matrices"));
     let expected = adapters::expected().is_some_and(|feature| feature == "cooperative-matrix");
     assert!(cooperative > 0 || !expected, "no case ran on cooperative matrices");
     assert!(failures.is_empty(), "{} of {count} cases are wrong:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What all threads found.
+#[derive(Default)]
+struct Found {
+    /// Comparisons.
+    count: usize,
+    /// Dispatches of cooperative matrices.
+    cooperative: usize,
+    failures: Vec<String>,
+}
+
+/// Compares a case with its reference on each adapter, by every candidate.
+fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
+    let (label, prepared) = (case.label(), Prepared::new(case));
+    let wanted = prepared.reference(case);
+    for (at, gpu) in gpus {
+        for (mut profile, all) in variants(gpu) {
+            let plan = |profile: &DeviceProfile| Plan::new(prepared.graph.clone(), &case.profile(profile), Fusion::Off);
+            let mut planned = Ok(plan(&profile).expect("a kernel for every case"));
+            while let Ok(Plan { steps, .. }) = planned {
+                let kernels = || steps.iter().map(|step| step.dispatch.kernel.0);
+                let by = kernels().next().map(Kernel::name).unwrap_or_default();
+                let share = prepared
+                    .deviation(case, &wanted, gpu, &profile)
+                    .unwrap_or_else(|error| panic!("{label} by {by} on {at}: {error}"));
+                let mut found = found.lock().expect("no thread panicked");
+                found.count += 1;
+                found.cooperative += kernels().filter(|kernel| kernel.requires.cooperative.is_some()).count();
+                if share > 1.0 || share.is_nan() {
+                    found.failures.push(format!("{at} {label} by {by}: {share:.1} times its tolerance"));
+                }
+                drop(found);
+                if !all {
+                    break;
+                }
+                // The next best takes its place.
+                profile.refused.extend(steps.iter().map(|step| step.dispatch.kernel.0.name()));
+                planned = plan(&profile);
+            }
+        }
+    }
 }
 
 /// The profiles that reach every kernel which the device can run, with all its constants; and whether an operator's other
