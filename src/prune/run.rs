@@ -12,6 +12,7 @@ use super::scores::Scores;
 use super::select::{lowest, normalised, others, removals, sparsity};
 use super::streams::{self, Streams};
 use crate::backend::{DeviceChoice, Engine, EngineOptions};
+use crate::checkpoint::text::TextFiles;
 use crate::checkpoint::{Checkpoint, Files, Kept, Source};
 use crate::error::{Error, Result};
 use crate::generate::{Device, Tokenizer, device};
@@ -74,7 +75,16 @@ pub fn prune(
     let checkpoint = Checkpoint::open(files.clone())?;
     check(&checkpoint, options)?;
     let (vocab, sizes) = (checkpoint.config.vocab, [options.samples, options.window]);
-    let draws = calibration.draws(&|| Tokenizer::load(files.clone()), vocab, sizes, options.seed)?;
+    let tokenizer = || match TextFiles::of(&checkpoint)? {
+        Some(_) => Tokenizer::load(files.clone()),
+        None => Err(Error::prompt(format!(
+            "{} has no tokenizer (tokenizer.json or tokenizer.model) to read the text of {} with: give ids, as .safetensors \
+             or .json",
+            checkpoint.path.display(),
+            calibration.name(),
+        ))),
+    };
+    let draws = calibration.draws(&tokenizer, vocab, sizes, options.seed)?;
     let context = checkpoint.config.rope.most_positions.unwrap_or(checkpoint.config.context);
     if draws.window() > context {
         return Err(Error::prompt(format!(
