@@ -26,6 +26,7 @@
 //!   [`Generation::follow_up`] goes on with the conversation.
 //! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
+//! * [`prune`] makes a model smaller: heads and channels that matter little go, layer by layer ([`PruneOptions`]).
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
 //!

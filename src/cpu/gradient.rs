@@ -46,7 +46,7 @@ simd! {
         }
     }
 
-    /// Logits → `scale` · (softmax − onehot(target)), the gradient of `scale` · −log softmax(logits)[target], in place.
+    /// Logits → `scale` · (softmax − onehot), the gradient of −`scale` · log(softmax of the target), in place.
     /// The sum of the exponentials and the largest logit come back.
     pub fn softmax_gradient(logits: &mut [f32], target: usize, scale: f32) -> (f32, f32) {
         let mut most = [f32::NEG_INFINITY; 16];

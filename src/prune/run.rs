@@ -36,8 +36,16 @@ impl Pruned {
 }
 
 /// Removes key/value heads, with the query heads that read them, and feed-forward channels of a Hugging Face folder until
-/// fewer parameters than the target are left, by Adapt-Pruner without training (arXiv 2502.03460; the module's formulas are
-/// those of the authors' program). Nothing is put back: the last step goes past the target.
+/// fewer parameters than the target are left, by Adapt-Pruner without training. Nothing is put back: the last step goes past
+/// the target.
+///
+/// The method is that of Pan et al., 2025 (arXiv 2502.03460): layer-wise importance by the similarity of a layer's input and
+/// output, a sparsity of its own for each layer, group importance of coupled structures, and incremental pruning by small
+/// steps. Formulas, reductions and the order of operations are those of the authors' program (research4pan/AdaptPruner,
+/// `utils/hf_prune.py` and its `MetaPruner`), and so are the choices, in f32 and with [`QueryHeads::Authors`]; the paper's
+/// training between runs is left to other programs.
+///
+/// [`QueryHeads::Authors`]: crate::QueryHeads::Authors
 ///
 /// `device` runs the forward passes by which layers are judged. Gradients, for [`Importance::Taylor`], are computed on the
 /// CPU; there the same pass serves both. `progress` is told how far the run is, and ends it with [`ControlFlow::Break`]:

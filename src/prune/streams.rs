@@ -12,7 +12,7 @@ use crate::backend::{Output, Session, Step, Want};
 use crate::error::Result;
 use crate::kernel::{Family, Row};
 
-/// Takes the number of a pass, and the hidden states before and behind it.
+/// Takes the number of a pass, or of its layer, and the hidden states before and behind it.
 pub type Each<'a> = dyn FnMut(usize, &[f32], &[f32]) + 'a;
 
 /// c of each layer, in the making.

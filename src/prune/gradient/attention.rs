@@ -82,7 +82,7 @@ impl Attention {
                     let ds = View::new(&ds, t);
                     Dense { a: ds, b: k, size: [t, t, d], add: false }.run_alone(&mut scratch, &mut dq);
                     Dense { a: ds.t(), b: q, size: [t, t, d], add }.run_alone(&mut scratch, &mut dk);
-                    // SAFETY of all: a window's key/value head, with its query heads, is one item.
+                    // SAFETY: a window's key/value head, with its query heads, is one item.
                     unsafe { write(&dq, t, heads, d, w, head, &all_dq) };
                 }
                 // SAFETY: as above.

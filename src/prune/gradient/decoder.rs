@@ -12,6 +12,7 @@ use crate::cpu::gradient::{add_rms_norm_gradient, rms_norm, softmax_gradient};
 use crate::error::{Error, Result};
 use crate::models;
 use crate::ops::rope::Rope;
+use crate::prune::streams::Each;
 use crate::tensor::Tensor;
 use crate::threads::Team;
 
@@ -135,7 +136,7 @@ impl Decoder {
         memory: Memory,
         team: &Team,
         gradients: &mut [Matrices],
-        seen: &mut dyn FnMut(usize, &[f32], &[f32]),
+        seen: &mut Each,
         go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> ControlFlow<(), f64> {
         let window = windows[0].len();
