@@ -27,6 +27,7 @@
 //!   [`Generation::boxes`] gives the places in a picture that the answer names ([`Located`]).
 //! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
+//! * [`prune`] makes a model smaller: heads and channels that matter little go, layer by layer ([`PruneOptions`]).
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
 //!   what a caller can do about them.
 //!
@@ -59,6 +60,7 @@ pub mod models;
 pub mod ops;
 #[doc(hidden)]
 pub mod plan;
+mod prune;
 #[doc(hidden)]
 pub mod tensor;
 #[doc(hidden)]
@@ -70,4 +72,8 @@ pub use generate::{
     Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Located, Message, Model,
     OperatorCheck, Outline, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights,
     WrongCase,
+};
+pub use prune::{
+    Activations, Calibration, GroupImportance, Importance, LayerImportance, PruneOptions, PruneProgress, PruneReport,
+    PruneStep, Pruned, QueryHeads, prune,
 };

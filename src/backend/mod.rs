@@ -143,7 +143,7 @@ pub trait Session: Send {
     /// The tokens of the oldest [`Want::Token`] step not taken yet, one for each of its rows that has one, in place of what
     /// `chosen` holds. Waits for them. Panics if none was asked for.
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()>;
-    /// The named outputs of the last [`Want::Logits`] or [`Want::Trace`] step, in model order. Waits for them.
+    /// The named outputs of the last [`Want::Logits`], [`Want::Hidden`] or [`Want::Trace`] step, in model order. Waits for them.
     fn outputs(&mut self) -> Result<Vec<(String, Output)>>;
     /// Begins to encode a picture, pixels (3, S, S). Its M rows become rows `first..` of the session's pictures: ids from
     /// `vocab + first` on name them. [`Session::encode_slice`] does the work.

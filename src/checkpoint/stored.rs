@@ -166,7 +166,7 @@ impl Stored {
     }
 
     /// The elements, `size` bytes each, in order of their indices.
-    fn contiguous(&self, size: usize) -> Bytes {
+    pub(super) fn contiguous(&self, size: usize) -> Bytes {
         let Some(View { shape, strides }) = &self.view else { return self.bytes.clone() };
         let mut index = vec![0; shape.len()];
         let elements = count(shape).expect("checked when the file was read");

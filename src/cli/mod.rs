@@ -8,6 +8,7 @@ mod eval_files;
 mod info;
 mod inspect;
 mod progress;
+mod prune;
 mod run;
 mod score;
 mod tokenize;
@@ -42,6 +43,8 @@ enum Command {
     Score(score::Score),
     /// Count how many items of a file a model gets right
     Eval(eval::Eval),
+    /// Make a model smaller: remove heads and channels that matter little (Adapt-Pruner)
+    Prune(prune::Prune),
     /// Write hidden states and logits to a file
     Trace(trace::Trace),
     /// Turn text into ids, ids into text, or a chat into text
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Prune(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Info(command) => command.run(),

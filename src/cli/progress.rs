@@ -38,6 +38,11 @@ impl Bar {
         Self::new(what, "{msg} {bar:30} {pos}/{len} {prefix} {eta} left")
     }
 
+    /// Shows how much is done, with a note and the time that is left.
+    pub fn estimate(what: &'static str) -> Self {
+        Self::new(what, "{msg} {bar:30} {percent}% {prefix} {eta} left")
+    }
+
     /// What the bar says beside the numbers.
     pub fn note(&self, text: String) {
         if let Some(bar) = &self.bar {

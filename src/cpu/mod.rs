@@ -11,8 +11,10 @@
     reason = "a counted loop over several arrays vectorises, and reads like the formula"
 )]
 
+pub mod dense;
 pub mod dot;
 mod exp;
+pub mod gradient;
 mod norm;
 mod panel;
 mod product;

@@ -42,6 +42,37 @@ pub fn decode(w: &Matrix, rows: Range<usize>, first: usize, decoded: &mut [f32],
     }
 }
 
+/// panel[i][c] = b[first + i, columns.start + c], zero where `columns` ends. Element (i, c) of b is `b[i · row + c · col]`,
+/// `strides` = row, col, and one of them is 1.
+pub fn pack(
+    b: &[f32],
+    strides: [usize; 2],
+    columns: Range<usize>,
+    first: usize,
+    decoded: &mut [f32],
+    panel: &mut [Lanes],
+) {
+    let [row, col] = strides;
+    let depth = panel.len();
+    if col == 1 {
+        for (i, panel) in panel.iter_mut().enumerate() {
+            panel[..columns.len()].copy_from_slice(&b[(first + i) * row..][columns.clone()]);
+            panel[columns.len()..].fill(0.0);
+        }
+        return;
+    }
+    assert_eq!(row, 1, "neither rows nor columns lie together");
+    for side in 0..COLS / SIDE {
+        let mut count = 0;
+        for (column, decoded) in columns.clone().skip(SIDE * side).zip(decoded.chunks_exact_mut(DEPTH)) {
+            decoded[..depth].copy_from_slice(&b[column * col + first..][..depth]);
+            count += 1;
+        }
+        decoded[count * DEPTH..].fill(0.0);
+        transpose(decoded, side, panel);
+    }
+}
+
 /// panel[i][16 · side + c] = decoded[256 · c + i]
 fn transpose(decoded: &[f32], side: usize, panel: &mut [Lanes]) {
     let (mut done, mut panel) = (0, panel);

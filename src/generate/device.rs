@@ -226,7 +226,7 @@ impl fmt::Display for Adapter {
 }
 
 /// Puts a model on a device.
-pub(super) fn load(
+pub(crate) fn load(
     checkpoint: &Checkpoint,
     device: &Device,
     options: &EngineOptions,

@@ -7,7 +7,7 @@ use crate::checkpoint::{Config, QkNorm};
 use crate::graph::GraphBuilder;
 use crate::kernel::ValueId;
 use crate::models::angles::{AngleTable, Turns};
-use crate::models::{Pass, TOKENS, Want};
+use crate::models::{Pass, TOKENS};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
@@ -55,7 +55,7 @@ impl<'a> Decoder<'a> {
             let rows = self.b.state(IMAGES, TensorType::f32([self.context(), c.hidden]));
             x = self.b.splice_rows(self.tokens, x, rows, c.vocab);
         }
-        if self.pass.want == Want::Trace {
+        if self.pass.want.hidden() {
             self.b.output("embeddings", x);
         }
         x
@@ -75,7 +75,7 @@ impl<'a> Decoder<'a> {
 
     /// The block whose output is x has been written.
     pub fn end_block(&mut self, x: ValueId) -> ValueId {
-        if self.pass.want == Want::Trace {
+        if self.pass.want.hidden() {
             self.b.output(format!("layers.{}", self.executed), x);
         }
         self.executed += 1;

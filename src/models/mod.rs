@@ -81,8 +81,17 @@ pub enum Want {
     Token,
     /// Output `logits` (rows, vocab).
     Logits,
-    /// Outputs `embeddings`, `layers.0`, … (rows, hidden) and `logits` (rows, vocab).
+    /// Outputs `embeddings`, `layers.0`, … (rows, hidden).
+    Hidden,
+    /// Outputs of [`Want::Hidden`], and `logits` (rows, vocab).
     Trace,
+}
+
+impl Want {
+    /// Whether hidden states are outputs.
+    pub fn hidden(self) -> bool {
+        matches!(self, Want::Hidden | Want::Trace)
+    }
 }
 
 /// The graph of a model, written with `b`. `angles` are the model's: [`AngleTable`].
@@ -90,7 +99,7 @@ pub fn build(config: &Config, b: GraphBuilder, angles: &AngleTable, pass: Pass) 
     let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;
     match pass.want {
-        Want::Nothing => {}
+        Want::Nothing | Want::Hidden => {}
         Want::Token => {
             let x = if pass.family == Family::Many && pass.rows > 1 { decoder.b.last_row(x) } else { x };
             // One row a sequence, here too.

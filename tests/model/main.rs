@@ -11,6 +11,7 @@ mod generate;
 mod gguf;
 mod mask;
 mod models;
+mod prune;
 mod qwen;
 mod sampling;
 mod text;

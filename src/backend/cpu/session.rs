@@ -109,7 +109,7 @@ impl Session for CpuSession {
         match step.want {
             Want::Nothing => {}
             Want::Token => self.keep_sampled(pass, step),
-            Want::Logits | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
+            Want::Logits | Want::Hidden | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
         }
         Ok(())
     }

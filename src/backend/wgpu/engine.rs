@@ -279,7 +279,7 @@ impl GpuSession {
             .filter(|(name, _)| match step.want {
                 Want::Nothing => false,
                 Want::Token => name == "sampled" || step.logits,
-                Want::Logits | Want::Trace => true,
+                Want::Logits | Want::Hidden | Want::Trace => true,
             })
             .map(|(_, id)| self.buffers.output(&bound.plan, *id))
             .collect();

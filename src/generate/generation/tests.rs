@@ -183,7 +183,7 @@ impl Session for FakeSession {
                 }
                 self.sampled.push_back(sampled);
             }
-            Want::Logits | Want::Trace => {
+            Want::Logits | Want::Hidden | Want::Trace => {
                 let rows = step.rows.len();
                 let data = (first..first + rows).flat_map(|position| self.logits(slot, position)).collect();
                 let hidden = Output { rows, cols: 2, data: vec![first as f32; 2 * rows] };

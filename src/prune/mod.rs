@@ -1,0 +1,36 @@
+//! Adapt-Pruner (Pan et al., 2025, arXiv 2502.03460): a model with fewer heads and feed-forward channels, layer by layer.
+//!
+//! Layers matter unequally: one whose output is much like its input keeps its mapping when it shrinks, and gets a higher
+//! sparsity (the paper's layer-wise importance, and S = S_base − A · I). Inside a layer coupled structures are scored, a
+//! key/value head with its query heads, or a feed-forward channel, and the lowest go (its group importance). Pruning goes by
+//! many small steps (its incremental pruning), each of which looks at the model anew. Hidden size, embeddings, head, norms,
+//! head width and number of layers stay.
+//!
+//! ```text
+//! S_ℓ = 0
+//! for step = 1 … T, until fewer parameters than asked for are left:
+//!     X = windows of ids
+//!     z = importance of the layers on X, normalised                        streams.rs, select.rs
+//!     S_ℓ = clamp(S_ℓ + ρ / T − A z_ℓ, 0, 0.99)                            select.rs
+//!     g = Σ over batches of the loss's gradients, for |w·g|                gradient/
+//!     of each layer remove the heads and channels with the lowest scores,  scores.rs, checkpoint/cut.rs
+//!         so that S_ℓ of what it had at the beginning are gone
+//! ```
+//!
+//! The paper trains between such runs; that is left to other programs. Formulas, reductions, signs and the order of
+//! operations are those of the authors' program (research4pan/AdaptPruner, `utils/hf_prune.py` and LLMPruner's `MetaPruner`),
+//! and so are the choices: `tests/golden/prune_taylor` and `tests/golden/prune_l2` hold them.
+
+mod calibration;
+mod gradient;
+mod options;
+mod report;
+mod run;
+mod scores;
+mod select;
+mod streams;
+
+pub use calibration::Calibration;
+pub use options::{Importance, LayerImportance, PruneOptions, QueryHeads};
+pub use report::{Activations, GroupImportance, PruneProgress, PruneReport, PruneStep};
+pub use run::{Pruned, prune};
