@@ -4,7 +4,7 @@
 # A target that rustup has installed is checked with it. The others need a standard library, which comes from Debian sid: its
 # compiler is unpacked once under target/targets/sid and runs in a chroot, with the crates that cargo fetches out here.
 # Remove that folder for a newer one. The chroot needs Linux on x86_64, root (or sudo), mmdebstrap, and Debian's mirror in
-# apt's configuration. Sid moves on; rustc and cargo 1.97.1 were seen to work.
+# apt's configuration. Sid changes; rustc and cargo 1.97.1 work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

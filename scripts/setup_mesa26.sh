@@ -24,7 +24,7 @@ if [ ! -x "$dir/run" ]; then
         awk '$1 == "Debian" && $2 !~ /security/ && !found { print $3; found = 1 }')
     [ -n "$archive" ] || fail "no Debian archive is known here; run apt-get update first"
 
-    # An apt of its own, which believes that nothing is installed: it downloads the whole closure.
+    # A separate apt, for which nothing is installed, so that it downloads all dependencies.
     apt=$dir/apt
     rm -rf "$apt" "$root"
     mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$root"

@@ -23,8 +23,8 @@
 //! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:
 //!   a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
 //! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work;
-//!   [`Generation::follow_up`] goes on with the conversation, [`Generation::boxes`] gives the places in a picture that the
-//!   answer names ([`Located`]).
+//!   [`Generation::follow_up`] goes on with the conversation; [`Generation::mask`] changes logits before tokens are chosen;
+//!   [`Generation::boxes`] gives the places in a picture that the answer names ([`Located`]).
 //! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by

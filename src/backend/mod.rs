@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cpu;
+mod plans;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
@@ -136,6 +137,9 @@ pub trait Session: Send {
     fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()>;
     /// Enqueues one pass. Returns without waiting for the device.
     fn run(&mut self, step: &Step) -> Result<()>;
+    /// As [`Session::run`] for a [`Want::Token`] step, but `change` may change the logits of each row that has some, before a
+    /// token is chosen from them: it gets the row's number among those, and the logits. Waits for them.
+    fn run_changed(&mut self, step: &Step, change: Change) -> Result<()>;
     /// The tokens of the oldest [`Want::Token`] step not taken yet, one for each of its rows that has one, in place of what
     /// `chosen` holds. Waits for them. Panics if none was asked for.
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()>;
@@ -154,6 +158,9 @@ pub trait Session: Send {
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
 }
+
+/// What changes a row of logits, given the row's number. Its error ends the step.
+pub type Change<'a> = &'a mut dyn FnMut(usize, &mut [f32]) -> Result<()>;
 
 /// One pass over some rows.
 #[derive(Clone, Copy, Debug)]

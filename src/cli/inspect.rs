@@ -14,8 +14,8 @@ use crate::checkpoint::vision::Projector;
 use crate::checkpoint::{Checkpoint, Config, VisionFiles};
 use crate::error::{Error, Result};
 use crate::generate::Device;
-use crate::kernel::DeviceProfile;
 use crate::kernel::source::assemble;
+use crate::kernel::{DeviceProfile, names};
 use crate::models::{Pass, Recipe};
 use crate::ops;
 use crate::plan::{Fusion, Plan};
@@ -29,7 +29,7 @@ pub struct Inspect {
     /// Print the dispatches of a decode step, and of reading a picture; then which kernels do it, why, and what else there was
     #[arg(long)]
     plan: bool,
-    /// Print an assembled shader, by its name in the plan
+    /// Print an assembled shader, by its name in the plan or by parts of it, joined by `+`
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
     /// Count memory for this many tokens [default: what the model was made for]
@@ -83,21 +83,15 @@ impl Inspect {
     }
 }
 
-/// The source of a kernel, by its name or a part of it that no other kernel has.
+/// The source of a kernel, by its name or by parts of it that no other kernel has together.
 fn kernel_text(wanted: &str) -> Result<String> {
-    let mut kernels: Vec<_> = ops::kernels().into_iter().flat_map(|(_, kernels)| kernels).collect();
-    kernels.sort_by_key(|kernel| kernel.name());
-    kernels.dedup_by_key(|kernel| kernel.name());
-    let named = |fits: &dyn Fn(&str) -> bool| kernels.iter().filter(|kernel| fits(&kernel.name())).collect::<Vec<_>>();
-    let exact = named(&|name| name == wanted);
-    let found = if exact.is_empty() { named(&|name| name.contains(wanted)) } else { exact };
-    match found[..] {
+    let kernels = ops::kernels().into_iter().flat_map(|(_, kernels)| kernels);
+    match names::find(kernels, wanted)?[..] {
         [kernel] => Ok(assemble(kernel)),
-        _ => {
-            let count = if found.is_empty() { "no kernel is" } else { "several kernels are" };
-            let names = if found.is_empty() { kernels.iter().collect() } else { found };
-            let names: Vec<String> = names.iter().map(|kernel| kernel.name()).collect();
-            Err(Error::unsupported(format!("{count} called `{wanted}`; there are {}", names.join(", "))))
+        ref several => {
+            let names: Vec<String> = several.iter().map(|kernel| kernel.name()).collect();
+            let count = names.len();
+            Err(Error::unsupported(format!("{count} kernels are called `{wanted}`; name one:{}", names::list(&names))))
         }
     }
 }
@@ -244,12 +238,9 @@ mod tests {
 
     #[test]
     fn kernels_are_found_by_name() {
-        let error = kernel_text("no such thing").unwrap_err().to_string();
-        let names = error.split_once("there are ").unwrap().1;
-        for name in names.split(", ") {
-            assert!(kernel_text(name).unwrap().contains("@compute"), "{name}");
+        for kernel in ops::kernels().into_iter().flat_map(|(_, kernels)| kernels) {
+            assert_eq!(kernel_text(&kernel.name()).unwrap(), assemble(kernel), "{}", kernel.name());
         }
-        assert!(kernel_text("gemv").unwrap_err().to_string().contains("several"));
     }
 
     #[test]

@@ -222,9 +222,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The message, and what caused it.
+/// The message and what caused it in one line; behind it the list of the message, if it has one, an indented line each.
 fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let message = error.to_string();
+    let list = message.find("\n  ").filter(|at| message[at + 1..].lines().all(|line| line.starts_with("  ")));
+    let (message, list) = message.split_at(list.unwrap_or(message.len()));
+    let mut text = message.to_owned();
     let mut cause = error.source();
     while let Some(error) = cause {
         let cause_text = error.to_string();
@@ -234,7 +237,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text.replace('\n', " ")
+    text.replace('\n', " ") + list
 }
 
 /// Ids as `--tokens` and `--decode` give them: `1,2,3`; −200 is the place of a picture.

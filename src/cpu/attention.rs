@@ -1,5 +1,5 @@
-//! `attention`: where rows are few, a head of a row after the other reads keys and values where they are; where they are
-//! many, 32 rows of a head are the lanes of two products.
+//! `attention`: with few rows, a kernel takes one head of one row and reads keys and values where they lie in the cache. With
+//! many rows, 32 rows of a head are the lanes of two products.
 
 use crate::cpu::exp::exp;
 use crate::cpu::panel::{COLS, Lanes, add_products};
@@ -16,7 +16,7 @@ pub fn run(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) 
     }
 }
 
-/// Where the keys or values of the head that a head of q looks at begin, and how far one is from the next.
+/// Where the keys or values for a head of q begin, and how far apart they are.
 fn cached(op: &Attention, head: usize, first: usize) -> (usize, usize) {
     let width = op.kv_heads * op.head_dim;
     (first * width + head / (op.heads / op.kv_heads) * op.head_dim, width)
@@ -26,7 +26,7 @@ fn few(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
     let [q, keys, values] = call.reads else { panic!("attention reads q, keys and values") };
     let (q, keys, values) = (q.f32(), keys.f32(), values.f32());
     let d = op.head_dim;
-    // As long as the cache, so that it does not grow from token to token.
+    // As long as the cache, so that it does not grow with each token.
     let [scores] = scratch.take([keys.len() / (op.kv_heads * d)]);
     member.each(call.m * op.heads, |i| {
         let (row, head) = (i / op.heads, i % op.heads);
@@ -139,7 +139,7 @@ fn softmax<const FMA: bool>(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score *= factor);
 }
 
-/// All of `x` in one, in 16 lanes that a vector unit can hold.
+/// Reduces `x` to one value, through 16 lanes that fit a vector register.
 #[inline(always)]
 fn folded(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 16];
@@ -152,7 +152,7 @@ fn folded(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     rest.iter().fold(halved(lanes, &f), |a, b| f(a, *b))
 }
 
-/// 16 lanes in one: half by half.
+/// Reduces 16 lanes to one, half by half.
 #[inline(always)]
 fn halved(mut lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
@@ -176,7 +176,7 @@ fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
     let (queries, scores, y): (&mut [Lanes], &mut [Lanes], &mut [Lanes]) =
         (queries.as_chunks_mut().0, scores.as_chunks_mut().0, sums.as_chunks_mut().0);
     member.each(op.heads * blocks, |i| {
-        // The last rows see the most: they go first.
+        // The last rows see the most keys, so they go first: members finish at about the same time.
         let (head, rows) = (i % op.heads, piece(blocks - 1 - i / op.heads, COLS, count));
         let (at, width) = cached(op, head, slot);
         let seen: [usize; COLS] =

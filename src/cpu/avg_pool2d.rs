@@ -1,4 +1,4 @@
-//! `avg_pool2d`, cells side by side.
+//! `avg_pool2d`: members of the team take cells.
 
 use crate::cpu::{Call, Scratch, each_row};
 use crate::ops::avg_pool2d::{AvgPool2d, window};

@@ -1,4 +1,4 @@
-//! `conv2d`: patches are gathered as rows, and then it is a product.
+//! `conv2d`: gathers the patches as rows, then computes a product.
 
 use crate::cpu::product::{self, Product};
 use crate::cpu::{Call, Scratch, each_row};

@@ -1,4 +1,5 @@
-//! `depthwise_conv2d`, pixels side by side: the taps of a position lie together, so that channels are a vector.
+//! `depthwise_conv2d`: members of the team take pixels. The kernel's elements for one position lie together, so that the
+//! channels of a pixel are a vector.
 
 use crate::cpu::simd::{mul_add, simd};
 use crate::cpu::{Call, Scratch, each_row};

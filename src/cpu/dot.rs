@@ -2,6 +2,8 @@
 //!
 //! Dot products multiply exactly the values that [`crate::formats`] gives, in another order of sums.
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::simd::{Level, level};
 use crate::formats::{DType, Format, Halves, Selections, dequantize_blocks, padded, with_format};
 
 /// The values of a row of `y.len()` elements.
@@ -9,7 +11,7 @@ pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) {
     assert_eq!(row.len(), dtype.row_bytes(y.len()), "a {dtype} row of {} elements", y.len());
     with_format!(dtype, F => {
         #[cfg(target_arch = "x86_64")]
-        if avx2::present() {
+        if level() >= Level::Avx2 {
             // SAFETY: the processor has them.
             return unsafe { avx2::dequantize_blocks::<F, _, _>(row, y) };
         }
@@ -34,12 +36,12 @@ fn dot<const WIDEST: usize, const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f
     }
     with_format!(dtype, F => {
         #[cfg(target_arch = "x86_64")]
-        if WIDEST >= 512 && avx512::present() {
+        if WIDEST >= 512 && level() >= Level::Avx512 {
             // SAFETY: the processor has them.
             return unsafe { avx512::dot_blocks::<F, _, _, _>(row, x) };
         }
         #[cfg(target_arch = "x86_64")]
-        if WIDEST >= 256 && avx2::present() {
+        if WIDEST >= 256 && level() >= Level::Avx2 {
             // SAFETY: the processor has them.
             return unsafe { avx2::dot_blocks::<F, _, _, _>(row, x) };
         }
@@ -52,13 +54,6 @@ fn dot<const WIDEST: usize, const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f
 mod avx512 {
     use super::Format;
     use super::avx2::F16c;
-
-    pub fn present() -> bool {
-        super::avx2::present()
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-    }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
     pub fn dot_blocks<F: Format<BYTES, N>, const ROWS: usize, const BYTES: usize, const N: usize>(
@@ -78,11 +73,7 @@ mod avx2 {
 
     use super::{Format, Halves};
 
-    pub fn present() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-    }
-
-    /// By one instruction. Only functions of this file that are compiled for F16C name it.
+    /// Converts by one instruction. Only functions that are compiled for F16C may use it.
     pub struct F16c;
 
     impl Halves for F16c {

@@ -1,4 +1,4 @@
-//! e^x for many x: sums and products that vectorise, where the standard library's is a call for each.
+//! e^x by sums and products, which vectorise; the standard library's is a call for each x.
 
 use crate::cpu::simd::mul_add;
 
@@ -6,7 +6,7 @@ use crate::cpu::simd::mul_add;
 /// `mul_add` is one instruction.
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
-    // As comparisons: `clamp` is slower, and `max` would lose a NaN.
+    // By comparisons: `clamp` is slower, and `max` would drop a NaN.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
     // x = n · ln 2 + r, |r| ≤ ½ ln 2. Adding 1.5 · 2²³ rounds, and leaves n in the lowest bits.

@@ -1,4 +1,4 @@
-//! `layer_norm`, rows side by side: sums in lanes of f64.
+//! `layer_norm`: members of the team take rows, and add in lanes of f64.
 
 use crate::cpu::simd::simd;
 use crate::cpu::{Call, Scratch, each_row};

@@ -1,4 +1,4 @@
-//! `linear` is a product.
+//! `linear`: a product with an epilogue.
 
 use crate::cpu::product::{self, Product};
 use crate::cpu::{Call, Scratch};

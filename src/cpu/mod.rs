@@ -3,7 +3,7 @@
 //! Every member of a team runs a kernel at the same time and takes items of its work. An operator without a kernel runs its
 //! reference, by ranges of rows where they do not depend on each other. All SIMD of the crate is in here.
 //!
-//! Within a family a row's sums are added in one order, however many rows there are (tests/model/rows.rs).
+//! Within a family a row's sums are added in one order, however many rows there are (tests/model/company.rs).
 
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a kernel argues once for all of its intrinsics and parts")]
 #![allow(
@@ -18,6 +18,8 @@ mod panel;
 mod product;
 mod rows;
 mod simd;
+
+pub use simd::{Level, levels, limit};
 
 use std::any::Any;
 use std::ops::Range;
@@ -128,12 +130,12 @@ fn by_reference(op: &dyn Operator, call: &Call, member: &Member, _: &mut Scratch
     });
 }
 
-/// A member's own memory for what a kernel needs in between. It grows to what was asked for and stays.
+/// Scratch memory of one member. It grows to the largest size that was asked for, and stays allocated.
 #[derive(Default)]
 pub struct Scratch(Floats);
 
 impl Scratch {
-    /// Slices of these lengths, with anything in them.
+    /// Slices of these lengths. Their contents are left over from earlier uses.
     pub fn take<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
         self.0.grow(lengths.iter().map(|length| length.next_multiple_of(LINE)).sum());
         let mut rest = &mut self.0[..];

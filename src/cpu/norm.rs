@@ -1,4 +1,4 @@
-//! RMS norm of rows, which fused operators begin with.
+//! RMS norm of rows, the first part of fused operators.
 
 use crate::cpu::simd::{mul_add, simd};
 

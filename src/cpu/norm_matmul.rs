@@ -1,4 +1,4 @@
-//! `norm_matmul`: every member normalises for itself, which is cheaper than to wait for another one.
+//! `norm_matmul`: every member computes the norm for itself, which takes less time than a barrier.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;

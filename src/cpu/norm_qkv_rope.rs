@@ -1,4 +1,4 @@
-//! `norm_qkv_rope`: an item is some pairs of elements of a head, which rotate together.
+//! `norm_qkv_rope`: an item of work is some pairs of elements of a head, each of which is rotated.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;
@@ -20,7 +20,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
     let parts = pairs.div_ceil(some);
     member.each(w.rows() / d * parts, |i| {
         let (head, range) = (i / parts, piece(i % parts, some, pairs));
-        // The first and the second elements of the pairs: in turns, or half a head apart.
+        // Where the first and the second elements of the pairs lie: next to each other, or half a head apart.
         let count = range.len() * m;
         let (first, step) = (head * d, if op.interleaved { 2 * m } else { m });
         let (a, b): (&[f32], &[f32]) = if op.interleaved {

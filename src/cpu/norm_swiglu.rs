@@ -1,4 +1,4 @@
-//! `norm_swiglu`: the rows of gate and up that belong together are one item.
+//! `norm_swiglu`: an item of work is a row of gate and the row of up that belongs to it.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;

@@ -69,7 +69,7 @@ pub fn add_products(x: &[f32], row: usize, step: usize, panel: &[Lanes], y: &mut
     if y.is_empty() || panel.is_empty() {
         return;
     }
-    // What the loops below rely on.
+    // The loops below read x without checks.
     assert!((y.len() - 1) * row + (panel.len() - 1) * step < x.len(), "x ends before its last row");
     #[cfg(target_arch = "x86_64")]
     match level() {
@@ -82,7 +82,7 @@ pub fn add_products(x: &[f32], row: usize, step: usize, panel: &[Lanes], y: &mut
     unsafe { tiles::<TARGET_FMA, 2>(x.as_ptr(), row, step, panel, y) };
 }
 
-/// As many rows at a time as leave no sum in memory.
+/// Takes as many rows at a time as have their sums in registers.
 #[inline(always)]
 unsafe fn tiles<const FMA: bool, const ROWS: usize>(
     x: *const f32,

@@ -22,7 +22,7 @@ impl<'a> Product<'a> {
         Product { x, w, bias: None, activation: None, residual: None }
     }
 
-    /// What follows the sums of columns `columns` of row r.
+    /// Applies bias, activation and residual to the sums of columns `columns` of row r.
     fn finish(&self, r: usize, columns: Range<usize>, y: &mut [f32]) {
         if let Some(bias) = self.bias {
             y.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
@@ -45,7 +45,7 @@ pub fn run(product: &Product, call: &Call, y: &Parts<f32>, member: &Member, scra
     }
 }
 
-/// Rows of W whose bytes are an item of work: a microsecond or so.
+/// Rows of W in an item of work: about a microsecond of work.
 pub fn rows_of_item(w: &Matrix) -> usize {
     (12 << 10 >> w.dtype.row_bytes(w.cols).max(1).ilog2()).max(4)
 }

@@ -1,4 +1,4 @@
-//! `rms_norm`, rows side by side.
+//! `rms_norm`: members of the team take rows.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::{Call, Scratch, each_row};

@@ -1,6 +1,6 @@
 //! Dot products of stored rows with up to eight rows of activations at a time: a weight is decoded once for all of them.
 //!
-//! A sum is added in the same lanes and the same order whatever the rows beside it.
+//! A sum is added in the same lanes and the same order, whichever rows are computed with it.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! `sample`: rows of logits in slices, side by side; then one member for each row puts together what the slices found.
+//! `sample`: members of the team take slices of the rows of logits; then one member for each row joins their results.
 
 use std::ops::Range;
 
@@ -13,11 +13,11 @@ use crate::threads::Member;
 /// Logits of a slice.
 const SLICE: usize = 4096;
 
-/// What a slice found, in floats of the workspace: the largest logit, Σ exp(logit − largest), and of what may be chosen the
-/// best score and its id.
+/// The result of a slice, in floats of the workspace: the largest logit, Σ exp(logit − largest), and of the ids that may be
+/// chosen the best score and its id.
 const FOUND: usize = 4;
 
-/// For each row what its slices found, and the smallest logit that is kept.
+/// For each row the results of its slices, and the smallest logit that is kept.
 pub fn workspace(_: &Sample, reads: &[&TensorType]) -> usize {
     let (m, vocab) = reads[0].matrix();
     m * (FOUND * vocab.div_ceil(SLICE) + 1)
@@ -211,7 +211,7 @@ fn best(logits: &[f32], range: Range<usize>, seen: &[f32], row: &Row, threshold:
     [best, f32::from_bits(id as u32)]
 }
 
-/// Scores with Gumbel noise, of those that may be the best.
+/// Scores with Gumbel noise. Skips logits that no noise makes the best.
 fn noisy(logits: &[f32], first: usize, row: &Row, threshold: f32, consider: &mut impl FnMut(usize, f32)) {
     /// −ln(−ln u) of the largest u, 1 − 2⁻²⁴, rounded up.
     const MOST_NOISE: f32 = 16.7;
@@ -248,7 +248,7 @@ fn kept(logits: &mut [f32], row: &Row) -> f32 {
         }
         let weight = |l: f32| f64::from((l - largest) / row.temperature).exp();
         let need = f64::from(row.top_p) * logits[..count].iter().map(|&l| weight(l)).sum::<f64>();
-        // Few are needed, so few are sorted: 64, then four times as many.
+        // Mostly a few logits reach the sum, so only the largest 64 are sorted at first, then four times as many.
         let (mut mass, mut rest, mut some) = (0.0, &mut logits[..count], 64);
         while mass < need && !rest.is_empty() {
             if some < rest.len() {

@@ -1,38 +1,75 @@
 //! One loop, compiled for several sets of instructions.
 
-/// The widest instructions that the processor has and the kernels are compiled for.
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Sets of instructions that kernels are compiled for, from the plainest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Level {
     /// Whatever the target always has.
-    Target,
+    Target = 0,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2 = 1,
     /// AVX-512 F, BW, VL and DQ.
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512 = 2,
+}
+
+/// Which level kernels use, as its number; [`UNKNOWN`] before the first asks.
+static LEVEL: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+const UNKNOWN: u8 = u8::MAX;
+
+/// The level that kernels use: the widest that this processor has, unless [`limit`] says less.
+#[inline]
+pub fn level() -> Level {
+    let known = LEVEL.load(Ordering::Relaxed);
+    // A limit that another thread sets meanwhile stays.
+    let known =
+        if known == UNKNOWN { LEVEL.fetch_min(widest() as u8, Ordering::Relaxed).min(widest() as u8) } else { known };
+    match known {
+        #[cfg(target_arch = "x86_64")]
+        2 => Level::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        1 => Level::Avx2,
+        _ => Level::Target,
+    }
+}
+
+/// Lets kernels use at most this level from now on, of those that the processor has. It holds for the whole process: what
+/// runs meanwhile may compute other bits than before. For tests, which so run every form of a kernel on one machine.
+pub fn limit(most: Level) {
+    LEVEL.store(most.min(widest()) as u8, Ordering::Relaxed);
+}
+
+/// The levels that this processor has, from the plainest to the widest.
+pub fn levels() -> Vec<Level> {
+    let all = [
+        Level::Target,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512,
+    ];
+    all.into_iter().filter(|level| *level <= widest()).collect()
 }
 
 /// What this processor has.
-#[inline]
-pub fn level() -> Level {
+fn widest() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::sync::OnceLock;
-        static LEVEL: OnceLock<Level> = OnceLock::new();
-        *LEVEL.get_or_init(|| {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            match (avx2, avx512) {
-                (true, true) => Level::Avx512,
-                (true, false) => Level::Avx2,
-                _ => Level::Target,
-            }
-        })
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq");
+        match (avx2, avx512) {
+            (true, true) => Level::Avx512,
+            (true, false) => Level::Avx2,
+            _ => Level::Target,
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     Level::Target

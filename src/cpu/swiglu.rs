@@ -1,4 +1,4 @@
-//! `swiglu`, pieces side by side.
+//! `swiglu`: members of the team take pieces of the result.
 
 use crate::cpu::exp::exp;
 use crate::cpu::simd::simd;

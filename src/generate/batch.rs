@@ -5,27 +5,25 @@ use std::collections::VecDeque;
 use super::encode::Encoded;
 use super::generation::Stats;
 use super::model::Model;
+use super::options::Options;
 use super::prompt::Prompt;
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
-use super::sequence::Request;
 use super::stream::{Piece, TextStream};
 use crate::error::Result;
 
-/// The continuations of several prompts in the making: an iterator of the prompt's index, from 0, and a [`Piece`] or an
-/// error. Dropping it cancels all.
+/// The continuations of several prompts, as they are generated: an iterator of the prompt's index, from 0, and a [`Piece`] or
+/// an error. Dropping it stops the work.
 ///
-/// Each prompt is continued as [`Model::generate`] continues it alone, bit for bit. Prompts are taken from their iterator
-/// as others come to their end; what they begin with alike is computed once, and a picture that several show is read
-/// once. An error ends the prompt that it comes with; where the device fails, that is all of them.
+/// Each prompt is continued as [`Model::generate`] continues it alone, bit for bit. The next prompt is taken
+/// from the iterator when another one ends. What prompts begin with alike is computed once, and a picture that several prompts
+/// show is read once. An error ends its prompt only, but a failure of the device ends all prompts.
 pub struct Generations {
     model: Model,
     prompts: Box<dyn Iterator<Item = Prompt> + Send>,
     sampler: Sampler,
     parallel: usize,
-    max_tokens: usize,
-    logprobs: usize,
-    special: bool,
+    options: Options,
     /// Prompts that were taken so far.
     taken: usize,
     scheduler: Option<Scheduler>,
@@ -50,7 +48,9 @@ impl Model {
     /// Nothing runs before the first piece is asked for. A sampler with a seed draws for each prompt what it would draw
     /// for it alone; one without draws each from a seed of its own.
     ///
-    /// An error if the sampler's options are out of range. What is wrong with a prompt comes with its index.
+    /// # Errors
+    ///
+    /// The sampler's options are out of range. An error of one prompt comes from the iterator, with the prompt's index.
     pub fn generate_all<P: Into<Prompt> + 'static>(
         &self,
         prompts: impl IntoIterator<Item = P, IntoIter: Send + 'static>,
@@ -62,9 +62,7 @@ impl Model {
             prompts: Box::new(prompts.into_iter().map(Into::into)),
             sampler: sampler.clone(),
             parallel: PARALLEL,
-            max_tokens: usize::MAX,
-            logprobs: 0,
-            special: false,
+            options: Options::default(),
             taken: 0,
             scheduler: None,
             running: Vec::new(),
@@ -81,25 +79,25 @@ impl Generations {
         self
     }
 
-    /// Ends each continuation after this many tokens. Without it, when the context is full.
+    /// Ends each continuation after this many tokens. Without a limit it ends when the context is full.
     pub fn max_tokens(mut self, tokens: usize) -> Self {
-        self.max_tokens = tokens;
+        self.options.max_tokens = tokens;
         self
     }
 
-    /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
+    /// Gives every piece its `count` most probable tokens. All logits are then read back from the device.
     pub fn logprobs(mut self, count: usize) -> Self {
-        self.logprobs = count;
+        self.options.logprobs = count;
         self
     }
 
     /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
     pub fn special(mut self) -> Self {
-        self.special = true;
+        self.options.special = true;
         self
     }
 
-    /// The index of a prompt that came to its end, and what it took; each once, in the order of their ends.
+    /// The index of a prompt whose continuation has ended, and its statistics: each prompt once, in the order in which they end.
     pub fn ended(&mut self) -> Option<(usize, Stats)> {
         self.ended.pop_front()
     }
@@ -123,20 +121,12 @@ impl Generations {
                     continue;
                 }
             };
-            let limit = self.max_tokens.min(self.model.0.context - prompt.ids.len());
-            let stream = TextStream::new(&self.model, limit, self.logprobs, self.special);
+            let (request, stream) = self.options.begin(&self.model, &prompt, sampling, false);
             if stream.stop.is_some() {
                 self.ended.push_back((index, Stats::new(&self.model, &prompt).of(None, &stream)));
                 continue;
             }
-            let key = scheduler.add(Request {
-                ids: prompt.ids.clone(),
-                images: prompt.images.clone(),
-                sampling,
-                limit,
-                logits: self.logprobs > 0,
-                continues: false,
-            });
+            let key = scheduler.add(request);
             self.running.push(Running { index, key, prompt, stream });
         }
     }
@@ -175,7 +165,7 @@ impl Iterator for Generations {
                 Ok(true) => {}
                 Ok(false) if self.ready.is_empty() => return None,
                 Ok(false) => {}
-                // The device failed, and with it every prompt; those that were not taken are left.
+                // The device failed, and every prompt with it. Prompts that were not taken yet do not begin.
                 Err(error) => {
                     self.prompts = Box::new(std::iter::empty());
                     self.scheduler = None;

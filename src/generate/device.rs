@@ -1,4 +1,4 @@
-//! Where a model runs, as callers say it. The one file that asks the backend for devices and engines.
+//! The device that a caller asks for. No other file asks the backend for devices and engines.
 
 use std::fmt;
 use std::str::FromStr;
@@ -83,8 +83,8 @@ impl Device {
     /// Runs every case of some operators, or of all where none is named, on this device and by the CPU reference.
     /// `progress` is told how many cases are done, and of how many.
     ///
-    /// What is wrong is in the result. Errors: there is no such device or operator, or the device is the CPU, which is
-    /// what others are compared with.
+    /// The result lists the cases that are wrong. Errors: there is no such device or operator, or the device is the CPU, with
+    /// which others are compared.
     pub fn check(&self, operators: &[&str], progress: impl Fn(usize, usize)) -> Result<Check> {
         if let Some(name) = operators.iter().find(|name| !Self::operators().contains(name)) {
             return Err(Error::prompt(format!(

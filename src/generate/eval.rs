@@ -1,4 +1,4 @@
-//! Items with known answers: answered word for word, or chosen among given ones.
+//! Items with known answers: the model writes the answer, or chooses it among given ones.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::encode::Encoded;
 use super::model::Model;
+use super::options::Options;
 use super::prompt::Prompt;
 use super::sampler::Sampling;
 use super::scheduler::Scheduler;
 use super::score;
-use super::sequence::Request;
 use super::stream::TextStream;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub struct Item {
     /// A picture; a relative path counts from the file that the item is in.
     pub image: Option<PathBuf>,
     pub prompt: String,
-    /// The whole answer. Case and space around it do not count. Nor does it where there are choices.
+    /// The whole answer. Case, and space around it, do not matter. It is ignored where there are choices.
     pub answer: Option<String>,
     /// Continuations of the prompt, and which of them is right.
     pub choices: Option<Vec<String>>,
@@ -30,7 +30,7 @@ pub struct Item {
     pub group: Option<String>,
 }
 
-/// What a model made of an item.
+/// The result of an item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Outcome {
@@ -81,7 +81,7 @@ impl Item {
         }
     }
 
-    /// What is made of an answer.
+    /// The result of a written answer.
     fn answered(&self, found: String, ids: Vec<u32>) -> Outcome {
         let correct = folded(&found) == folded(self.answer.as_deref().unwrap_or_default());
         Outcome::Answer { found, ids, correct }
@@ -101,8 +101,7 @@ impl Item {
 /// for the questions about it that stand near each other. (Items with choices share nothing.)
 pub struct Evaluator<'a> {
     model: &'a Model,
-    /// The longest answer.
-    max_tokens: usize,
+    options: Options,
     /// Asked before each item, and after each token and choice.
     stop: &'a dyn Fn() -> bool,
     scheduler: Scheduler,
@@ -121,9 +120,11 @@ struct Asked<'a> {
 }
 
 impl<'a> Evaluator<'a> {
+    /// Answers have `max_tokens` tokens at most.
     pub fn new(model: &'a Model, max_tokens: usize, parallel: usize, stop: &'a dyn Fn() -> bool) -> Self {
         let scheduler = Scheduler::new(model.0.clone(), parallel);
-        Self { model, max_tokens, stop, scheduler, running: Vec::new() }
+        let options = Options { max_tokens, ..Options::default() };
+        Self { model, options, stop, scheduler, running: Vec::new() }
     }
 
     /// Gives `each` the outcome of every item with its index, as they come. False if `stop` said so; an error comes with
@@ -173,16 +174,12 @@ impl<'a> Evaluator<'a> {
         let model = &self.model.0;
         let prompt = model.encode(&item.question())?;
         model.check(&prompt.ids, prompt.images.len())?;
-        let limit = self.max_tokens.min(model.context - prompt.ids.len());
-        let stream = TextStream::new(self.model, limit, 0, false);
+        let (request, stream) = self.options.begin(self.model, &prompt, Sampling::GREEDY, false);
         if stream.stop.is_some() {
             return Ok(Some(item.answered(String::new(), Vec::new())));
         }
-        let length = prompt.ids.len();
-        let (ids, images, sampling) = (prompt.ids, prompt.images, Sampling::GREEDY);
-        let request = Request { ids, images, sampling, limit, logits: false, continues: false };
         let key = self.scheduler.add(request);
-        self.running.push(Asked { index, item, key, prompt: length, stream, ids: Vec::new() });
+        self.running.push(Asked { index, item, key, prompt: prompt.ids.len(), stream, ids: Vec::new() });
         Ok(None)
     }
 

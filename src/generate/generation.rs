@@ -4,35 +4,37 @@ use super::boxes::{Located, located};
 use super::clock::Times;
 use super::encode::Encoded;
 use super::model::Model;
+use super::options::Options;
 use super::prompt::{Kind, Message, Prompt};
 use super::sampler::{Sampler, Sampling};
 use super::scheduler::Scheduler;
-use super::sequence::Request;
+use super::sequence::{Mask, Request};
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
 
-/// A continuation in the making: an iterator of [`Piece`]s with its own KV cache. Dropping it cancels it.
+/// The continuation of a prompt, as it is generated: an iterator of [`Piece`]s with its own KV cache. Dropping it stops the
+/// work.
 ///
 /// It ends at the model's end token, after [`Generation::max_tokens`], when the context is full, or with an error.
 pub struct Generation {
     model: Model,
     prompt: Encoded,
-    /// Whether the prompt goes on with what the scheduler's last sequence was.
+    /// Whether the prompt continues the scheduler's last sequence.
     continues: bool,
     release_vision: bool,
     sampling: Sampling,
-    max_tokens: usize,
-    logprobs: usize,
-    special: bool,
-    /// Nothing after an error.
+    options: Options,
+    /// The caller's mask, until the scheduler takes it.
+    mask: Option<Mask>,
+    /// `None` after an error.
     scheduler: Option<Scheduler>,
-    /// What the scheduler calls the sequence, and its text, once it runs.
+    /// The scheduler's key of the sequence, and its text, once it runs.
     running: Option<(usize, TextStream)>,
     /// Bytes of weights before and after the vision half was released.
     released: Option<(u64, u64)>,
 }
 
-/// What a generation took. Times are in seconds.
+/// What a generation has done, and how long it took. Times are in seconds.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Stats {
     pub prompt_tokens: usize,
@@ -40,14 +42,14 @@ pub struct Stats {
     pub image_tokens: usize,
     /// The end token is not counted.
     pub generated_tokens: usize,
-    /// Nothing while it runs, or if it failed.
+    /// `None` while it runs, and if it failed.
     pub stop: Option<Stop>,
     pub load_s: f64,
     /// Decoding and resizing images.
     pub preprocess_s: f64,
     /// Vision tower and projector.
     pub vision_s: f64,
-    /// From when images were there until the first token was.
+    /// From the end of reading images to the first token.
     pub prefill_s: f64,
     /// From the first token to the last.
     pub decode_s: f64,
@@ -64,7 +66,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Of a sequence with a prompt.
+    /// Statistics of a sequence that has not begun.
     pub(super) fn new(model: &Model, prompt: &Encoded) -> Self {
         let engine = &model.0.engine;
         let device = engine.device();
@@ -87,7 +89,7 @@ impl Stats {
         }
     }
 
-    /// What a scheduler and a stream know of the sequence.
+    /// Adds what a scheduler and a stream know of the sequence.
     pub(super) fn of(mut self, times: Option<Times>, stream: &TextStream) -> Self {
         let Times { vision_s, prefill_s, decode_s } = times.unwrap_or_default();
         (self.vision_s, self.prefill_s, self.decode_s) = (vision_s, prefill_s, decode_s);
@@ -114,30 +116,29 @@ impl Generation {
             continues: false,
             release_vision: false,
             sampling,
-            max_tokens: usize::MAX,
-            logprobs: 0,
-            special: false,
+            options: Options::default(),
+            mask: None,
             scheduler: Some(scheduler),
             running: None,
             released: None,
         })
     }
 
-    /// Ends after this many tokens. Without it, when the context is full.
+    /// Ends the continuation after this many tokens. Without a limit it ends when the context is full.
     pub fn max_tokens(mut self, tokens: usize) -> Self {
-        self.max_tokens = tokens;
+        self.options.max_tokens = tokens;
         self
     }
 
-    /// Gives every piece its `count` most probable tokens. Costs reading all logits back from the device.
+    /// Gives every piece its `count` most probable tokens. All logits are then read back from the device.
     pub fn logprobs(mut self, count: usize) -> Self {
-        self.logprobs = count;
+        self.options.logprobs = count;
         self
     }
 
     /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
     pub fn special(mut self) -> Self {
-        self.special = true;
+        self.options.special = true;
         self
     }
 
@@ -148,7 +149,44 @@ impl Generation {
         located(reply, self.prompt.sizes.last().copied())
     }
 
-    /// Drops the weights that read pictures as soon as this prompt's are read: [`Model::release_vision`].
+    /// Changes the logits before each token is chosen, for example to forbid tokens: `mask` gets the ids so far, those of the
+    /// prompt first, and the logits of the next token, one for each id of the vocabulary. −∞ forbids a token.
+    ///
+    /// The sampler then chooses from these logits as it chooses from the model's, with the same draws, and
+    /// [`Piece::logprob`] and [`Piece::top`] are theirs. A mask that changes nothing changes no piece. End tokens are tokens
+    /// like others: forbid them and the text goes on, forbid all but them and it ends. Ids past the vocabulary are rows of
+    /// pictures.
+    ///
+    /// A step then waits for its logits and for `mask`, so that decoding takes longer than without it. The next piece is an
+    /// error if `mask` forbids every token, or writes NaN.
+    ///
+    /// ```
+    /// use dunlin::{Device, Model, Prompt, Sampler};
+    ///
+    /// # fn main() -> dunlin::Result<()> {
+    /// let model = Model::load("examples/demo-model", &Device::cpu())?;
+    /// // The answer may begin as "yes" or "no" begins.
+    /// let tokenizer = model.tokenizer()?;
+    /// let (yes, no) = (tokenizer.encode_without_special("yes")?[0], tokenizer.encode_without_special("no")?[0]);
+    /// let answer = model.generate(Prompt::user("Is there a red circle?"), &Sampler::greedy())?;
+    /// let mut answer = answer.max_tokens(1).mask(move |_, logits| {
+    ///     for (id, logit) in (0..).zip(logits) {
+    ///         if id != yes && id != no {
+    ///             *logit = f32::NEG_INFINITY;
+    ///         }
+    ///     }
+    /// });
+    /// let piece = answer.next().expect("a token")?;
+    /// assert!(piece.id == yes || piece.id == no);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mask(mut self, mask: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
+        self.mask = Some(Box::new(mask));
+        self
+    }
+
+    /// Drops the weights that read pictures as soon as the pictures of this prompt are read: [`Model::release_vision`].
     pub fn release_vision(mut self) -> Self {
         self.release_vision = true;
         self
@@ -160,16 +198,10 @@ impl Generation {
     pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
         let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
         let (key, stream) = self.running.get_or_insert_with(|| {
-            let limit = self.max_tokens.min(self.model.0.context - self.prompt.ids.len());
-            let request = Request {
-                ids: self.prompt.ids.clone(),
-                images: self.prompt.images.clone(),
-                sampling: self.sampling.clone(),
-                limit,
-                logits: self.logprobs > 0,
-                continues: self.continues,
-            };
-            (scheduler.add(request), TextStream::new(&self.model, limit, self.logprobs, self.special))
+            let sampling = self.sampling.clone();
+            let (request, stream) = self.options.begin(&self.model, &self.prompt, sampling, self.continues);
+            let request = Request { mask: self.mask.take(), ..request };
+            (scheduler.add(request), stream)
         });
         if stream.stop.is_some() {
             return Ok(());
@@ -195,8 +227,8 @@ impl Generation {
         }
     }
 
-    /// The next question of a conversation. What the cache holds of it is not computed again: pictures are not read a
-    /// second time. Options such as [`Generation::max_tokens`] begin anew.
+    /// The next question of a conversation. What the cache holds of the conversation is not computed again, and its pictures are
+    /// not read again. Options such as [`Generation::max_tokens`] begin anew.
     ///
     /// Errors: the prompt was no question or chat, or the conversation does not fit the context.
     pub fn follow_up(mut self, question: impl Into<Prompt>, sampler: &Sampler) -> Result<Self> {
@@ -224,7 +256,7 @@ impl Generation {
         Ok(Self { continues: true, ..Self::new(model, whole, sampler.resolve()?, scheduler)? })
     }
 
-    /// What it took so far.
+    /// What the generation has done so far, and how long it took.
     pub fn stats(&self) -> Stats {
         let stats = Stats::new(&self.model, &self.prompt);
         let stats = Stats {
@@ -240,7 +272,7 @@ impl Generation {
         }
     }
 
-    /// Reads one token.
+    /// Waits for one token, and adds it to the text.
     fn advance(&mut self) -> Result<()> {
         self.prefill(|_, _| ())?;
         let (Some(scheduler), Some((_, stream))) = (&mut self.scheduler, &mut self.running) else { return Ok(()) };

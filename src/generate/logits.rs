@@ -1,12 +1,12 @@
 //! Rows of logits on the host: probabilities, and the best of them.
 
-/// Logarithms of probabilities, summed in f64. Nothing if a logit is not a number.
+/// Logarithms of probabilities, summed in f64. `None` if a logit is not a number.
 pub(super) fn log_softmax(logits: &[f32]) -> Option<Vec<f32>> {
     let offset = log_sum_exp(logits)?;
     Some(logits.iter().map(|&logit| (f64::from(logit) - offset) as f32).collect())
 }
 
-/// ln Σ exp(logit). Nothing if it is not a number.
+/// ln Σ exp(logit). `None` if it is not a number.
 pub(super) fn log_sum_exp(logits: &[f32]) -> Option<f64> {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();

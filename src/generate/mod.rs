@@ -12,6 +12,7 @@ mod generation;
 mod image;
 mod logits;
 mod model;
+mod options;
 mod prompt;
 mod sampler;
 mod scheduler;

@@ -53,7 +53,7 @@ pub enum Weights {
 /// The arithmetic of activations, tiles and KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// f16 where the device has it and the model stays right, else f32.
+    /// f16 where the device has it and results stay within their tolerance, else f32.
     #[default]
     Auto,
     F32,
@@ -75,14 +75,14 @@ impl LoadOptions {
         self
     }
 
-    /// The most tokens of a prompt and its continuation together; without it, what the model was made for.
+    /// The most tokens of a prompt and its continuation together. Without it, the context that the model was trained for.
     pub fn context(mut self, tokens: usize) -> Self {
         self.context = Some(tokens);
         self
     }
 
     /// Keeps a kernel from running on a GPU; the next best takes its place. A name is one or more parts of the kernel's,
-    /// joined by `+`, as `dunlin inspect MODEL --plan` tells it, and refuses every kernel that has them all.
+    /// joined by `+`, as `dunlin inspect MODEL --plan` prints it; every kernel whose name has all parts is refused.
     pub fn refuse(mut self, kernel: impl Into<String>) -> Self {
         self.refused.insert(kernel.into());
         self
@@ -210,7 +210,7 @@ impl Inner {
         self.text.encode(prompt, &self.config)
     }
 
-    /// What ids that are none of the vocabulary stand for.
+    /// The meaning of ids that are not in the vocabulary.
     pub fn picture_ids(&self) -> PictureIds {
         PictureIds { vocab: self.config.vocab }
     }

@@ -81,7 +81,7 @@ impl Sampler {
         self
     }
 
-    /// The device's form, checked.
+    /// Checks the options, and gives them in the form that the device reads.
     pub(super) fn resolve(&self) -> Result<Sampling> {
         let Sampling { temperature, top_p, min_p, repeat_penalty, .. } = self.sampling;
         let checks = [

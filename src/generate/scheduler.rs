@@ -1,9 +1,9 @@
 //! Which rows go into the next pass: sequences that come and go share the passes of a session.
 //!
-//! A decoding step has a row of every sequence that decodes. Between two of them goes one piece of work for the first
-//! sequence that is not so far: a slice of a picture, or a chunk of its prompt. Several steps are in flight before the
-//! first token is read. A sequence computes what it would compute alone, bit for bit: the kernels see to it that a row
-//! does not depend on its neighbours, and prompts are not mixed.
+//! A decoding step has a row of every sequence that decodes. Between two decoding steps the scheduler hands over one piece
+//! of work for the first sequence that does not decode yet: a slice of a picture, or a chunk of its prompt. Several steps are
+//! in flight before the token of the first is read. A sequence computes the same bits as alone: in a kernel a row does not
+//! depend on its neighbours, and a pass of a prompt has rows of that prompt only.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ pub(super) struct Scheduler {
     pictures: Pictures,
     waiting: VecDeque<Sequence>,
     active: Vec<Sequence>,
-    /// The keys of the rows whose tokens were asked for, step by step.
+    /// For each step in flight, the keys of its rows.
     in_flight: VecDeque<Vec<usize>>,
-    /// Tokens that came, and whose they are.
+    /// Tokens that were read and not handed out yet, with the keys of their sequences.
     came: VecDeque<(usize, Sampled)>,
     chosen: Vec<Sampled>,
     rows: Vec<Row>,
@@ -70,7 +70,7 @@ impl Scheduler {
         self.active.len() + self.waiting.len() < self.parallel
     }
 
-    /// The next token of any sequence. Nothing where none may generate another: each must be ended.
+    /// The next token of any sequence. `None` where no sequence may generate another: the caller must end them.
     pub fn next(&mut self) -> Result<Option<(usize, Sampled)>> {
         loop {
             if let Some(came) = self.came.pop_front() {
@@ -120,13 +120,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends a sequence. What it holds may begin others.
+    /// Ends a sequence. Others may take over what it holds.
     pub fn end(&mut self, key: usize) {
         self.waiting.retain(|sequence| sequence.key != key);
         self.came.retain(|(other, _)| *other != key);
         let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return };
         let sequence = self.active.remove(index);
-        // Steps that ran ahead wrote behind what is known.
+        // Steps that are still in flight compute positions too.
         let held =
             if sequence.is_prefilled() { sequence.request.ids.len() + sequence.enqueued - 1 } else { sequence.held };
         self.places.release(key, if sequence.is_prefilled() { &sequence.taken } else { &[] }, held);
@@ -135,7 +135,7 @@ impl Scheduler {
         }
     }
 
-    /// What a sequence took so far.
+    /// How long a sequence has taken so far.
     pub fn times(&self, key: usize) -> Option<Times> {
         self.active.iter().find(|sequence| sequence.key == key).map(Sequence::times)
     }
@@ -153,8 +153,8 @@ impl Scheduler {
         }
     }
 
-    /// A piece of work for the first sequence that does not decode yet. False where there is none, or a token must be
-    /// read first.
+    /// Hands over a piece of work for the first sequence that does not decode yet. False where all decode, or where a token
+    /// must be read first.
     fn prefill_some(&mut self) -> Result<bool> {
         let Some(index) = self.active.iter().position(|sequence| !sequence.is_prefilled()) else { return Ok(false) };
         self.place(index)?;
@@ -164,7 +164,7 @@ impl Scheduler {
         self.prompt_some(index)
     }
 
-    /// Finds a sequence its place, takes over what another one computed of its beginning, and writes its ids.
+    /// Finds a place for a sequence, takes over what another sequence computed of the same beginning, and writes the ids.
     fn place(&mut self, index: usize) -> Result<()> {
         if self.active[index].slot.is_some() {
             return Ok(());
@@ -187,7 +187,7 @@ impl Scheduler {
         sequence.slot = Some(taken.start);
         sequence.held = taken.held;
 
-        // One growth for all that are here.
+        // The memory grows once for all sequences that have no place yet.
         let needed = self.places.end();
         let session = match &mut self.session {
             Some(session) => {
@@ -215,13 +215,13 @@ impl Scheduler {
         session.set_tokens(taken.start + taken.held, &device_ids)
     }
 
-    /// The pictures of a sequence that are still to be read and that its prompt will reach.
+    /// The pictures of a sequence that are not read yet.
     fn missing_pictures(&self, index: usize) -> impl Iterator<Item = usize> {
         let sequence = &self.active[index];
         sequence.pictures.iter().copied().filter(|&serial| !self.pictures.is_encoded(serial))
     }
 
-    /// A slice of the first picture that is missing: (done, of all). Nothing where none is.
+    /// Reads a slice of the first picture that is missing: (done, of all). `None` where no picture is missing.
     fn encode_some(&mut self, index: usize) -> Result<Option<(usize, usize)>> {
         let Some(serial) = self.missing_pictures(index).next() else { return Ok(None) };
         let start = Instant::now();
@@ -238,7 +238,7 @@ impl Scheduler {
         Ok(Some((done, all)))
     }
 
-    /// A chunk of a prompt. False where a token must be read first.
+    /// Runs a chunk of a prompt. False where a token must be read first.
     fn prompt_some(&mut self, index: usize) -> Result<bool> {
         let depth = self.depth();
         let sequence = &mut self.active[index];
@@ -254,7 +254,12 @@ impl Scheduler {
         let rows = sequence.request.sampling.row(slot, start).stretched(sequence.stretch).follow(end - start);
         let want = if end == length { Want::Token } else { Want::Nothing };
         let step = Step { rows: &rows, family: Family::Many, want, logits: sequence.request.logits, images };
-        self.session.as_mut().expect("a session").run(&step)?;
+        let session = self.session.as_mut().expect("a session");
+        if end == length && sequence.request.mask.is_some() {
+            session.run_changed(&step, &mut |_, logits| sequence.mask(logits))?;
+        } else {
+            session.run(&step)?;
+        }
         sequence.held = end;
         self.places.hold(sequence.key, end);
         if end == length {
@@ -265,27 +270,37 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// A step for all sequences that decode. False where there is none, or enough are in flight.
+    /// Runs a step of all sequences that decode. False where none decodes, or enough steps are in flight.
     fn decode_some(&mut self) -> Result<bool> {
         if self.in_flight.len() >= self.depth() {
             return Ok(false);
         }
         self.rows.clear();
         let mut keys = Vec::new();
-        let mut logits = false;
+        let (mut logits, mut masked) = (false, false);
         for sequence in self.active.iter_mut().filter(|sequence| sequence.decodes()) {
             let position = sequence.request.ids.len() + sequence.enqueued - 1;
             let row = sequence.request.sampling.row(sequence.slot.expect("a place"), position);
             self.rows.push(row.stretched(sequence.stretch));
             keys.push(sequence.key);
             logits |= sequence.request.logits;
+            masked |= sequence.request.mask.is_some();
             sequence.enqueued += 1;
         }
         if keys.is_empty() {
             return Ok(false);
         }
         let step = Step { rows: &self.rows, family: Family::Few, want: Want::Token, logits, images: false };
-        self.session.as_mut().expect("a session").run(&step)?;
+        let session = self.session.as_mut().expect("a session");
+        if masked {
+            let active = &mut self.active;
+            session.run_changed(&step, &mut |row, logits| {
+                let sequence = active.iter_mut().find(|sequence| sequence.key == keys[row]);
+                sequence.expect("its row is in the step").mask(logits)
+            })?;
+        } else {
+            session.run(&step)?;
+        }
         self.in_flight.push_back(keys);
         Ok(true)
     }
@@ -314,7 +329,7 @@ struct Pictures {
 
 struct Picture {
     serial: usize,
-    /// Which M rows of the session are its.
+    /// Its rows are `slot · M ..` of the session's, with M rows a picture.
     slot: usize,
     pixels: Arc<Vec<f32>>,
     state: Encoding,
@@ -333,7 +348,7 @@ enum Encoding {
 const KEPT_PICTURES: usize = 16;
 
 impl Pictures {
-    /// The serials of some pictures, in order, and those of pictures that went for them.
+    /// The serials of some pictures, in order, and the serials of pictures that were dropped to make room.
     fn take(&mut self, images: &[Arc<Vec<f32>>], parallel: usize) -> (Vec<usize>, Vec<usize>) {
         let (mut serials, mut gone) = (Vec::new(), Vec::new());
         for pixels in images {
@@ -364,7 +379,7 @@ impl Pictures {
         }
     }
 
-    /// Says that a prompt will not read its pictures. One that was being read begins anew for the next.
+    /// Says that a prompt will not read its pictures. A picture that is half read is read from its beginning for the next prompt.
     fn leave(&mut self, serials: &[usize]) {
         self.done(serials);
         for &serial in serials {
@@ -387,7 +402,7 @@ impl Pictures {
         self.of(serial).state == Encoding::Done
     }
 
-    /// Whether it had not begun.
+    /// Says that a picture is being read. True if it was not before.
     fn begin(&mut self, serial: usize) -> bool {
         let picture = self.of_mut(serial);
         let first = picture.state == Encoding::Not;

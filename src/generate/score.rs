@@ -1,4 +1,4 @@
-//! Looking inside: how well a text is predicted, and what passes through the layers.
+//! How well a model predicts a text, and the hidden states of its layers.
 
 use std::ops::Range;
 use std::path::Path;
@@ -144,7 +144,7 @@ pub(super) fn endings(
     }
     let alike = |ids: &Vec<u32>| first.iter().zip(ids).take_while(|(a, b)| a == b).count();
     let alike = others.iter().map(|(ids, _)| alike(ids)).min().unwrap_or(first.len());
-    // The row in front of an ending foretells its first id.
+    // The row before an ending predicts the ending's first id.
     let begin = |(ids, count): &(Vec<u32>, usize)| ids.len() - count - 1;
     // Where lengths ask for other angles, keys that are alike are not the same.
     let stretch = |ids: &[u32]| model.config.rope.beyond.stretch(ids.len());
@@ -170,7 +170,7 @@ pub(super) fn endings(
     Ok(Some(sums))
 }
 
-/// The negative log-likelihood of each of `targets`, but not of rows of pictures, by the row of logits that foretells it.
+/// The negative log-likelihood of each of `targets`, but not of rows of pictures, by the row of logits that predicts it.
 fn each_nll(
     model: &Inner,
     mut outputs: Vec<(String, Output)>,

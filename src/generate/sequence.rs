@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use super::clock::{Clock, Times};
 use super::sampler::Sampling;
+use crate::error::{Error, Result};
+
+/// A caller's function that changes the logits of the next token, given the ids before it.
+pub(super) type Mask = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
 
 /// What is asked of a scheduler: a prompt to continue.
 pub(super) struct Request {
-    /// Ids; those past the vocabulary count the rows of `images`.
+    /// Ids. An id past the vocabulary is a row of `images`: `vocab + i` is row i of all of them.
     pub ids: Vec<u32>,
     /// Pixels (3, S, S) of each picture.
     pub images: Vec<Arc<Vec<f32>>>,
@@ -16,17 +20,19 @@ pub(super) struct Request {
     pub limit: usize,
     /// Whether logits come with each token.
     pub logits: bool,
-    /// Whether it goes on where another sequence of the scheduler ended. It may then take over what that one generated,
-    /// whose sums were added in another order than a prompt's; others take over what was computed as a prompt only, so
-    /// that they compute what they would compute alone.
+    /// Changes the logits before each token is chosen. The next token is then asked for when all before it are known.
+    pub mask: Option<Mask>,
+    /// Whether it continues a sequence of the scheduler that has ended. Then it may also take over positions that were
+    /// decoded, whose sums are added in another order than those of a prompt. Other sequences take over only positions
+    /// that were computed as a prompt, so that they compute the same bits as alone.
     pub continues: bool,
 }
 
-/// What stands at a position, for comparing sequences: two of them share what they begin with.
+/// What stands at a position. Sequences are compared by it: two of them share the positions that they begin with alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Id(u32),
-    /// A row of a picture of the scheduler's.
+    /// A row of one of the scheduler's pictures.
     Picture {
         serial: usize,
         row: usize,
@@ -39,7 +45,7 @@ pub(super) struct Sequence {
     pub request: Request,
     /// Which angles turn its keys and queries, by the length of its prompt.
     pub stretch: usize,
-    /// What its pictures are called in the scheduler, in order.
+    /// The scheduler's serial numbers of its pictures, in order.
     pub pictures: Vec<usize>,
     /// Its first position in the session, once it has one.
     pub slot: Option<usize>,
@@ -67,10 +73,33 @@ impl Sequence {
         self.enqueued > 0
     }
 
-    /// Whether another token may be asked for. The first is read before a second is asked for: what it takes is the
-    /// prompt's time.
+    /// Whether another token may be asked for. The host reads the first token before it asks for a second, so that its time
+    /// counts as the prompt's. With a mask it reads every token before it asks for the next.
     pub fn decodes(&self) -> bool {
-        !self.taken.is_empty() && self.enqueued < self.request.limit
+        let known = !self.taken.is_empty() && (self.request.mask.is_none() || self.taken.len() == self.enqueued);
+        known && self.enqueued < self.request.limit
+    }
+
+    /// Lets the mask, if there is one, change the logits of the next token.
+    ///
+    /// # Errors
+    ///
+    /// It leaves no token to choose, or writes what is no number.
+    pub fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
+        let Some(mask) = &mut self.request.mask else { return Ok(()) };
+        // The model is damaged. The text stream reports that when it takes the token.
+        if logits.iter().any(|logit| logit.is_nan()) {
+            return Ok(());
+        }
+        mask(&[&self.request.ids[..], &self.taken].concat(), logits);
+        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
+            return Err(Error::prompt(format!("the mask made the logit of token {id} NaN; to forbid it, write −∞")));
+        }
+        logits.iter_mut().for_each(|logit| *logit = logit.clamp(-MOST_LOGIT, MOST_LOGIT));
+        if logits.iter().all(|&logit| logit == -MOST_LOGIT) {
+            return Err(Error::prompt("the mask forbids every token: it must leave one logit above −∞"));
+        }
+        Ok(())
     }
 
     pub fn times(&self) -> Times {
@@ -78,7 +107,11 @@ impl Sequence {
     }
 }
 
-/// The ranges of a session's positions that sequences lie in, or lay in: what is held there may begin another sequence.
+/// A mask's logits are clamped to ± this, since WGSL promises no infinities. exp(−1e30 / T) is zero at every temperature, and
+/// the repeat penalty leaves it finite.
+const MOST_LOGIT: f32 = 1e30;
+
+/// The ranges of a session's positions that sequences use or have used. A new sequence may begin with what such a range holds.
 #[derive(Default)]
 pub(super) struct Places {
     /// In order of their starts.
@@ -94,9 +127,9 @@ struct Place {
     stretch: usize,
     /// What it holds, or will hold: the prompt, and after the release what was generated.
     tokens: Vec<Token>,
-    /// Of `tokens`: those that were computed.
+    /// How many of `tokens` were computed.
     held: usize,
-    /// Of `tokens`: those that were computed as a prompt.
+    /// How many of `tokens` were computed as a prompt.
     prompt: usize,
     owner: Option<usize>,
     released: usize,
@@ -108,14 +141,14 @@ pub(super) struct Taken {
     pub start: usize,
     /// Positions that need not be computed.
     pub held: usize,
-    /// Where they lie, if it is elsewhere.
+    /// Where to copy those positions from, if they lie in another place.
     pub copy_from: Option<usize>,
 }
 
 impl Places {
-    /// A place of `length` positions for a prompt. Prefers what holds the longest beginning of it.
+    /// A place of `length` positions for a prompt. Prefers the place that holds the longest beginning of it.
     pub fn take(&mut self, owner: usize, length: usize, tokens: Vec<Token>, continues: bool, stretch: usize) -> Taken {
-        // The last position is always computed: its row has the logits.
+        // The last position of a prompt is always computed: its row gives the first logits.
         let common = |place: &Place| {
             let held = match continues {
                 _ if place.stretch != stretch => 0,
@@ -142,7 +175,7 @@ impl Places {
         let start = self.room(length, source.map(|(start, _)| start));
         let at = self.places.partition_point(|place| place.start < start);
         let held = best.map_or(0, |(_, held)| held);
-        // What was taken over of decoding stays that.
+        // Positions that another sequence decoded still count as decoded.
         let prompt = if continues { source.map_or(prompt, |(_, prompt)| prompt) } else { prompt };
         self.places.insert(at, Place { start, length, stretch, tokens, held, prompt, owner: Some(owner), released: 0 });
         Taken { start, held, copy_from: source.map(|(start, _)| start) }
@@ -155,8 +188,8 @@ impl Places {
         }
     }
 
-    /// Ends a sequence. What it holds may begin others until its place is needed; `generated` are its tokens, of which
-    /// the first `held` positions of all are computed.
+    /// Ends a sequence that generated the tokens `generated`. Of its prompt and these tokens, the first `held` positions are
+    /// computed; other sequences may take them over until the place is needed.
     pub fn release(&mut self, owner: usize, generated: &[u32], held: usize) {
         self.releases += 1;
         let released = self.releases;
@@ -168,7 +201,7 @@ impl Places {
         }
     }
 
-    /// Forgets what holds rows of a picture that is gone.
+    /// Drops the places that hold rows of a picture that was dropped.
     pub fn forget(&mut self, gone: usize) {
         let has = |place: &Place| {
             place.tokens.iter().any(|token| matches!(token, Token::Picture { serial, .. } if *serial == gone))
@@ -185,8 +218,8 @@ impl Places {
         self.places.iter_mut().find(|place| place.owner == Some(owner))
     }
 
-    /// The first gap of `length` positions. Where there is none, the place that was released first goes, but not the one
-    /// at `keep`; in the end the memory grows.
+    /// Where the first gap of `length` positions starts. While there is none, drops the place that was released first, but not
+    /// the one at `keep`. With none left to drop, the gap is behind the last place, and the memory has to grow.
     fn room(&mut self, length: usize, keep: Option<usize>) -> usize {
         loop {
             let mut start = 0;
@@ -222,11 +255,11 @@ mod tests {
         // Nothing of the first was computed yet.
         assert_eq!(places.take(1, 10, ids(&[1, 2, 3, 9]), false, 0), Taken { start: 10, held: 0, copy_from: None });
         places.hold(0, 3);
-        // Never all of it: the last row has the logits.
+        // Never all of it: the last row gives the logits.
         assert_eq!(places.take(2, 5, ids(&[1, 2, 3]), false, 0), Taken { start: 20, held: 2, copy_from: Some(0) });
         assert_eq!(places.end(), 25);
 
-        // What was generated serves those only that go on.
+        // Only a sequence that continues takes over what was generated.
         places.hold(0, 4);
         places.release(0, &[5, 6], 6);
         assert_eq!(
@@ -250,7 +283,7 @@ mod tests {
             places.hold(owner, 2);
         }
         places.release(1, &[], 2);
-        // Too long for the place in the middle, which goes all the same: nothing shares its beginning.
+        // Too long for the place in the middle, which is dropped all the same: no sequence shares its beginning.
         assert_eq!(places.take(3, 6, ids(&[9, 9]), false, 0), Taken { start: 12, held: 0, copy_from: None });
         assert_eq!(places.take(4, 4, ids(&[1, 7, 7]), false, 0), Taken { start: 4, held: 0, copy_from: None });
         // The last place may grow where it is.

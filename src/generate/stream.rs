@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub struct Piece {
     #[serde(rename = "token")]
     pub id: u32,
-    /// The text that this token completes: empty inside a character, where the last of its tokens has it.
+    /// The text that this token completes. Empty where the token ends inside a character: the character's last token has it.
     pub text: String,
     /// Natural logarithm of the token's probability at temperature 1.
     pub logprob: f32,
@@ -31,7 +31,7 @@ impl std::fmt::Display for Piece {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stop {
-    /// The model said so.
+    /// The model gave an end token.
     Eos,
     /// `max_tokens` were generated, or the context is full.
     Length,
@@ -44,7 +44,7 @@ pub(super) struct TextStream {
     logprobs: usize,
     /// Tokens that may be generated.
     limit: usize,
-    /// Tokens that came, and those of them that are no end token.
+    /// Tokens that came, and how many of them are no end tokens.
     taken: usize,
     pub generated: usize,
     /// The whole text so far.
@@ -59,7 +59,7 @@ pub(super) struct TextStream {
 }
 
 impl TextStream {
-    /// Of at most `limit` tokens. Where none may come, it has ended.
+    /// A text of at most `limit` tokens. With a limit of 0 it has ended.
     ///
     /// `special`: pieces show control tokens.
     pub fn new(model: &Model, limit: usize, logprobs: usize, special: bool) -> Self {
@@ -85,8 +85,8 @@ impl TextStream {
         self.ready.pop_front()
     }
 
-    /// Takes a token. An error if it is none of the vocabulary, or its logits are not numbers; `prompt` are the tokens
-    /// before the first.
+    /// Takes a token. An error if it is none of the vocabulary, or its logits are not numbers; `prompt` is the
+    /// number of tokens before the first.
     pub fn push(&mut self, model: &Model, prompt: usize, sampled: Sampled) -> Result<()> {
         let Sampled { id, mut logprob, logits } = sampled;
         let config = &model.0.config;
@@ -144,7 +144,7 @@ pub(super) fn not_a_number(model: &Model) -> Error {
     nonsense(model, "logits that are not numbers")
 }
 
-/// The CPU path defines what is right: what it cannot compute, the file does not hold.
+/// The CPU path defines what is right: where it computes no numbers, the files are damaged. Elsewhere the driver may be wrong.
 fn nonsense(model: &Model, what: &str) -> Error {
     let device = model.device();
     if model.0.engine.device().backend == "cpu" {

@@ -138,7 +138,7 @@ impl serde_json::ser::Formatter for Spaced {
     }
 }
 
-/// The date and time in UTC, `seconds` after 1970. Knows what chat templates ask for; the rest stays as it is.
+/// The date and time in UTC, `seconds` after 1970. Replaces the directives that chat templates use, and leaves others.
 fn strftime(format: &str, seconds: u64) -> String {
     const MONTHS: [&str; 12] = [
         "January",

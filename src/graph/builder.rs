@@ -1,4 +1,4 @@
-//! One method per operator; shapes are inferred as you write.
+//! Builds graphs: one method for each operator, which infers the shapes.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::tensor::DType;
 pub struct GraphBuilder<'a> {
     graph: Graph,
     formats: &'a dyn Fn(&str) -> DType,
-    /// Of the nodes that are written from now on.
+    /// The family of nodes that are added from now on.
     family: Family,
 }
 
@@ -65,7 +65,7 @@ impl<'a> GraphBuilder<'a> {
         self.apply(ops::embedding::Embedding { rows }, &[tokens, w])
     }
 
-    /// x, but for tokens past `vocab` the rows they count.
+    /// x with the rows of pictures in place of tokens past `vocab`.
     pub fn splice_rows(&mut self, tokens: ValueId, x: ValueId, rows: ValueId, vocab: usize) -> ValueId {
         let (_, cols) = self.ty(x).matrix();
         self.apply(ops::splice_rows::SpliceRows { vocab, cols }, &[tokens, x, rows])
@@ -102,13 +102,13 @@ impl<'a> GraphBuilder<'a> {
         self.apply(rope, &[x, angles])
     }
 
-    /// Puts x where attention will find it.
+    /// Writes x to the cache that attention reads.
     pub fn cache_write(&mut self, x: ValueId, cache: ValueId) {
         let [_, heads, head_dim] = self.graph.ty(cache).shape[..] else { panic!("a cache has three dimensions") };
         self.apply_in_place(ops::cache_write::CacheWrite { heads, head_dim }, &[x], &[cache]);
     }
 
-    /// What each query makes of the keys and values up to its position.
+    /// softmax(q · Kᵀ · scale) · V for each query, over the keys and values up to its position.
     pub fn attention(
         &mut self,
         q: ValueId,

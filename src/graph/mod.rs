@@ -1,4 +1,4 @@
-//! What to do: an append-only list of nodes and values. Building one computes nothing.
+//! Graphs: append-only lists of nodes and values. Building one computes nothing.
 
 mod builder;
 mod print;
@@ -33,7 +33,7 @@ pub enum ValueKind {
     Input(String),
     /// A tensor of the checkpoint, by name; several are one below the other.
     Weight(Vec<String>),
-    /// Made on the host once (angles of rope).
+    /// Computed on the host once (angles of rope).
     Table(String, Arc<Vec<f32>>),
     /// Lasts from run to run, one for each sequence, and is written in place (KV cache, tokens).
     State(String),

@@ -1,8 +1,8 @@
 //! How a weight matrix lies in device memory: rows split into chunks that fit a binding, each chunk two planes.
 //!
-//! The unit is a block of 32 columns. Rows lie in tiles of 8, and within a tile the row counts fastest: neighbouring
-//! threads take neighbouring rows, so their loads are neighbours too, a vector of activations is read once for all of
-//! them, and a workgroup reads one stream from its beginning to its end.
+//! The unit is a block of 32 columns. Rows lie in tiles of 8, and within a tile the row counts fastest. Neighbouring threads
+//! take neighbouring rows, so they load neighbouring words; they share one load of the activations; and a workgroup reads
+//! its weights from beginning to end.
 //!
 //! ```text
 //! plane[((row / 8)·count + i)·8 + row % 8]      element i of a row's `count`
@@ -11,7 +11,7 @@
 //! scales   elements are u32: the parts of the format, one after the other
 //! ```
 //!
-//! What the words hold is the format's business: see its file in `src/formats`.
+//! What the words hold depends on the format: see its file in `src/formats`.
 
 use std::ops::Range;
 

@@ -3,6 +3,7 @@
 //! Nothing here knows wgpu, so all of it can be tested and printed without a device.
 
 pub mod layout;
+pub mod names;
 pub mod pack;
 pub mod source;
 
@@ -14,7 +15,7 @@ pub use source::{KERNEL_MODULES, Module};
 
 /// One way to run an operator: a WGSL file with the shared modules it is completed by.
 ///
-/// Every kernel that can ever run is a `static` in its operator's `KERNELS` table.
+/// Every kernel that can ever run is a `static` that its operator's `kernels()` lists.
 #[derive(Debug)]
 pub struct Kernel {
     /// Path under `shaders/`; error lines are lines of this file.
@@ -54,7 +55,7 @@ impl Kernel {
     }
 }
 
-/// A kernel is the static that describes it.
+/// A reference to the static that describes a kernel. Two are equal if they are the same static.
 #[derive(Clone, Copy)]
 pub struct KernelRef(pub &'static Kernel);
 

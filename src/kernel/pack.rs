@@ -11,7 +11,7 @@ pub fn sizes(dtype: DType, rows: usize, cols: usize) -> (usize, usize) {
     (codes_words(dtype, rows, cols), scales_words(dtype, rows, cols))
 }
 
-/// Codes that are packed before they are handed on: 4 MiB.
+/// Bytes of codes that are packed at a time: 4 MiB.
 const SEGMENT: usize = 1 << 20;
 
 /// Packs some rows of a matrix, segment by segment.
@@ -34,7 +34,7 @@ impl<'a, F: Fn(usize) -> &'a [u8]> Packer<F> {
         Packer { dtype, cols, rows, row, packed: 0, scales, segment: Vec::new() }
     }
 
-    /// The next codes, and where they begin in the plane, in words. Nothing when all rows are packed.
+    /// The next codes, and where they begin in the plane, in words. `None` when all rows are packed.
     pub fn codes(&mut self) -> Option<(usize, &[u32])> {
         let &mut Packer { dtype, cols, packed: start, .. } = self;
         if start == self.rows.len() {

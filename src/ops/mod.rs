@@ -15,8 +15,8 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::error::{Error, Result};
-use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row, Slot, ValueId};
+use crate::error::Result;
+use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row, Slot, ValueId, names};
 use crate::tensor::DType;
 
 /// The operators: each word is a module with `KERNELS` and `cases()`.
@@ -68,14 +68,9 @@ operators! {
 /// # Errors
 ///
 /// One of the names refuses no kernel: it is misspelt.
-pub fn check_refused(names: &BTreeSet<String>) -> Result<()> {
-    let known = |name: &str| kernels().iter().any(|(_, kernels)| kernels.iter().any(|kernel| kernel.is_named(name)));
-    match names.iter().find(|name| !known(name)) {
-        None => Ok(()),
-        Some(name) => Err(Error::unsupported(format!(
-            "no kernel is called `{name}`; `dunlin inspect MODEL --plan` tells the names, and `+` joins parts of one"
-        ))),
-    }
+pub fn check_refused(refused: &BTreeSet<String>) -> Result<()> {
+    let all = || kernels().into_iter().flat_map(|(_, kernels)| kernels);
+    refused.iter().try_for_each(|name| names::find(all(), name).map(drop))
 }
 
 /// One thing that a model does. Fused operators are ordinary operators.

@@ -10,7 +10,7 @@
 //! linear, add                                    →  linear
 //! ```
 //!
-//! Everywhere `linear` takes the activation and the residual behind it.
+//! In decoding and in prompts, `linear` takes over the activation and the residual that follow it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl<'a> Fuser<'a> {
         self.take_into(linear, i, Linear { residual: true, ..op }, Some(residual));
     }
 
-    /// The linear node that writes `value`, if it adds no residual yet and nobody else reads its result.
+    /// The linear node that writes `value`, if it adds no residual yet and its result has one reader.
     fn linear_of(&self, value: ValueId) -> Option<usize> {
         let node = self.used_once::<Linear>(value)?;
         self.op::<Linear>(node)?.residual.eq(&false).then_some(node)
@@ -112,7 +112,7 @@ impl<'a> Fuser<'a> {
         (node.op, node.reads) = (Arc::new(op), reads);
     }
 
-    /// The linear node that writes `value`, if it is nothing but x · Wᵀ and nobody else reads its result.
+    /// The linear node that writes `value`, if it is x · Wᵀ alone and its result has one reader.
     fn product_of(&self, value: ValueId) -> Option<usize> {
         let node = self.linear_of(value)?;
         self.op::<Linear>(node)?.is_product().then_some(node)
@@ -161,8 +161,8 @@ impl<'a> Fuser<'a> {
         );
     }
 
-    /// What feeds attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; rope of q and k; cache
-    /// writes of k and v
+    /// The operators before attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; rope of q and k;
+    /// cache writes of k and v
     ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, in decoding
     fn norm_qkv_rope(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
@@ -242,8 +242,8 @@ impl<'a> Fuser<'a> {
         self.replace(i, &[q_linear, k_linear, v_linear, q_rope, k_rope, k_write, v_write], nodes);
     }
 
-    /// (x, gain, eps) where `value` is the norm of rows that are decoded: fused, each workgroup computes their norms again,
-    /// which does not pay where rows are many.
+    /// (x, gain, eps) where `value` is the norm of decoded rows. In a fused kernel each workgroup computes the norms again, which
+    /// costs too much where there are many rows.
     fn norm_of(&self, value: ValueId) -> Option<(ValueId, ValueId, f32)> {
         let node = self.producer[value.0 as usize]?;
         let norm = self.op::<RmsNorm>(node)?;
@@ -251,7 +251,7 @@ impl<'a> Fuser<'a> {
         (*family == Family::Few).then_some((reads[0], reads[1], norm.eps))
     }
 
-    /// (rope, linear) where `value` is a rotated product that nobody else reads.
+    /// (rope, linear) where `value` is a rotated product with one reader.
     fn rope_of(&self, value: ValueId) -> Option<(usize, usize)> {
         let rope = self.used_once::<Rope>(value)?;
         let linear = self.affine_of(self.graph.nodes[rope].reads[0])?;
@@ -276,7 +276,7 @@ impl<'a> Fuser<'a> {
         (self.graph.nodes[node].op.as_ref() as &dyn Any).downcast_ref::<T>()
     }
 
-    /// Weights that lie one after the other in one stored matrix, as one weight.
+    /// Weights that follow each other in one stored matrix, as one weight.
     fn joined(&mut self, members: &[ValueId]) -> ValueId {
         let (index, place) = self.groups.places[&members[0]];
         let rows = members.iter().map(|&id| self.graph.ty(id).matrix().0).sum();

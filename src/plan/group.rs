@@ -43,7 +43,7 @@ pub struct Groups {
     pub places: BTreeMap<ValueId, (usize, Stored)>,
     /// The weights of each stored matrix, in order; not those that fusion joins from them.
     members: Vec<Vec<ValueId>>,
-    /// Of the device: a stored matrix that is larger lies in several chunks.
+    /// The device's largest binding: a stored matrix that is larger lies in several chunks.
     max_binding: u64,
 }
 
@@ -130,12 +130,12 @@ impl Groups {
     }
 }
 
-/// Whether an operator is x · Wᵀ, perhaps with a bias: such products are what operators with several weights are fused from.
+/// Whether an operator is x · Wᵀ, perhaps with a bias: operators with several weights are fused from such products.
 fn is_affine(op: &dyn Operator) -> bool {
     (op as &dyn Any).downcast_ref::<Linear>().is_some_and(Linear::is_affine)
 }
 
-/// Whether `weight` may join the group: same format and width, and the whole still one binding.
+/// Whether `weight` may join the group: it has the same format and width, and together they fit one binding.
 fn joinable(graph: &Graph, group: &[ValueId], first: ValueId, weight: ValueId, profile: &DeviceProfile) -> bool {
     let (a, b) = (graph.ty(first), graph.ty(weight));
     let rows: usize = group.iter().chain([&weight]).map(|&id| graph.ty(id).matrix().0).sum();

@@ -31,7 +31,7 @@ pub struct Plan {
     pub groups: Groups,
 }
 
-/// A dispatch, the operator it comes from, and why it is this kernel's.
+/// A dispatch, the operator that it does the work of, and why it runs this kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedDispatch {
     pub op: &'static str,
@@ -46,7 +46,7 @@ pub struct PlannedDispatch {
 pub struct Choice {
     pub kernel: KernelRef,
     pub why: &'static str,
-    /// In the operator's order, each with what keeps it from the device; nothing: it comes after the one that was taken.
+    /// In the operator's order, each with what keeps it from the device. `None`: the device allows it, but it comes later.
     pub others: Vec<(KernelRef, Option<Obstacle>)>,
 }
 
@@ -72,6 +72,18 @@ impl Plan {
         let (places, arena) = place(&graph, profile);
         let steps = dispatches(&graph, &groups, profile)?;
         Ok(Plan { graph, steps, arena, places, groups })
+    }
+
+    /// An output, and the first node after the one that writes it: where to go on when the host has changed it.
+    ///
+    /// # Panics
+    ///
+    /// If the graph has no such output.
+    pub fn after_output(&self, name: &str) -> (ValueId, usize) {
+        let found = self.graph.outputs.iter().find(|(output, _)| output == name);
+        let &(_, id) = found.unwrap_or_else(|| panic!("the graph has no output {name}"));
+        let writer = self.graph.nodes.iter().rposition(|node| node.writes.contains(&id));
+        (id, writer.expect("a node writes each output") + 1)
     }
 
     /// The stored matrix that a weight is a part of.
@@ -143,7 +155,7 @@ fn place(graph: &Graph, profile: &DeviceProfile) -> (BTreeMap<ValueId, (u64, u64
             range.end = end;
         }
     }
-    // Shaders read vectors by quads: whole ones belong to the value.
+    // Shaders read vectors of four elements, so a value has whole ones.
     let bytes = |id: ValueId| graph.ty(id).bytes(profile).next_multiple_of(16);
     let lifetimes: Vec<Lifetime> =
         alive.iter().map(|(&id, alive)| Lifetime { alive: alive.clone(), bytes: bytes(id) }).collect();

@@ -1,5 +1,6 @@
 //! Every case of every operator × every adapter of this machine × every candidate: device against reference.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,8 +21,8 @@ fn devices_agree_with_the_reference() {
     let adapters = adapters::all();
     let open = |adapter: &adapters::Adapter| Gpu::open(adapter.index).expect("adapter opens");
     let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
-    let wanted = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
-    let cases: Vec<Case> = ops::cases().into_iter().filter(|(op, _)| wanted(op)).flat_map(|(_, cases)| cases).collect();
+    let chosen = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
+    let cases: Vec<Case> = ops::cases().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, cases)| cases).collect();
     // Drivers compile each case's kernels on one thread.
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Found::default());
@@ -34,12 +35,26 @@ fn devices_agree_with_the_reference() {
             });
         }
     });
-    let Found { count, cooperative, mut failures } = found.into_inner().expect("no thread panicked");
+    let Found { count, cooperative, ran, mut failures } = found.into_inner().expect("no thread panicked");
     failures.sort();
+    // Kernels for other devices than those of this machine run too. A rasteriser's variants reach those of both kinds.
+    let kernels = ops::kernels().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, kernels)| kernels);
+    let rasterisers = || gpus.iter().filter(|(_, gpu)| gpu.profile.rasteriser);
+    let runs = |kernel: &&Kernel| {
+        rasterisers().any(|(_, gpu)| variants(gpu).iter().any(|(profile, _)| profile.allows(kernel).is_ok()))
+    };
+    let missed: BTreeSet<String> = kernels.filter(runs).flat_map(parts).filter(|part| !ran.contains(part)).collect();
+    let advice = "add a case, or to `variants` a profile that it is listed for";
     adapters::say(&format!("{count} cases compared, {cooperative} dispatches of cooperative matrices"));
     let expected = adapters::expected().is_some_and(|feature| feature == "cooperative-matrix");
     assert!(cooperative > 0 || !expected, "no case ran on cooperative matrices");
     assert!(failures.is_empty(), "{} of {count} cases are wrong:\n{}", failures.len(), failures.join("\n"));
+    assert!(missed.is_empty(), "no case runs a kernel with {missed:?} in its name: {advice}");
+}
+
+/// The parts of a kernel's name: its file with the entry point, and the variants of shared files.
+fn parts(kernel: &'static Kernel) -> Vec<String> {
+    kernel.name().split('+').map(str::to_string).collect()
 }
 
 /// What all threads found.
@@ -49,6 +64,8 @@ struct Found {
     count: usize,
     /// Dispatches of cooperative matrices.
     cooperative: usize,
+    /// Parts of the names of the kernels that ran.
+    ran: BTreeSet<String>,
     failures: Vec<String>,
 }
 
@@ -68,6 +85,7 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
                     .unwrap_or_else(|error| panic!("{label} by {by} on {at}: {error}"));
                 let mut found = found.lock().expect("no thread panicked");
                 found.count += 1;
+                found.ran.extend(kernels().flat_map(parts));
                 found.cooperative += kernels().filter(|kernel| kernel.requires.cooperative.is_some()).count();
                 if share > 1.0 || share.is_nan() {
                     found.failures.push(format!("{at} {label} by {by}: {share:.1} times its tolerance"));

@@ -7,7 +7,7 @@ use crate::support::forward;
 use crate::support::golden::{self, Golden};
 use crate::support::runtimes::{self, Runtime, worst};
 use crate::support::scratch::Scratch;
-use dunlin::backend::wgpu::device;
+use dunlin::backend::wgpu::counters;
 use dunlin::backend::{Engine, Output, Step, Want};
 use dunlin::checkpoint::Checkpoint;
 use dunlin::kernel::{Family, Row};
@@ -421,20 +421,20 @@ fn a_decoding_step_creates_nothing_and_submits_once() {
         let prompt = golden.ids("p0.input_ids");
         let mut session = engine.session(prompt.len() + 40).expect("session");
         session.set_tokens(0, &prompt).expect("tokens");
-        let before = (device::created(), device::submitted());
+        let before = (counters::created(), counters::submitted());
         forward::prompt(&mut *session, Row::at(0), prompt.len(), Want::Token);
         for position in prompt.len()..prompt.len() + 2 {
             forward::decode(&mut *session, &[Row::at(position)]);
         }
         (0..3).for_each(|_| drop(forward::sampled(&mut *session)));
-        assert!(device::created() > before.0 && device::submitted() > before.1, "nothing is counted");
-        let before = (device::created(), device::submitted());
+        assert!(counters::created() > before.0 && counters::submitted() > before.1, "nothing is counted");
+        let before = (counters::created(), counters::submitted());
         for position in prompt.len() + 2..prompt.len() + 32 {
             forward::decode(&mut *session, &[Row::at(position)]);
             forward::sampled(&mut *session);
         }
-        assert_eq!(device::created(), before.0, "on {}", runtime.label);
-        assert_eq!(device::submitted(), before.1 + 30, "on {}", runtime.label);
+        assert_eq!(counters::created(), before.0, "on {}", runtime.label);
+        assert_eq!(counters::submitted(), before.1 + 30, "on {}", runtime.label);
         steady_at_full_depth(runtime, &*engine, &prompt);
     }
 }
@@ -449,10 +449,10 @@ fn steady_at_full_depth(runtime: &Runtime, engine: &dyn Engine, prompt: &[u32]) 
         forward::decode(&mut *session, &[Row::at(position)]);
     }
     forward::sampled(&mut *session);
-    let before = device::created();
+    let before = counters::created();
     for position in prompt.len() + depth - 1..prompt.len() + 32 {
         forward::decode(&mut *session, &[Row::at(position)]);
         forward::sampled(&mut *session);
     }
-    assert_eq!(device::created(), before, "{depth} steps in flight on {}", runtime.label);
+    assert_eq!(counters::created(), before, "{depth} steps in flight on {}", runtime.label);
 }

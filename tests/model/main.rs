@@ -9,6 +9,7 @@ mod demo;
 mod files;
 mod generate;
 mod gguf;
+mod mask;
 mod models;
 mod qwen;
 mod sampling;

@@ -44,7 +44,7 @@ fn case(logits: &[f32], tokens: &[u32], sampling: &Row) -> Case {
 }
 
 /// What the reference of the operator chooses.
-fn reference(logits: &[f32], tokens: &[u32], sampling: &Row) -> u32 {
+pub fn reference(logits: &[f32], tokens: &[u32], sampling: &Row) -> u32 {
     let case = case(logits, tokens, sampling);
     let prepared = Prepared::new(&case);
     let result = prepared.results.iter().position(|(name, _)| name == "result0").expect("a result");

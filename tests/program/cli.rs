@@ -29,22 +29,26 @@ fn lines(arguments: &[&str]) -> Vec<Value> {
     stdout(arguments).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A command that ends with `code`, and whose last line on standard error has all `parts` in it.
-fn fails(code: i32, arguments: &[&str], parts: &[&str]) {
-    fails_as(code, &mut dunlin(arguments), parts);
+/// A command that ends with `code`, and whose last line on standard error, with the indented lines of a list after it, has all
+/// `parts` in it. What it wrote there.
+fn fails(code: i32, arguments: &[&str], parts: &[&str]) -> String {
+    fails_as(code, &mut dunlin(arguments), parts)
 }
 
-fn fails_as(code: i32, command: &mut Command, parts: &[&str]) {
+fn fails_as(code: i32, command: &mut Command, parts: &[&str]) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{command:?}: {errors}");
     if code == 1 {
-        let last = errors.lines().last().unwrap_or_default();
+        let lines: Vec<&str> = errors.lines().collect();
+        let at = lines.iter().rposition(|line| !line.starts_with("  ")).unwrap_or_default();
+        let last = lines[at..].join("\n");
         assert!(last.starts_with("error: "), "{command:?}: {errors}");
         let missing: Vec<&&str> = parts.iter().filter(|part| !last.contains(**part)).collect();
         assert!(missing.is_empty(), "{missing:?} is not in: {last}");
         assert!(!errors.contains("panicked"), "{errors}");
     }
+    errors
 }
 
 /// A folder that a test may fill. Removed when dropped.
@@ -282,7 +286,28 @@ fn info_and_inspect_describe() {
     assert_eq!(plan, stdout(&["inspect", &model, "--device", "cpu", "--plan"]));
     let kernel = plan.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap();
     assert!(stdout(&["inspect", &model, "--kernel", kernel]).contains("@compute"));
-    fails(1, &["inspect", &model, "--kernel", "nothing"], &["`nothing`"]);
+}
+
+/// A kernel is found by its name, or by parts of it in any order, as `--refuse` takes them.
+#[test]
+fn inspect_finds_kernels_by_parts_of_their_names() {
+    let model = golden("mobilellm_ls");
+    let plan = stdout(&["inspect", &model, "--device", "cpu", "--plan"]);
+    let mut kernels = plan.lines().filter_map(|line| line.split_whitespace().nth(2));
+    let kernel = kernels.rfind(|name| name.starts_with("linear/")).expect("a kernel of the operator `linear`");
+    let source = stdout(&["inspect", &model, "--kernel", kernel]);
+    assert!(source.contains("@compute"), "{source}");
+    let turned = kernel.split('+').rev().collect::<Vec<_>>().join("+");
+    assert_eq!(stdout(&["inspect", &model, "--kernel", &turned]), source, "{turned}");
+
+    let several =
+        fails(1, &["inspect", &model, "--kernel", "linear/gemv"], &["called `linear/gemv`; name one", " more"]);
+    let near =
+        fails(1, &["inspect", &model, "--kernel", "linear/gemw"], &["no kernel is called `linear/gemw`", "nearest"]);
+    for text in [several, near] {
+        let names = text.lines().filter(|line| line.starts_with("  linear/gem")).count();
+        assert_eq!(names, 6, "a few names, each on a line of its own:\n{text}");
+    }
 }
 
 #[test]

@@ -13,5 +13,6 @@ mod plan;
 mod rule;
 mod shaders;
 mod source;
+mod street;
 mod tidy;
 mod translation;

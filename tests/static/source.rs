@@ -1,5 +1,5 @@
-//! The text of the repository's files, as tidy.rs and imports.rs look at it: as it is, and as code, where comments and the
-//! insides of literals are blanked so that only real identifiers are left.
+//! The text of the repository's files, as tidy.rs, street.rs and imports.rs look at it: as it is, and as code, where
+//! comments and the insides of literals are blanked so that only real identifiers are left.
 
 use std::collections::BTreeSet;
 use std::fs;

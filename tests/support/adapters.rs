@@ -1,4 +1,4 @@
-//! The adapters that tests run on: every one of this machine. Says which, and what is missing.
+//! The adapters that tests run on: all that this machine has. Prints which those are, and what is missing.
 
 use std::io::Write;
 use std::sync::Once;
@@ -23,7 +23,7 @@ impl Adapter {
     }
 }
 
-/// Every usable adapter. None at all is a failure with `CI=true`, and said otherwise.
+/// Every usable adapter. If there is none, tests fail with `CI=true`, and otherwise print a line.
 pub fn all() -> Vec<Adapter> {
     static SAY: Once = Once::new();
     let (mut found, mut features, mut lines) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,7 +49,7 @@ pub fn all() -> Vec<Adapter> {
     }
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
         let mut wanted = vec!["vulkan:llvmpipe", "gl:llvmpipe"];
-        // The loader leaves out a driver that it cannot load without a word, so what the variable promises is checked.
+        // The loader leaves out a driver that it cannot load, without an error: check that all of the variable's are there.
         let drivers = |name| std::env::var(name).is_ok_and(|files| files.to_ascii_lowercase().contains("swiftshader"));
         if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().any(drivers) {
             wanted.push("vulkan:SwiftShader");
@@ -61,7 +61,7 @@ pub fn all() -> Vec<Adapter> {
     found
 }
 
-/// The feature that a script has set up an adapter for: without one its tests would pass and show nothing.
+/// The feature that a script has set up an adapter for. Without such an adapter its tests would pass and test nothing.
 pub fn expected() -> Option<String> {
     std::env::var("DUNLIN_EXPECT_FEATURE").ok()
 }

@@ -37,7 +37,7 @@ pub struct Info<'a> {
 /// Where the data of a tensor begins is a multiple of this, counted from that of the first.
 pub const ALIGNMENT: usize = 32;
 
-/// A file in the making. Methods add a value or a tensor and return the writer.
+/// Writes a file. Methods add a value or a tensor and return the writer.
 #[derive(Clone, Default)]
 pub struct Writer {
     values: Vec<u8>,

@@ -16,7 +16,7 @@ pub fn files(scratch: &Scratch, folder: &Path, naming: Naming, matrices: u32) ->
     (scratch.write(&format!("{name}.gguf"), language), scratch.write(&format!("{name}_mmproj.gguf"), vision.finish()))
 }
 
-/// The two files in the making, without the tokenizer.
+/// The writers of the two files, without the tokenizer.
 pub fn writers(folder: &Path, naming: Naming, matrices: u32) -> (Writer, Writer) {
     if folder.join("model.safetensors").exists() {
         // Read past the code under test.

@@ -38,7 +38,8 @@ pub fn json_lines(arguments: &[&str]) -> Vec<Value> {
     stdout(arguments).lines().map(parse).collect()
 }
 
-/// A command that must fail with code 1 and exactly one sentence, which has all `parts` in it. The sentence.
+/// A command that must fail with code 1 and exactly one sentence, which has all `parts` in it. The sentence, with the list
+/// that may follow it.
 pub fn fails(arguments: &[&str], parts: &[&str]) -> String {
     fails_as(&run(arguments), &format!("{arguments:?}"), parts)
 }
@@ -47,14 +48,22 @@ pub fn fails_as(output: &Output, what: &str, parts: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{what}: {errors}");
     assert!(output.stdout.is_empty(), "{what} printed {:?}", String::from_utf8_lossy(&output.stdout));
-    let [sentence] = complaints(&errors)[..] else { panic!("{what}: not one line but:\n{errors}") };
+    let [sentence] = &complaints(&errors)[..] else { panic!("{what}: not one sentence but:\n{errors}") };
     let sentence = sentence.strip_prefix("error: ").unwrap_or_else(|| panic!("{what}: {sentence}"));
     let missing: Vec<&&str> = parts.iter().filter(|part| !sentence.contains(**part)).collect();
     assert!(missing.is_empty(), "{what}: {missing:?} is not in: {sentence}");
     sentence.to_string()
 }
 
-/// The lines that the program wrote: without what Mesa's EGL says where no folder for sockets is set.
-fn complaints(errors: &str) -> Vec<&str> {
-    errors.lines().filter(|line| !line.starts_with("error: XDG_RUNTIME_DIR is invalid")).collect()
+/// What the program complained of: a line each, and the indented lines that list something for it. Without what Mesa's EGL
+/// says where no folder for sockets is set.
+fn complaints(errors: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in errors.lines().filter(|line| !line.starts_with("error: XDG_RUNTIME_DIR is invalid")) {
+        match found.last_mut().filter(|_| line.starts_with("  ")) {
+            Some(complaint) => *complaint += &format!("\n{line}"),
+            None => found.push(line.to_string()),
+        }
+    }
+    found
 }

@@ -1,5 +1,5 @@
-//! One case of an operator, by the reference and on a device: tests and `dunlin check` compare the two, benches time the
-//! second.
+//! One case of an operator, by the reference and on a device. Tests and `dunlin check` compare the two; benches time the
+//! device.
 
 mod report;
 
@@ -150,11 +150,11 @@ pub mod gpu {
     use crate::ops::{Case, Elem, head_stride};
     use crate::plan::{Fusion, Plan};
 
-    /// Bytes behind each result, bound with it, that a kernel must leave as they are. Some devices drop a write past the
+    /// Bytes after each result, bound with it, that a kernel must not change. Some devices drop a write past the
     /// end of a binding and some move it to the last element: what a kernel does there must show on all.
     const GUARD: u64 = 256;
 
-    /// What guards hold: not a number, so that it shows where it is read.
+    /// What guards hold: NaN, so that a kernel that reads them is noticed.
     const UNTOUCHED: u32 = 0x7fc1_2345;
 
     /// f16 storage of tiles and KV cache: about 2⁻¹¹ a value, squared, over values of like size.

@@ -1,4 +1,4 @@
-//! What a device computes beside what the CPU reference computes, operator by operator.
+//! Results of a device compared with those of the CPU reference, operator by operator.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::backend::Progress;
 use crate::error::Result;
 use crate::ops::Case;
 
-/// What a device computes beside what the CPU reference computes.
+/// The results of a device, compared with those of the CPU reference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Check {
     /// The adapter, with its backend.
@@ -40,7 +40,7 @@ pub struct WrongCase {
     /// How many times its tolerance the error is; infinite where a result is not a number or another id, or where there is
     /// none (`null` in JSON).
     pub error: f64,
-    /// What the device said instead of an answer.
+    /// The device's error, where it gave no result.
     pub failure: Option<String>,
 }
 
@@ -85,7 +85,7 @@ pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) 
                 Err(error) => (f64::INFINITY, Some(error.to_string())),
             };
             if failure.is_some() {
-                // A device that refused something refuses everything: the next case gets a new one.
+                // A device with a fault refuses all work: the next case gets a new device.
                 match Gpu::open_alone(index) {
                     Ok(new) => gpu = new,
                     Err(error) => check.stopped = Some(error.to_string()),

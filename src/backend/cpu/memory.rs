@@ -12,14 +12,14 @@ use crate::ops::{Elem, Matrix, Operator, Read, TensorType};
 use crate::plan::Plan;
 use crate::threads::{Member, Parts, Team};
 
-/// Arena, workspace, state, and what members need in between.
+/// Arena, workspace, state, and scratch memory of each member of the team.
 pub struct Memory {
     /// First the arena, then the workspace, which members of a team share while a step runs, then state.
     regions: Vec<Region>,
     /// Where each state is in `regions`.
     state: HashMap<String, usize>,
     scratch: Vec<Mutex<Scratch>>,
-    /// Where the regions lie, of the run under way.
+    /// The addresses of the regions during a run.
     bases: Vec<Base>,
 }
 
@@ -28,7 +28,7 @@ struct Region {
     data: Floats,
     /// Floats in use.
     len: usize,
-    /// Of a state: those of a position.
+    /// Of a state: floats of a position.
     each: usize,
 }
 
@@ -39,7 +39,7 @@ const WORKSPACE: usize = 1;
 #[derive(Clone, Copy)]
 struct Base(*mut f32, usize);
 
-// SAFETY: what members of a team do through it is argued for in `Bound::run`; outside of that nobody follows it.
+// SAFETY: only steps of a run follow the pointer: `Step::run` says why members do so without races.
 unsafe impl Send for Base {}
 // SAFETY: as above.
 unsafe impl Sync for Base {}
@@ -75,7 +75,7 @@ enum Operand {
     Weight(Matrix),
 }
 
-/// Floats of a region; of a state all that there are.
+/// A range of a region's floats; `None` is all of them.
 #[derive(Clone, PartialEq)]
 struct Place {
     region: usize,
@@ -143,6 +143,11 @@ impl Memory {
         self.regions[ARENA].data[range(plan, id)].copy_from_slice(data);
     }
 
+    /// What a temporary of a plan holds, to change it.
+    pub fn read_mut(&mut self, plan: &Plan, id: ValueId) -> &mut [f32] {
+        &mut self.regions[ARENA].data[range(plan, id)]
+    }
+
     /// What an input or a temporary of a plan holds.
     pub fn read(&self, plan: &Plan, id: ValueId) -> &[f32] {
         &self.regions[ARENA].data[range(plan, id)]
@@ -150,7 +155,7 @@ impl Memory {
 }
 
 impl Bound {
-    /// Finds the operands of a plan. The state that it names is there.
+    /// Finds the operands of a plan. Its state must have been reserved.
     pub fn new(plan: Arc<Plan>, weights: &Weights, memory: &mut Memory) -> Self {
         let graph = &plan.graph;
         let types = |node: &Node| -> Vec<TensorType> { node.reads.iter().map(|id| graph.ty(*id).clone()).collect() };

@@ -9,14 +9,14 @@ pub use memory::{Bound, Memory};
 pub use runner::Runner;
 pub use weights::Weights;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use crate::backend::plans::{Plans, Releasable};
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Progress, Session};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Family};
+use crate::kernel::DeviceProfile;
 use crate::models::{Pass, Recipe};
 use crate::ops::Matrix;
 use crate::plan::{Fusion, Plan};
@@ -27,9 +27,6 @@ use session::CpuSession;
 pub fn profile() -> DeviceProfile {
     DeviceProfile { name: "cpu".into(), backend: "cpu", max_binding: u64::MAX, ..DeviceProfile::baseline() }
 }
-
-/// Plans that are kept: prompts of other lengths push out those of prompts.
-const MOST_PLANS: usize = 32;
 
 /// A model on the CPU.
 pub struct CpuEngine {
@@ -42,10 +39,8 @@ pub struct CpuEngine {
 struct Shared {
     team: Team,
     weights: Weights,
-    /// Makes the plan of a pass.
-    build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
-    plans: Mutex<HashMap<Pass, Arc<Plan>>>,
-    vision: Mutex<Option<Arc<Vision>>>,
+    plans: Plans,
+    vision: Releasable<Vision>,
     /// Columns of a picture's rows.
     hidden: usize,
 }
@@ -63,23 +58,22 @@ impl CpuEngine {
         let hidden = checkpoint.config.hidden;
         let fuse = |graph| Plan::new(graph, &profile(), Fusion::On);
         let vision = recipe.vision().map(fuse).transpose()?.map(Arc::new);
-        let build = move |pass| fuse(recipe.graph(pass)?);
+        let plans = Plans::new(move |pass| fuse(recipe.graph(pass)?));
 
-        let plan = build(Pass::decode(1))?;
+        let plan = plans.get(Pass::decode(1))?;
         let count = plan.groups.stored.len();
         let all = count + vision.as_ref().map_or(0, |plan| plan.groups.stored.len());
         let (weights, weight_bytes) = load_weights(&plan, checkpoint, &|done, _| progress(done, all))?;
         let vision = match vision {
             Some(plan) => {
                 let (weights, weight_bytes) = load_weights(&plan, checkpoint, &|done, _| progress(count + done, all))?;
-                Some(Arc::new(Vision { plan, weights, weight_bytes }))
+                Some(Vision { plan, weights, weight_bytes })
             }
             None => None,
         };
         let info = DeviceInfo { name: "cpu".into(), backend: "cpu".into() };
         let team = options.threads.map_or_else(Team::of_cores, Team::new);
-        let plans = Mutex::new(HashMap::from([(Pass::decode(1), Arc::new(plan))]));
-        let shared = Shared { team, weights, build: Box::new(build), plans, vision: Mutex::new(vision), hidden };
+        let shared = Shared { team, weights, plans, vision: Releasable::new(vision), hidden };
         Ok(CpuEngine { shared: Arc::new(shared), info, weight_bytes })
     }
 }
@@ -106,24 +100,6 @@ pub fn load_weights(plan: &Plan, checkpoint: &Checkpoint, progress: Progress) ->
     Ok((weights, bytes))
 }
 
-impl Shared {
-    fn vision(&self) -> Option<Arc<Vision>> {
-        self.vision.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.get(&pass) {
-            return Ok(plan.clone());
-        }
-        if plans.len() >= MOST_PLANS {
-            plans.retain(|pass, _| pass.family == Family::Few);
-        }
-        let plan = Arc::new((self.build)(pass)?);
-        plans.insert(pass, plan.clone());
-        Ok(plan)
-    }
-}
 impl Engine for CpuEngine {
     fn device(&self) -> &DeviceInfo {
         &self.info
@@ -134,11 +110,11 @@ impl Engine for CpuEngine {
     }
 
     fn vision_bytes(&self) -> u64 {
-        self.shared.vision().map_or(0, |vision| vision.weight_bytes)
+        self.shared.vision.get().map_or(0, |vision| vision.weight_bytes)
     }
 
     fn release_vision(&self) {
-        *self.shared.vision.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.vision.release();
     }
 
     fn dispatches_per_token(&self) -> usize {
@@ -150,7 +126,7 @@ impl Engine for CpuEngine {
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
-        let plan = self.shared.plan(Pass::decode(1))?;
+        let plan = self.shared.plans.get(Pass::decode(1))?;
         let bytes: usize = (plan.graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
             .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
             .fold(0, usize::saturating_add);

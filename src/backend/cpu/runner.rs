@@ -1,4 +1,4 @@
-//! One graph by itself, with memory from the host: by the references, which define what is right, or by the kernels.
+//! Runs one graph with memory from the host: by the references, which define what is right, or by the kernels.
 
 use std::collections::HashMap;
 use std::sync::Arc;

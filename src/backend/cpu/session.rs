@@ -1,20 +1,21 @@
 //! Sequences on the CPU: a memory, and the plans of passes bound to it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::backend::cpu::{Bound, MOST_PLANS, Memory, Shared, Vision};
-use crate::backend::{Output, Sampled, Session, Step, no_vision};
+use crate::backend::cpu::{Bound, Memory, Shared, Vision};
+use crate::backend::plans::PerPass;
+use crate::backend::{Change, Output, Sampled, Session, Step, no_vision};
 use crate::error::Result;
 use crate::graph::ValueKind;
-use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
+use crate::kernel::{MOST_ROWS, Row, ValueId};
 use crate::models::{self, Pass, TABLE, Want};
 use crate::plan::Plan;
 
 pub struct CpuSession {
     shared: Arc<Shared>,
     memory: Memory,
-    bound: HashMap<Pass, Bound>,
+    bound: PerPass<Bound>,
     /// Tokens that were chosen and not taken, and how many each step chose.
     sampled: VecDeque<Sampled>,
     counts: VecDeque<usize>,
@@ -29,7 +30,7 @@ struct Encoder {
     vision: Arc<Vision>,
     memory: Memory,
     bound: Bound,
-    /// One for each that a cache takes: a picture may have more than a pass of tokens.
+    /// As many as the longest state has positions: a picture may have more rows than a pass.
     rows: Vec<Row>,
     /// Steps that are done, of the picture whose rows go to rows `first..`.
     next: usize,
@@ -39,7 +40,7 @@ struct Encoder {
 /// Multiply-adds of a slice of a picture: some ten milliseconds of a core.
 const SLICE: usize = 1 << 30;
 
-/// Passes after which the memory of the vision half goes: more pictures may be on their way between the first ones.
+/// Passes without a picture after which the memory for encoding pictures is dropped.
 const KEEP_ENCODER: usize = 16;
 
 impl CpuSession {
@@ -48,7 +49,7 @@ impl CpuSession {
         let mut session = CpuSession {
             shared,
             memory,
-            bound: HashMap::new(),
+            bound: PerPass::default(),
             sampled: VecDeque::new(),
             counts: VecDeque::new(),
             outputs: Vec::new(),
@@ -57,6 +58,33 @@ impl CpuSession {
         };
         session.reserve(capacity)?;
         Ok(session)
+    }
+
+    /// Makes sure that the plan of a step's pass is bound to this session's memory.
+    fn bind(&mut self, step: &Step) -> Result<Pass> {
+        let pass = step.pass();
+        self.since_picture += 1;
+        if self.since_picture > KEEP_ENCODER {
+            self.encoder = None;
+        }
+        if self.bound.get(&pass).is_none() {
+            let bound = Bound::new(self.shared.plans.get(pass)?, &self.shared.weights, &mut self.memory);
+            self.bound.insert(pass, bound);
+        }
+        Ok(pass)
+    }
+
+    /// Keeps the tokens that a step chose until they are taken.
+    fn keep_sampled(&mut self, pass: Pass, step: &Step) {
+        let plan = &self.bound.get(&pass).expect("a pass that ran is bound").plan;
+        let (sampled, logits) = (output(&self.memory, plan, "sampled"), output(&self.memory, plan, "logits"));
+        let vocab = logits.len() / (sampled.len() / 2);
+        let chosen = sampled.chunks_exact(2).zip(logits.chunks_exact(vocab)).map(|(sampled, logits)| {
+            let logits = step.logits.then(|| logits.to_vec());
+            Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits }
+        });
+        self.sampled.extend(chosen);
+        self.counts.push_back(sampled.len() / 2);
     }
 }
 
@@ -75,35 +103,27 @@ impl Session for CpuSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        let pass = step.pass();
-        self.since_picture += 1;
-        if self.since_picture > KEEP_ENCODER {
-            self.encoder = None;
-        }
-        if !self.bound.contains_key(&pass) {
-            if self.bound.len() >= MOST_PLANS {
-                self.bound.retain(|pass, _| pass.family == Family::Few);
-            }
-            let bound = Bound::new(self.shared.plan(pass)?, &self.shared.weights, &mut self.memory);
-            self.bound.insert(pass, bound);
-        }
-        let bound = &self.bound[&pass];
+        let pass = self.bind(step)?;
+        let bound = self.bound.get(&pass).expect("just bound");
         bound.run(&mut self.memory, &self.shared.team, step.rows, 0..bound.len());
         match step.want {
             Want::Nothing => {}
-            Want::Token => {
-                let find = |name| output(&self.memory, &bound.plan, name);
-                let (sampled, logits) = (find("sampled"), find("logits"));
-                let vocab = logits.len() / (sampled.len() / 2);
-                let chosen = sampled.chunks_exact(2).zip(logits.chunks_exact(vocab)).map(|(sampled, logits)| {
-                    let logits = step.logits.then(|| logits.to_vec());
-                    Sampled { id: sampled[0].to_bits(), logprob: sampled[1], logits }
-                });
-                self.sampled.extend(chosen);
-                self.counts.push_back(sampled.len() / 2);
-            }
+            Want::Token => self.keep_sampled(pass, step),
             Want::Logits | Want::Trace => self.outputs = outputs(&self.memory, &bound.plan),
         }
+        Ok(())
+    }
+
+    fn run_changed(&mut self, step: &Step, change: Change) -> Result<()> {
+        let pass = self.bind(step)?;
+        let bound = self.bound.get(&pass).expect("just bound");
+        let (id, after) = bound.plan.after_output("logits");
+        bound.run(&mut self.memory, &self.shared.team, step.rows, 0..after);
+        let (_, vocab) = bound.plan.graph.ty(id).matrix();
+        let logits = self.memory.read_mut(&bound.plan, id);
+        logits.chunks_exact_mut(vocab).enumerate().try_for_each(|(row, logits)| change(row, logits))?;
+        bound.run(&mut self.memory, &self.shared.team, step.rows, after..bound.len());
+        self.keep_sampled(pass, step);
         Ok(())
     }
 
@@ -119,7 +139,7 @@ impl Session for CpuSession {
     }
 
     fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
-        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let vision = self.shared.vision.get().ok_or_else(no_vision)?;
         self.since_picture = 0;
         let same = self.encoder.as_ref().is_some_and(|encoder| Arc::ptr_eq(&encoder.vision, &vision));
         if !same {
@@ -155,7 +175,7 @@ impl Session for CpuSession {
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
-        for value in &self.shared.plan(Pass::decode(1))?.graph.values {
+        for value in &self.shared.plans.get(Pass::decode(1))?.graph.values {
             if let ValueKind::State(name) = &value.kind {
                 let positions = if name == TABLE { MOST_ROWS } else { capacity };
                 self.memory.reserve_state(name, positions, value.ty.shape[1..].iter().product());

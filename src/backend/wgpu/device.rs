@@ -1,15 +1,15 @@
 //! Adapters, and opening one: limits and features → [`DeviceProfile`].
 
-use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use crate::backend::AdapterInfo;
+use crate::backend::wgpu::counters::{count_created, count_submitted};
 use crate::backend::wgpu::pipelines::Pipelines;
 use crate::error::{Error, Result};
 use crate::kernel::DeviceProfile;
 
-/// An open device: queue, compiled pipelines, and what went wrong.
+/// An open device: its queue, its compiled pipelines, and the first fault that its driver reported.
 pub struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
@@ -18,14 +18,14 @@ pub struct Gpu {
     faults: Arc<Mutex<Option<Fault>>>,
 }
 
-/// What the driver reported first. It stays: a device with a fault is opened anew.
+/// The first fault that the driver reported. A device with a fault is not used again, but opened anew.
 enum Fault {
     OutOfMemory(String),
     Lost(String),
     Other(String),
 }
 
-/// Adapters by backend, best supported first, in the order that the driver gives: an index stays valid.
+/// Adapters, those of the best supported backend first, in the driver's order. An index stays valid while the program runs.
 static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
@@ -52,26 +52,6 @@ const FEATURES: [(wgpu::Features, &str); 5] = [
 
 const COOPERATIVE: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 
-thread_local! {
-    static CREATED: Cell<usize> = const { Cell::new(0) };
-    static SUBMITTED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Buffers, bind groups and pipelines that this thread made, on any device. Tests hold a decoding step to none.
-pub fn created() -> usize {
-    CREATED.get()
-}
-
-/// Submissions that this thread made, on any device. Tests hold a decoding step to one.
-pub fn submitted() -> usize {
-    SUBMITTED.get()
-}
-
-/// Says that a pipeline was made; [`Gpu`] counts buffers and bind groups by itself.
-pub(super) fn count_created() {
-    CREATED.set(CREATED.get() + 1);
-}
-
 /// Every adapter of this machine.
 pub fn adapters() -> Vec<AdapterInfo> {
     ADAPTERS.iter().map(describe).collect()
@@ -86,7 +66,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         wgpu::DeviceType::Cpu => "cpu",
         wgpu::DeviceType::Other => "other",
     };
-    // Mesa's GL rasteriser does not say that it is one.
+    // Mesa's OpenGL rasteriser does not report that it runs on the CPU.
     let rasterisers = ["llvmpipe", "softpipe", "swiftshader", "warp", "basic render"];
     let name = info.name.to_lowercase();
     AdapterInfo {
@@ -115,7 +95,7 @@ fn driver(info: &wgpu::AdapterInfo) -> String {
     [info.driver.trim(), info.driver_info.trim()].join(" ").trim().to_string()
 }
 
-/// Which of the limits that every kernel counts on (WebGPU's defaults) an adapter misses.
+/// The first limit of an adapter that is below what every kernel needs, WebGPU's defaults.
 fn too_small(limits: &wgpu::Limits) -> Option<String> {
     let least = [
         ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, 8),
@@ -156,8 +136,8 @@ fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
 
 fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
     let experimental_features = match features.contains(COOPERATIVE) {
-        // SAFETY: what is asked of the token is to know that features behind it may misbehave. Only one of ours is, and
-        // its kernels keep the rules that naga does not check: whole subgroups, loads within workgroup memory on 16 bytes.
+        // SAFETY: experimental features may misbehave. We ask for one of them only, and its kernels keep the rules that naga
+        // does not check: whole subgroups, and loads from workgroup memory at multiples of 16 bytes.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
     };
@@ -182,7 +162,7 @@ fn backend(backend: wgpu::Backend) -> &'static str {
 }
 
 impl Gpu {
-    /// Opens the adapter at `index` of [`adapters`], or joins whoever has it open.
+    /// Opens the adapter at `index` of [`adapters`], or shares it where it is open.
     pub fn open(index: usize) -> Result<Arc<Gpu>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = open.get(&index).and_then(Weak::upgrade)
@@ -195,7 +175,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Opens the adapter at `index` for the caller alone, whose faults are nobody else's.
+    /// Opens the adapter at `index` for the caller alone: its faults affect nobody else.
     pub fn open_alone(index: usize) -> Result<Gpu> {
         pollster::block_on(Self::request(index))
     }
@@ -213,7 +193,7 @@ impl Gpu {
         }
         let mut features = usable(adapter);
         let mut opened = adapter.request_device(&descriptor(features, &limits)).await;
-        // An experiment may fail where everything else works.
+        // A device may fail to open with an experimental feature, and open without it.
         if opened.is_err() && features.contains(COOPERATIVE) {
             features.remove(COOPERATIVE);
             opened = adapter.request_device(&descriptor(features, &limits)).await;
@@ -270,11 +250,11 @@ impl Gpu {
     }
 
     pub fn submit(&self, commands: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
-        SUBMITTED.set(SUBMITTED.get() + 1);
+        count_submitted();
         self.queue.submit([commands])
     }
 
-    /// What the driver reported, if anything: the device may not be usable any more.
+    /// An error if the driver reported a fault: the device may not be usable any more.
     pub fn check(&self) -> Result<()> {
         let name = &self.profile.name;
         match self.faults.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {

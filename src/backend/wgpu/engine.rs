@@ -1,13 +1,14 @@
 //! A model on a GPU: weights uploaded once, plans made once and kept, sessions that run them.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
+use crate::backend::plans::{PerPass, Plans, Releasable};
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Buffers, Readback, Readbacks, Source};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::backend::wgpu::vision::{Encoder, Vision};
-use crate::backend::{DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
+use crate::backend::{Change, DeviceInfo, Engine, EngineOptions, Output, Progress, Sampled, Session, Step, no_vision};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
@@ -28,18 +29,14 @@ pub struct GpuEngine {
 /// What an engine and its sessions have in common.
 struct Shared {
     gpu: Arc<Gpu>,
-    /// The device's, as far as this model may use it.
+    /// The device's profile, without what this model may not use.
     profile: DeviceProfile,
     uploads: Uploads,
     /// Columns of the rows that pictures become.
     hidden: usize,
-    build: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
-    plans: Mutex<HashMap<Pass, Arc<Plan>>>,
-    vision: Mutex<Option<Arc<Vision>>>,
+    plans: Plans,
+    vision: Releasable<Vision>,
 }
-
-/// Passes whose plans are kept; prompts of many lengths would pile them up.
-const MOST_PLANS: usize = 16;
 
 /// Threads that compile at once: phones have few fast cores, and memory is wanted for weights.
 const MOST_THREADS: usize = 4;
@@ -60,16 +57,16 @@ impl GpuEngine {
         let planned = profile.clone();
         let fuse = move |graph| Plan::new(graph, &planned, Fusion::On);
         let vision = recipe.vision().map(&fuse).transpose()?;
-        let build = move |pass| fuse(recipe.graph(pass)?);
+        let plans = Plans::new(move |pass| fuse(recipe.graph(pass)?));
 
-        let plan = build(Pass::decode(1))?;
+        let plan = plans.get(Pass::decode(1))?;
         // Any number of rows runs the same kernels.
-        let prompt = build(Pass::prompt(64, Want::Token))?;
-        let plans: Vec<&Plan> = [&plan, &prompt].into_iter().chain(&vision).collect();
-        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &plans, threads);
+        let prompt = plans.get(Pass::prompt(64, Want::Token))?;
+        let compiled: Vec<&Plan> = [&*plan, &*prompt].into_iter().chain(&vision).collect();
+        let compile = |threads| gpu.pipelines.prepare(&gpu.device, &compiled, threads);
         let upload_all = || {
             let mut uploads = Vec::new();
-            let halves = || [&plan].into_iter().chain(&vision);
+            let halves = || [&*plan].into_iter().chain(&vision);
             let all = halves().map(|plan| plan.groups.stored.len()).sum();
             let mut before = 0;
             for plan in halves() {
@@ -80,7 +77,8 @@ impl GpuEngine {
             Ok(uploads)
         };
         let mut uploads = if profile.backend == "gl" || cfg!(target_arch = "wasm32") {
-            // One context, one thread: whoever waits for it for a second is taken for a deadlock. A browser has no second.
+            // OpenGL has one context, and wgpu calls it a deadlock when a thread waits for it for a second. A browser has one
+            // thread.
             compile(1);
             upload_all()?
         } else {
@@ -92,28 +90,25 @@ impl GpuEngine {
         gpu.check()?;
         let vision = vision.map(|plan| {
             let uploads = uploads.pop().expect("the vision half is uploaded last");
-            Arc::new(Vision { plan: Arc::new(plan), uploads })
+            Vision { plan: Arc::new(plan), uploads }
         });
         let uploads = uploads.pop().expect("the language half is uploaded first");
 
         let info = DeviceInfo { name: profile.name.clone(), backend: profile.backend.into() };
         let dispatches_per_token = plan.steps.len();
-        let plans = Mutex::new(HashMap::from([(Pass::decode(1), Arc::new(plan))]));
-        let vision = Mutex::new(vision);
         let shared = Arc::new(Shared {
             gpu,
             profile,
             uploads,
             hidden: checkpoint.config.hidden,
-            build: Box::new(build),
             plans,
-            vision,
+            vision: Releasable::new(vision),
         });
         Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
     }
 }
 
-/// Kernels hold a whole head, and would leave the end of a larger one out.
+/// A kernel holds a whole head: of a larger one it would leave out the end.
 fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     let config = &checkpoint.config;
     let tower = config.vision.as_ref().map(|vision| vision.width / vision.heads);
@@ -130,7 +125,7 @@ fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     }
 }
 
-/// The table of angles is bound whole: a context that is too long for it is refused before anything is made.
+/// The table of rope's angles is one binding. A context that is too long for it is refused before anything is uploaded.
 fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<()> {
     let context = options.context.unwrap_or(checkpoint.config.context);
     let bytes = models::angle_bytes(&checkpoint.config, context);
@@ -167,25 +162,6 @@ pub async fn upload(
     Ok(uploads)
 }
 
-impl Shared {
-    fn vision(&self) -> Option<Arc<Vision>> {
-        self.vision.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.get(&pass) {
-            return Ok(plan.clone());
-        }
-        if plans.len() >= MOST_PLANS {
-            plans.retain(|pass, _| pass.family == Family::Few);
-        }
-        let plan = Arc::new((self.build)(pass)?);
-        plans.insert(pass, plan.clone());
-        Ok(plan)
-    }
-}
-
 impl Engine for GpuEngine {
     fn device(&self) -> &DeviceInfo {
         &self.info
@@ -196,11 +172,11 @@ impl Engine for GpuEngine {
     }
 
     fn vision_bytes(&self) -> u64 {
-        self.shared.vision().map_or(0, |vision| vision.uploads.bytes)
+        self.shared.vision.get().map_or(0, |vision| vision.uploads.bytes)
     }
 
     fn release_vision(&self) {
-        *self.shared.vision.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.vision.release();
     }
 
     fn dispatches_per_token(&self) -> usize {
@@ -214,7 +190,7 @@ impl Engine for GpuEngine {
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         let shared = self.shared.clone();
-        let plan = shared.plan(Pass::decode(1))?;
+        let plan = shared.plans.get(Pass::decode(1))?;
         let buffers = Buffers::new(&shared.gpu, &shared.profile, &plan, Some(capacity), plan.arena)?;
         Ok(Box::new(GpuSession {
             shared,
@@ -222,7 +198,7 @@ impl Engine for GpuEngine {
             capacity,
             buffers,
             on_device: Vec::new(),
-            bound: HashMap::new(),
+            bound: PerPass::default(),
             readbacks: Readbacks::default(),
             in_flight: VecDeque::new(),
             outputs: None,
@@ -239,13 +215,13 @@ struct GpuSession {
     buffers: Buffers,
     /// Bytes of the arena.
     arena: u64,
-    /// Positions that there is room for.
+    /// Positions that the state has room for.
     capacity: usize,
-    /// The table as the device has it: a steady step finds it as it wants it.
+    /// The table of rows as the device has it. In steady decoding it is what the next step needs, and is not written.
     on_device: Vec<Row>,
-    bound: HashMap<Pass, Bound>,
+    bound: PerPass<Bound>,
     readbacks: Readbacks,
-    /// Tokens on their way, each with how many they are.
+    /// Steps in flight: how many tokens each chooses, and their readback.
     in_flight: VecDeque<(usize, Readback)>,
     outputs: Option<(Pass, Readback)>,
     encoder: Option<Encoder>,
@@ -255,28 +231,75 @@ struct GpuSession {
     since_picture: usize,
 }
 
-/// Passes after which the memory of the vision half goes: more pictures may be on their way between the first ones.
+/// Passes without a picture after which the memory for encoding pictures is dropped.
 const KEEP_ENCODER: usize = 16;
 
 impl GpuSession {
     /// Makes sure that the plan of a pass is bound to this session's buffers.
     fn bind(&mut self, pass: Pass) -> Result<()> {
-        if self.bound.contains_key(&pass) {
+        if self.bound.get(&pass).is_some() {
             return Ok(());
         }
-        let (gpu, plan) = (&self.shared.gpu, self.shared.plan(pass)?);
+        let (gpu, plan) = (&self.shared.gpu, self.shared.plans.get(pass)?);
         if plan.arena > self.arena {
-            // Whatever is bound holds the old arena.
-            self.bound.clear();
+            // Bind groups hold the old arena.
+            self.bound = PerPass::default();
             self.buffers.arena = Buffers::arena(gpu, plan.arena)?;
             self.arena = plan.arena;
-        }
-        if self.bound.len() >= MOST_PLANS {
-            self.bound.retain(|pass, _| pass.family == Family::Few);
         }
         let bound = Bound::new(gpu, plan, &self.shared.uploads, &self.buffers)?;
         self.bound.insert(pass, bound);
         Ok(())
+    }
+
+    /// Prepares what a step needs before its dispatches are recorded: the bound plan, and the table of its rows.
+    fn begin(&mut self, step: &Step) -> Result<Pass> {
+        let pass = step.pass();
+        self.since_picture += 1;
+        if self.since_picture > KEEP_ENCODER {
+            self.encoder = None;
+        }
+        self.bind(pass)?;
+        if self.on_device != step.rows {
+            self.shared.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(step.rows));
+            self.on_device.clear();
+            self.on_device.extend_from_slice(step.rows);
+        }
+        Ok(pass)
+    }
+
+    /// Submits a step's dispatches from `first` on, and asks for what the step wants.
+    fn finish(&mut self, step: &Step, pass: Pass, first: usize) -> Result<()> {
+        let gpu = &self.shared.gpu;
+        let bound = self.bound.get(&pass).expect("its step has begun");
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        bound.record(&mut encoder, first..bound.plan.steps.len());
+
+        let wanted: Vec<Source> = (bound.plan.graph.outputs.iter())
+            .filter(|(name, _)| match step.want {
+                Want::Nothing => false,
+                Want::Token => name == "sampled" || step.logits,
+                Want::Logits | Want::Trace => true,
+            })
+            .map(|(_, id)| self.buffers.output(&bound.plan, *id))
+            .collect();
+        if wanted.is_empty() {
+            gpu.submit(encoder.finish());
+            return gpu.check();
+        }
+        let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
+        let submission = gpu.submit(encoder.finish());
+        let readback = Readbacks::request(copy, submission);
+        if step.want == Want::Token {
+            // The operator `sample` moves each row that it chooses a token for to the next position.
+            let count = if step.family == Family::Few { step.rows.len() } else { 1 };
+            let first = self.on_device.len() - count;
+            self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
+            self.in_flight.push_back((count, readback));
+        } else {
+            self.outputs = Some((pass, readback));
+        }
+        gpu.check()
     }
 }
 
@@ -308,8 +331,8 @@ impl GpuSession {
             gpu.submit(commands.finish());
         }
         self.buffers.state.insert(models::IMAGES.into(), images);
-        // Whatever is bound holds the old one.
-        self.bound.retain(|pass, _| !pass.images);
+        // Bind groups hold the old buffer.
+        self.bound.retain(|pass| !pass.images);
         gpu.check()
     }
 }
@@ -326,7 +349,7 @@ impl Session for GpuSession {
         let states = || self.buffers.state.iter().filter(|(name, _)| *name != models::IMAGES);
         let each = |buffer: &wgpu::Buffer| buffer.size() / self.capacity as u64;
         let largest = states().map(|(_, buffer)| each(buffer) * count as u64).max().unwrap_or(0);
-        // A buffer is not copied into itself.
+        // WebGPU copies no buffer into itself.
         let between = storage(gpu, "copy", largest, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for (_, buffer) in states() {
@@ -339,51 +362,28 @@ impl Session for GpuSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        let pass = step.pass();
-        self.since_picture += 1;
-        if self.since_picture > KEEP_ENCODER {
-            self.encoder = None;
-        }
-        self.bind(pass)?;
-        let gpu = &self.shared.gpu;
-        let bound = &self.bound[&pass];
-        if self.on_device != step.rows {
-            gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(step.rows));
-            self.on_device.clear();
-            self.on_device.extend_from_slice(step.rows);
-        }
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        bound.record(&mut encoder);
+        let pass = self.begin(step)?;
+        self.finish(step, pass, 0)
+    }
 
-        let graph = &bound.plan.graph;
-        let wanted: Vec<Source> = (graph.outputs.iter())
-            .filter(|(name, _)| match step.want {
-                Want::Nothing => false,
-                Want::Token => name == "sampled" || step.logits,
-                Want::Logits | Want::Trace => true,
-            })
-            .map(|(_, id)| {
-                let (offset, _) = bound.plan.places[id];
-                Source { buffer: &self.buffers.arena, offset, bytes: 4 * graph.ty(*id).count() as u64 }
-            })
-            .collect();
-        if wanted.is_empty() {
-            gpu.submit(encoder.finish());
-            return gpu.check();
-        }
-        let copy = self.readbacks.record(gpu, &mut encoder, &wanted);
-        let submission = gpu.submit(encoder.finish());
-        let readback = Readbacks::request(copy, submission);
-        if step.want == Want::Token {
-            // The operator `sample` moves on the rows that it chooses tokens for.
-            let count = if step.family == Family::Few { step.rows.len() } else { 1 };
-            let first = self.on_device.len() - count;
-            self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
-            self.in_flight.push_back((count, readback));
-        } else {
-            self.outputs = Some((pass, readback));
-        }
-        gpu.check()
+    fn run_changed(&mut self, step: &Step, change: Change) -> Result<()> {
+        let pass = self.begin(step)?;
+        let gpu = &self.shared.gpu;
+        let bound = self.bound.get(&pass).expect("just bound");
+        let (id, after) = bound.plan.after_output("logits");
+        let after = bound.plan.steps.iter().position(|step| step.node >= after).unwrap_or(bound.plan.steps.len());
+        let (_, vocab) = bound.plan.graph.ty(id).matrix();
+
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        bound.record(&mut encoder, 0..after);
+        let source = self.buffers.output(&bound.plan, id);
+        let (offset, copy) = (source.offset, self.readbacks.record(gpu, &mut encoder, &[source]));
+        let readback = Readbacks::request(copy, gpu.submit(encoder.finish()));
+        let bytes = gpu.block_on(self.readbacks.finish(gpu, readback))?;
+        let mut logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        logits.chunks_exact_mut(vocab).enumerate().try_for_each(|(row, logits)| change(row, logits))?;
+        gpu.queue.write_buffer(&self.buffers.arena, offset, bytemuck::cast_slice(&logits));
+        self.finish(step, pass, after)
     }
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
@@ -404,11 +404,11 @@ impl Session for GpuSession {
     fn outputs(&mut self) -> Result<Vec<(String, Output)>> {
         let Some((pass, readback)) = self.outputs.take() else { return Ok(Vec::new()) };
         let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
-        Ok(named(&*self.shared.plan(pass)?, &bytes))
+        Ok(named(&*self.shared.plans.get(pass)?, &bytes))
     }
 
     fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()> {
-        let vision = self.shared.vision().ok_or_else(no_vision)?;
+        let vision = self.shared.vision.get().ok_or_else(no_vision)?;
         let (gpu, profile) = (&self.shared.gpu, &self.shared.profile);
         let mut encoder = match self.encoder.take().filter(|encoder| encoder.is_of(&vision)) {
             Some(encoder) => encoder,
@@ -453,7 +453,7 @@ impl Session for GpuSession {
             return Ok(());
         }
         let gpu = &self.shared.gpu;
-        let plan = self.shared.plan(Pass::decode(1))?;
+        let plan = self.shared.plans.get(Pass::decode(1))?;
         let larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
         let before = std::mem::replace(&mut self.buffers, larger);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -464,7 +464,7 @@ impl Session for GpuSession {
             }
         }
         gpu.submit(encoder.finish());
-        self.bound.clear();
+        self.bound = PerPass::default();
         self.on_device.clear();
         self.capacity = capacity;
         gpu.check()
@@ -475,7 +475,7 @@ impl Session for GpuSession {
     }
 }
 
-/// The outputs of a plan, from their bytes one after the other.
+/// The outputs of a plan, from their bytes, which follow each other.
 fn named(plan: &Plan, bytes: &[u8]) -> Vec<(String, Output)> {
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
     let mut rest = &values[..];

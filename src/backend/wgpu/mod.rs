@@ -1,5 +1,6 @@
 //! The GPU path through wgpu: interprets dispatches, and knows no operator by name.
 
+pub mod counters;
 pub mod device;
 pub mod engine;
 mod pipelines;

@@ -1,11 +1,11 @@
-//! The one cache of pipelines: a kernel with constants is compiled once a device.
+//! The cache of pipelines: a kernel with its constants is compiled once for each device.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::backend::wgpu::device::count_created;
+use crate::backend::wgpu::counters::count_created;
 use crate::kernel::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
 use crate::plan::Plan;
 

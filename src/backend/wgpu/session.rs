@@ -1,4 +1,4 @@
-//! A plan bound to buffers, and running it: one compute pass and one submission a step, nothing waits on the host.
+//! A plan bound to buffers, and how it runs: one compute pass and one submission a step, without waiting for the host.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub struct Buffers {
     pub arena: wgpu::Buffer,
     pub state: HashMap<String, wgpu::Buffer>,
     pub table: wgpu::Buffer,
-    /// Stands in for the table where a dispatch writes it: a buffer may not be bound both ways at once.
+    /// Bound as the uniform where a dispatch writes the table: a buffer may not be bound both ways at once.
     no_table: wgpu::Buffer,
 }
 
@@ -56,6 +56,12 @@ impl Buffers {
         let written = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let (table, no_table) = (table("table", written), table("no table", wgpu::BufferUsages::empty()));
         Ok(Buffers { arena, state, table, no_table })
+    }
+
+    /// The bytes of a plan's output.
+    pub fn output(&self, plan: &Plan, id: ValueId) -> Source<'_> {
+        let (offset, _) = plan.places[&id];
+        Source { buffer: &self.arena, offset, bytes: 4 * plan.graph.ty(id).count() as u64 }
     }
 
     pub fn arena(gpu: &Gpu, size: u64) -> Result<wgpu::Buffer> {
@@ -139,9 +145,9 @@ impl Bound {
         Ok(Bound { plan, steps, common })
     }
 
-    /// Records every dispatch into one compute pass.
-    pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
-        self.replay(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+    /// Records some dispatches into one compute pass.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, part: Range<usize>) {
+        self.replay_part(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), part);
     }
 
     /// Records every dispatch into a pass.
@@ -188,7 +194,7 @@ fn part(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<
     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
 }
 
-/// Bytes on their way back to the host.
+/// A copy to the host that was asked for.
 pub struct Readback {
     buffer: wgpu::Buffer,
     submission: wgpu::SubmissionIndex,
@@ -209,7 +215,7 @@ pub struct Source<'a> {
 }
 
 impl Readbacks {
-    /// A buffer of `size` bytes, and the copies of `sources` into it, one after the other.
+    /// Records the copies of `sources`, in order, into a buffer that the host can map.
     pub fn record(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, sources: &[Source]) -> wgpu::Buffer {
         let size = sources.iter().map(|source| source.bytes).sum();
         let buffer = match self.free.iter().position(|buffer| buffer.size() == size) {
@@ -236,7 +242,7 @@ impl Readbacks {
         Readback { buffer, submission, mapped }
     }
 
-    /// The bytes, when they are there.
+    /// Waits for the bytes.
     pub async fn finish(&mut self, gpu: &Gpu, readback: Readback) -> Result<Vec<u8>> {
         gpu.expect(readback.submission);
         let mapped = readback.mapped.await;
@@ -277,17 +283,14 @@ impl<'a> Runner<'a> {
     }
 
     pub fn run(&self, rows: &[Row]) {
-        self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.bound.record(&mut encoder);
-        self.gpu.submit(encoder.finish());
+        self.run_part(rows, 0..self.bound.plan.steps.len());
     }
 
     /// Runs some dispatches.
     pub fn run_part(&self, rows: &[Row], part: Range<usize>) {
         self.gpu.queue.write_buffer(&self.buffers.table, 0, bytemuck::cast_slice(&rows[..rows.len().min(MOST_ROWS)]));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.bound.replay_part(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), part);
+        self.bound.record(&mut encoder, part);
         self.gpu.submit(encoder.finish());
     }
 
@@ -296,7 +299,7 @@ impl<'a> Runner<'a> {
         self.read_bytes(id, self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4))
     }
 
-    /// Reads so many bytes from where a value begins.
+    /// Reads `bytes` bytes from where a value begins.
     pub fn read_bytes(&self, id: ValueId, bytes: u64) -> Result<Vec<u8>> {
         let (buffer, offset) = self.place(id);
         let mut readbacks = Readbacks::default();

@@ -33,11 +33,11 @@ pub struct Time {
     pub record: Duration,
     /// On the host: from submitting until the device was done.
     pub wait: Duration,
-    /// What `work` was measured with.
+    /// The clock that `work` was measured with.
     pub clock: Clock,
 }
 
-/// What a time was measured with.
+/// A clock that measures times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     /// The device's own, at the beginning and at the end of the pass.

@@ -38,7 +38,7 @@ pub struct Uploads {
     pending: u64,
 }
 
-/// Staging memory that may pile up before the queue is drained.
+/// Bytes of staging memory that may be in use before the queue is drained.
 const MOST_PENDING: u64 = 4 << 20;
 
 impl Uploads {

@@ -23,7 +23,7 @@ pub struct Vision {
 /// is busy for seconds.
 const SLICE: usize = 8;
 
-/// The memory that pictures are encoded in, one after the other, and how far the present one is.
+/// The memory in which pictures are encoded, one at a time, and how far the present picture is.
 pub struct Encoder {
     vision: Arc<Vision>,
     buffers: Buffers,
@@ -54,10 +54,7 @@ impl Encoder {
         let steps = self.vision.plan.steps.len();
         let part = self.next..steps.min(self.next + SLICE);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.bound.replay_part(&mut pass, part.clone());
-        }
+        self.bound.record(&mut encoder, part.clone());
         self.running.push_back(gpu.submit_to_wait([encoder.finish()]));
         self.next = part.end;
         // One slice runs while the next is recorded.
@@ -82,18 +79,13 @@ impl Encoder {
     pub fn tokens(&self) -> Source<'_> {
         let outputs = &self.vision.plan.graph.outputs;
         let (_, id) = outputs.iter().find(|(name, _)| name == PROJECTED).expect("a vision half has tokens");
-        self.source(*id)
+        self.buffers.output(&self.vision.plan, *id)
     }
 
-    /// The bytes of every output, one after the other as in the graph.
+    /// The bytes of every output, in the graph's order.
     pub fn outputs(&self) -> Vec<Source<'_>> {
-        self.vision.plan.graph.outputs.iter().map(|(_, id)| self.source(*id)).collect()
-    }
-
-    fn source(&self, id: ValueId) -> Source<'_> {
         let plan = &self.vision.plan;
-        let (offset, _) = plan.places[&id];
-        Source { buffer: &self.buffers.arena, offset, bytes: 4 * plan.graph.ty(id).count() as u64 }
+        plan.graph.outputs.iter().map(|(_, id)| self.buffers.output(plan, *id)).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::backend::wgpu::device::Gpu;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 
-/// What the device will tell: a future that its callback completes.
+/// A future that a callback of the device completes.
 pub struct Told<T>(Arc<Mutex<State<T>>>);
 
 /// The callback's end of a [`Told`].
@@ -53,7 +53,7 @@ impl<T> Future for Told<T> {
     }
 }
 
-/// Work that was handed over, of which somebody wants to know when it is done.
+/// Work that was handed over, and that can be waited for.
 pub struct Submission {
     index: wgpu::SubmissionIndex,
     done: Told<()>,
@@ -80,8 +80,8 @@ impl Gpu {
         EXPECTED.replace(Some(index));
     }
 
-    /// The edge: runs a future of this device to its end, and blocks the thread while the device works. A browser has no
-    /// thread to block: there the page's executor runs the future.
+    /// Runs a future of this device to its end, and blocks the thread while the device works. A browser must not block its
+    /// thread: there the page's executor runs the future.
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = pin!(future);
         let mut context = Context::from_waker(Waker::noop());

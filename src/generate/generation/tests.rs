@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::backend::{DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
+use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
 use crate::checkpoint::{Config, RopeConfig};
 use crate::error::ErrorKind;
 use crate::generate::model::Inner;
@@ -186,6 +186,10 @@ impl Session for FakeSession {
             }
         }
         Ok(())
+    }
+
+    fn run_changed(&mut self, _: &Step, _: Change) -> Result<()> {
+        unreachable!("no test here has a mask: tests/model/mask.rs")
     }
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {

@@ -14,7 +14,7 @@ use super::Image;
 
 /// 255 times CLIP's mean colour, rounded down.
 const PADDING: [u8; 3] = [122, 116, 104];
-/// Bits behind the point of a weight: 8 of the value and 2 for sums that overshoot are left of 32.
+/// Fraction bits of a weight: of 32 bits, 8 hold the value and 2 hold sums that overshoot.
 const FRACTION: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (FRACTION - 1);
 /// The kernel reaches two pixels to either side.
@@ -100,7 +100,7 @@ fn padded(image: &Image) -> Vec<u8> {
 /// One direction of a resize: what each output element is a weighted sum of.
 struct Axis {
     windows: Vec<Window>,
-    /// Of all windows, one after the other.
+    /// The weights of all windows, in order.
     weights: Vec<i32>,
 }
 

@@ -209,7 +209,7 @@ impl Tokenizer {
         }
     }
 
-    /// What bare SentencePiece makes of `text`: it knows no special tokens.
+    /// The ids that SentencePiece alone gives for `text`, without special tokens.
     #[cfg(test)]
     fn encode_bare(&self, text: &str) -> Vec<u32> {
         let Encoder::SentencePiece { pieces, .. } = &self.0.encoder else { panic!("not a SentencePiece tokenizer") };

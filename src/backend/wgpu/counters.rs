@@ -1,0 +1,27 @@
+//! What this thread has made and submitted, on any device. Tests hold a decoding step to it.
+
+use std::cell::Cell;
+
+thread_local! {
+    static CREATED: Cell<usize> = const { Cell::new(0) };
+    static SUBMITTED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Buffers, bind groups and pipelines that this thread made. A steady decoding step makes none.
+pub fn created() -> usize {
+    CREATED.get()
+}
+
+/// Submissions that this thread made. A decoding step makes one.
+pub fn submitted() -> usize {
+    SUBMITTED.get()
+}
+
+/// Counts a buffer, a bind group or a pipeline.
+pub(super) fn count_created() {
+    CREATED.set(CREATED.get() + 1);
+}
+
+pub(super) fn count_submitted() {
+    SUBMITTED.set(SUBMITTED.get() + 1);
+}
