@@ -59,7 +59,14 @@ fn row(output: &Output, row: usize) -> &[f32] {
 
 #[test]
 fn chunks_of_any_size_are_one_chunk() {
-    for (golden, count) in [("mobilellm_gqa", 131), ("mobilellm_ls", 67), ("mobilellm_r1", 35)] {
+    let cases = [
+        ("mobilellm_gqa", 131),
+        ("mobilellm_ls", 67),
+        ("mobilellm_r1", 35),
+        ("gemma3", 67), // windows that begin inside a chunk
+        ("gemma3_wide_heads", 35),
+    ];
+    for (golden, count) in cases {
         let golden = Golden::open(golden);
         let checkpoint = open(&golden);
         let ids = golden.ids("long.input_ids");
