@@ -10,8 +10,8 @@ Australian news articles (lee_background.cor of PyPI gensim) and scored on other
 five articles of an encyclopedia (para2para_text1.txt), both from the same package.
 
 One run for each rule goes down to 70 %. Its larger models are those of its earlier steps (examples/prune_steps.rs): the
-target ends a run and changes nothing else. Uniform sizes come first; an adaptive model is the first of its run that is at
-most as large. WORK keeps the runs and scores, so that an interrupted measurement goes on where it was.
+target ends a run and changes nothing else. Uniform models are the first of their run below 90, 80 and 70 %, adaptive ones
+those of their run that are nearest to them in size. WORK keeps the runs and scores, so that an interrupted measurement goes on where it was.
 """
 
 import argparse
@@ -73,16 +73,16 @@ def main():
             run(*command, *options, *rule, "--device", arguments.device)
         report = json.loads(report_file.read_text())
         for share in SHARES:
-            target = int(share * report["parameters_before"])
-            if layers != "uniform":
-                target = results[importance, "uniform", share][0] + 1
+            sizes = [step["parameters"] for step in report["steps"]]
+            if layers == "uniform":
+                size = next(size for size in sizes if size < share * report["parameters_before"])
+            else:
+                uniform, _, _ = results[importance, "uniform", share]
+                size = min(sizes, key=lambda size: abs(size - uniform))
             folder = work / f"{importance}-{layers}-{round(100 * share)}"
             if not folder.with_suffix(".scores.json").exists():
-                run(bin / "examples/prune_steps", model, report_file, target, folder)
-            step = next((step for step in report["steps"] if step["parameters"] < target), None)
-            if step is None:
-                sys.exit(f"{report_file}: the run ends above {target} parameters; remove it and run again")
-            results[importance, layers, share] = (step["parameters"], step["step"], score(folder))
+                run(bin / "examples/prune_steps", model, report_file, size + 1, folder)
+            results[importance, layers, share] = (size, sizes.index(size) + 1, score(folder))
     table(results, score(model), parameters(model), arguments.samples)
     plot(results, score(model), parameters(model), ROOT / "benches/pruning.svg")
 
@@ -124,7 +124,7 @@ def parameters(model):
 
 def table(results, whole, size, samples):
     print(f"{samples} windows of 64 ids a step, T = 50, A = 0.02. Perplexity on news / on an encyclopedia.\n")
-    print("| size | " + " | ".join(name for _, _, name, _, _ in RULES) + " |")
+    print("| size | " + " | ".join(name.replace("|", "\\|") for _, _, name, _, _ in RULES) + " |")
     print("|---|" + "---|" * len(RULES))
     print(f"| 100 % ({size / 1e6:.1f} M) |" + f" {whole['news.txt']:.1f} / {whole['encyclopedia.txt']:.1f} |" * len(RULES))
     for share in SHARES:
@@ -134,7 +134,7 @@ def table(results, whole, size, samples):
             cells.append(
                 f"{scores['news.txt']:.1f} / {scores['encyclopedia.txt']:.1f} ({parameters / 1e6:.1f} M, {steps} steps)"
             )
-        print(f"| {100 * share:.0f} % | " + " | ".join(cells) + " |")
+        print(f"| below {100 * share:.0f} % | " + " | ".join(cells) + " |")
 
 
 def plot(results, whole, size, file):
