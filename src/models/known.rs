@@ -33,6 +33,7 @@ pub const KNOWN: &[Known] = &[
     known("smollm3", Some("smollm3"), "SmolLM3 3B"),
     known("gemma3_text", Some("gemma3"), "Gemma 3 270M, 1B"),
     known("mobilevlm", Some("llama"), "MobileVLM, MobileVLM V2 1.7B to 7B; in GGUF with an mmproj file"),
+    known("qwen", None, "Qwen 1; with a picture tower Qwen-VL, Qwen-VL-Chat, Xiaomi's MobileVLM"),
 ];
 
 const fn known(architecture: &'static str, gguf: Option<&'static str>, models: &'static str) -> Known {

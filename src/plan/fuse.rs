@@ -201,8 +201,8 @@ impl<'a> Fuser<'a> {
         );
     }
 
-    /// The operators before attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; norms of the heads of q and
-    /// k, or none; rope of q and k, or none; cache writes of k and v
+    /// The operators before attention: n = rms_norm(x, g); q, k, v = linear(n, ·), all with a bias or none; norms of the
+    /// heads of q and k, or none; rope of q and k, or none; cache writes of k and v
     ///   →  one norm_qkv_rope for each stored matrix that q, k and v lie in, in decoding
     fn norm_qkv_rope(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
