@@ -1,19 +1,19 @@
-//! Beyond the length a model was trained for: dynamic NTK and logn, as Qwen has them.
+//! Changes beyond the context length a model was trained for, as Qwen applies them: dynamic NTK and logn scaling.
 //!
-//! Dynamic NTK (`bloc97`, 2023): the prompt's n tokens choose α, which stays for the whole answer. S tokens were trained,
-//! R elements of a head are rotated:
+//! Dynamic NTK (`bloc97`, 2023): the number of prompt tokens n determines α, and α stays the same for the whole answer.
+//! The model was trained with S tokens, and R elements of each head are rotated:
 //! ```text
 //! α = 2^(j + 1) − 1 where S · 2^(j − 1) < n ≤ S · 2^j, 1 where n ≤ S        θ_i = (base · α^(R / (R − 2)))^(−2i / R)
 //! ```
 //! logn: the query at position t is multiplied by ln(t + 1) / ln(S) where t + 1 > S.
 
-/// What changes beyond the trained length. The default: nothing.
+/// The changes beyond the trained length. The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beyond {
     /// S
     pub trained: usize,
     pub ntk: Option<Ntk>,
-    /// Whether queries are multiplied.
+    /// Whether queries are multiplied by the logn factor.
     pub logn: bool,
 }
 
@@ -26,16 +26,16 @@ pub struct Ntk {
 }
 
 impl Beyond {
-    /// j: which angles a prompt of `tokens` and its answer have.
+    /// j for a prompt of `tokens` tokens and its answer. It determines the angles.
     pub fn stretch(&self, tokens: usize) -> usize {
         if self.ntk.is_none() {
             return 0;
         }
-        // Number of doublings of S until the prompt fits.
+        // Number of times S must be doubled until the prompt fits.
         tokens.div_ceil(self.trained.max(1)).max(1).next_power_of_two().trailing_zeros() as usize
     }
 
-    /// θ_i of the pairs of `stretch`, where they are others than those of the trained length.
+    /// θ_i of all pairs for `stretch`, or `None` where they equal those of the trained length.
     pub fn inv_freq(&self, stretch: usize) -> Option<Vec<f32>> {
         let ntk = self.ntk.as_ref().filter(|_| stretch > 0)?;
         let alpha = ((1u64 << (stretch + 1)) - 1) as f64;
@@ -44,7 +44,7 @@ impl Beyond {
         Some((0..ntk.rotated / 2).map(|i| base.powf(-2.0 * i as f64 / rotated) as f32).collect())
     }
 
-    /// What the query at a position is multiplied by.
+    /// The factor by which the query at a position is multiplied.
     pub fn logn(&self, position: usize) -> f32 {
         let p = position + 1;
         if !self.logn || p <= self.trained {

@@ -20,7 +20,7 @@ struct Preprocessor {
     crop_size: Option<Size>,
 }
 
-/// Pixels of a square, as versions of the Python library have written them.
+/// Side of a square image in pixels, in the forms that versions of the Python library have written.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(untagged, expecting = "size or crop_size is neither a number, nor height and width, nor shortest_edge")]
 enum Size {
@@ -29,7 +29,7 @@ enum Size {
     Shortest { shortest_edge: usize },
 }
 
-/// Reads what a CLIP folder says of its vision half.
+/// Reads the description of the vision half from a CLIP folder.
 pub fn read(files: &Files, folder: &Path) -> Result<Facts> {
     let file = folder.join("config.json");
     if !files.is_file(&file) {
@@ -53,7 +53,7 @@ pub fn read(files: &Files, folder: &Path) -> Result<Facts> {
             )));
         }
     };
-    // Keys that shapes cannot give, or must agree with. Each is named where it is not what it should be.
+    // Keys that shapes cannot give, or that must agree with the shapes. An error names the key whose value is wrong.
     let stated = |key: &str| vision.get(key).filter(|value| !value.is_null());
     let whole = |key: &str| -> Result<Option<usize>> {
         let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
@@ -99,7 +99,7 @@ pub fn read(files: &Files, folder: &Path) -> Result<Facts> {
     })
 }
 
-/// Mean and standard deviation of each colour: of the file, where it is there and says so.
+/// Mean and standard deviation of each colour, from `preprocessor_config.json` where the file exists and gives them.
 fn colours(files: &Files, file: &Path, image_size: usize) -> Result<([f32; 3], [f32; 3])> {
     if !files.is_file(file) {
         return Ok((MEAN, STD));

@@ -1,4 +1,5 @@
-//! What a checkpoint says the model is: what its files say, completed by the shapes of its tensors → [`Config`].
+//! The configuration of a checkpoint: the description in its files, completed by the shapes of its tensors →
+//! [`Config`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,16 +9,16 @@ use super::stored::Stored;
 use super::vision::VisionConfig;
 use crate::error::{Error, Result};
 
-/// A decoder, as its files describe it. Where files and tensor shapes disagree about widths, shapes win.
+/// The configuration of a decoder. Where files and tensor shapes disagree about widths, the shapes are used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The name by which `models` finds the builder: `mobilellm`, `llama`, `qwen2`, ….
+    /// The name of the model's builder in `models`: `mobilellm`, `llama`, `qwen2`, ….
     pub architecture: String,
     pub vocab: usize,
     pub hidden: usize,
-    /// Stored layers; with `layer_sharing` each is executed twice in place.
+    /// Number of stored layers; with `layer_sharing` each is executed twice in a row.
     pub layers: usize,
-    /// Query heads of each layer. Everything per layer has `layers` entries.
+    /// Query heads of each layer. Every list in this struct has `layers` entries.
     pub heads: Vec<usize>,
     /// Key/value heads of each layer.
     pub kv_heads: Vec<usize>,
@@ -28,18 +29,18 @@ pub struct Config {
     pub rope: RopeConfig,
     /// Whether layer i rotates q and k (`no_rope_layers[i] == 1` in Hugging Face files, where the name is inverted).
     pub rope_layers: Vec<bool>,
-    /// How many positions layer i sees at most, its own among them; without a number, all.
+    /// The largest number of positions that layer i attends to, its own included; `None` means all.
     pub windows: Vec<Option<usize>>,
     pub qk_norm: QkNorm,
-    /// What scores of attention are multiplied by: 1/√head_dim in most models.
+    /// The factor of attention scores: 1/√head_dim in most models.
     pub attention_scale: f32,
-    /// What embeddings are multiplied by before the first layer: 1 in most models.
+    /// The factor of embeddings before the first layer: 1 in most models.
     pub embedding_scale: f32,
-    /// q, k and v have a bias each (Qwen2).
+    /// Whether q, k and v each have a bias (Qwen2).
     pub qkv_bias: bool,
     /// MobileLLM-LS: execution order 0, 0, 1, 1, …
     pub layer_sharing: bool,
-    /// The output head is the embedding matrix.
+    /// Whether the output head is the embedding matrix.
     pub tied: bool,
     /// The longest context the model was made for (`max_position_embeddings`).
     pub context: usize,
@@ -55,7 +56,7 @@ pub struct Config {
 pub enum QkNorm {
     #[default]
     None,
-    /// To unit mean square after rope, without a weight, in layers that rotate (Llama 4).
+    /// To unit mean square after rope, without a weight, in layers with rope (Llama 4).
     Weightless,
     /// By an RMS norm with a weight, before rope (Qwen3, Gemma 3).
     Weighted,
@@ -68,15 +69,15 @@ pub struct RopeConfig {
     pub interleaved: bool,
     /// θ_i, with any scaling (linear, llama3, `rope_freqs`) applied.
     pub inv_freq: Vec<f32>,
-    /// θ_i of layers with a window, where they have their own (Gemma 3).
+    /// θ_i of layers with a window, where these layers have their own (Gemma 3).
     pub local: Option<Vec<f32>>,
-    /// The longest context for which `inv_freq` is right (`dynamic` scaling changes it beyond); without it, any.
+    /// The longest context for which `inv_freq` is valid (`dynamic` scaling changes it beyond); `None` means any.
     pub most_positions: Option<usize>,
-    /// What changes beyond the length that the model was trained for.
+    /// Changes beyond the length that the model was trained for.
     pub beyond: Beyond,
 }
 
-/// What `config.json` or GGUF metadata says. Widths per layer may be wrong or missing: tensors have the last word.
+/// The content of `config.json` or GGUF metadata. Widths per layer may be wrong or missing: the tensor shapes decide.
 #[derive(Clone, Debug)]
 pub(super) struct Description {
     pub architecture: String,
@@ -84,53 +85,55 @@ pub(super) struct Description {
     pub layers: usize,
     /// Query heads of each layer.
     pub heads: Vec<usize>,
-    /// The size of a head, where it is written down or follows from what is.
+    /// The size of a head, where the file states it or it follows from other keys.
     pub head_dim: Option<usize>,
-    /// The key that states `head_dim` itself, as messages name it; without it, the size was worked out.
+    /// The key that states `head_dim`, for error messages; `None` where the size was computed from other keys.
     pub head_dim_key: Option<&'static str>,
     pub norm_eps: f32,
     pub rope: RopeDescription,
-    /// Of layers with a window, where they have their own.
+    /// The rope of layers with a window, where these layers have their own.
     pub local_rope: Option<RopeDescription>,
     pub rope_layers: Vec<bool>,
     pub windows: Vec<Option<usize>>,
     pub qk_norm: QkNorm,
-    /// Where it is not 1/√head_dim.
+    /// The factor of attention scores, where it is not 1/√head_dim.
     pub attention_scale: Option<f32>,
     pub embedding_scale: f32,
-    /// Gains of norms are stored less 1.
+    /// Whether gains of norms are stored less 1.
     pub gains_less_1: bool,
     pub qkv_bias: bool,
     pub layer_sharing: bool,
-    /// The embedding matrix is the head, even if there is a tensor for the head.
+    /// Whether the embedding matrix is the head, even if there is a tensor for the head.
     pub tied: bool,
     pub context: usize,
     pub bos: Option<u32>,
     pub eos: Vec<u32>,
 }
 
-/// θ_i = base^(−2i / head_dim), then scaled. Where only `rotated` elements turn, these count, and θ of the others is 0.
+/// θ_i = base^(−2i / head_dim), then scaled. If only `rotated` elements are rotated, `rotated` replaces head_dim and
+/// the remaining θ are 0.
 #[derive(Clone, Debug)]
 pub(super) struct RopeDescription {
     pub interleaved: bool,
     pub base: f64,
     pub scaling: Scaling,
-    /// Elements of a head that are rotated, where it is not all of them.
+    /// Number of elements of a head that are rotated, where not all of them are.
     pub rotated: Option<usize>,
     pub beyond: Beyond,
 }
 
-/// How the frequencies of a longer context are made from θ.
+/// The rule that derives the frequencies of a longer context from θ.
 #[derive(Clone, Debug)]
 pub(super) enum Scaling {
     None,
-    /// θ up to the context that the model was made for; beyond, another θ for every length, which is not done here.
+    /// θ up to the context that the model was made for. Beyond, θ depends on the length, which is not implemented here.
     Dynamic,
     /// θ / factor
     Linear {
         factor: f64,
     },
-    /// By wavelength λ = 2π / θ: short ones stay, long ones are divided by `factor`, with a ramp in between.
+    /// By wavelength λ = 2π / θ: θ of short wavelengths is kept, θ of long ones is divided by `factor`, with a ramp in
+    /// between.
     Llama3 {
         factor: f64,
         low: f64,
@@ -142,7 +145,7 @@ pub(super) enum Scaling {
 }
 
 impl Description {
-    /// The configuration of the model that `tensors` hold. Reads their shapes only.
+    /// The configuration of the model with these `tensors`. Reads only the shapes of the tensors.
     pub fn resolve(self, path: &Path, tensors: &BTreeMap<String, Stored>) -> Result<Config> {
         let shape = |name: &str| -> Result<(usize, usize)> {
             let stored = tensors.get(name).ok_or_else(|| missing(path, name))?;
@@ -234,9 +237,9 @@ impl Description {
         })
     }
 
-    /// Refuses a size of heads that no layer agrees with, where another size fits every layer. Rows alone do not tell
-    /// 9 heads of 16 from 18 of 8, so the wrong size would run and write nonsense. A pruned model may have fewer heads
-    /// than its file says; it is left alone as long as one layer has its full heads, or layers differ in what would fit.
+    /// Refuses a head size that contradicts every layer where another size fits all. The row count alone cannot tell 9
+    /// heads of 16 from 18 of 8, so a wrong size would run and give nonsense. A pruned model may have fewer heads than
+    /// its file says; it passes if one layer has its full heads, or if no single size fits all layers.
     fn check_head_dim(
         &self,
         key: &str,
@@ -298,22 +301,22 @@ impl RopeDescription {
 /// Gemma 3 without a vision half.
 pub(super) const GEMMA3: &str = "gemma3_text";
 
-/// The architecture of a model with a vision half. Its language half is that of `llama`.
+/// The architecture of a model with a vision half. Its language half has the architecture `llama`.
 pub(super) const MOBILEVLM: &str = "mobilevlm";
 /// Qwen 1 and Qwen-VL.
 pub(super) const QWEN: &str = "qwen";
 
-/// What files say is believed up to here, so that nothing large is allocated for a number.
+/// Upper limit of the layer count in a file, so that a wrong number causes no large allocation.
 pub(super) const MOST_LAYERS: usize = 4096;
-/// 2^31: positions stay whole numbers of 32 bits on every device.
+/// 2^31: positions fit in signed 32-bit integers on every device.
 pub(super) const MOST_CONTEXT: usize = 1 << 31;
 
-/// Whether a number can be added under the root of a norm: anything else makes every activation NaN, or nothing.
+/// Whether `value` can be the epsilon of a norm: other values make every activation NaN or zero.
 pub(super) fn is_epsilon(value: f64) -> bool {
     value >= 0.0 && (value as f32).is_finite()
 }
 
-// The tensors whose shapes complete the configuration, under their canonical names.
+// The tensors whose shapes complete the configuration, by canonical name.
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const NORM: &str = "model.norm.weight";

@@ -13,11 +13,11 @@ use super::json::parse;
 use super::qwen_json;
 use crate::error::{Error, Result};
 
-/// The `model_type`s that are run.
+/// The values of `model_type` that can be run.
 pub const KNOWN: [&str; 9] =
     ["mobilellm", "llama", "llama4_text", QWEN, "qwen2", "qwen3", "smollm3", GEMMA3, MOBILEVLM];
 
-/// The keys that matter. Everything else in the file is for training, or for other software.
+/// The keys that are read. All other keys are for training or for other software.
 #[derive(Deserialize)]
 struct Json {
     model_type: Option<String>,
@@ -81,7 +81,7 @@ struct Rope {
     partial_rotary_factor: Option<f64>,
 }
 
-/// One rope for all layers, or one for each type.
+/// One rope for all layers, or one for each layer type.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "rope_parameters is neither a rope nor one for each type of layer")]
 enum RopeParameters {
@@ -95,7 +95,7 @@ struct GenerationJson {
     eos_token_id: Option<Ids>,
 }
 
-/// One number for all layers, or one for each.
+/// One number for all layers, or one for each layer.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "num_attention_heads is neither a number nor a list of numbers")]
 enum PerLayer {
@@ -119,12 +119,12 @@ impl Ids {
     }
 }
 
-/// Reads a folder's description. `generation` is the content of `generation_config.json`, where there is one.
+/// Reads the description of a folder. `generation` is the content of `generation_config.json`, where it exists.
 pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> Result<Description> {
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
     let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
 
-    // The architecture first: the files of another family may lack the keys of this one.
+    // The architecture is read first, because files of other families may lack keys that are required here.
     let value: Value = parse(file, config)?;
     let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or_default();
     if !KNOWN.contains(&model_type) {
@@ -145,7 +145,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     }
     let windows = windows(&json, model_type, file)?;
 
-    // The MobileLLM code has been published under the model type of Llama too.
+    // MobileLLM's code has also been published with Llama's model type.
     let named = |class: &str| json.architectures.iter().flatten().any(|name| name == class);
     let architecture = match json.model_type.unwrap_or_default() {
         name if name == "llama" && named("MobileLLMForCausalLM") => "mobilellm".to_string(),
@@ -198,12 +198,12 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     };
     let no_rope = llama4 || architecture == "smollm3";
     let rope_layers = match json.no_rope_layers {
-        // The name is inverted: 1 means rope.
+        // The key's name is inverted: 1 means that the layer has rope.
         Some(flags) if no_rope && flags.len() == layers => flags.iter().map(|&flag| flag == 1).collect(),
         Some(flags) if no_rope && !flags.is_empty() => {
             return Err(bad(format!("no_rope_layers has {} entries for {layers} layers", flags.len())));
         }
-        // What the published code does when the list is left out: every fourth layer has none.
+        // The default of the published code when the list is missing: every fourth layer has no rope.
         _ if no_rope => {
             let interval = json.no_rope_layer_interval.unwrap_or(4).max(1);
             (1..=layers).map(|layer| layer % interval != 0).collect()
@@ -211,7 +211,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         _ => vec![true; layers],
     };
 
-    // It scales the queries of layers without rope; the published code has it on when the key is left out.
+    // The key scales the queries of layers without rope; the published code enables it when the key is missing.
     if llama4 && rope_layers.contains(&false) && json.attn_temperature_tuning.is_none_or(|value| truthy(&value)) {
         return Err(unsupported(
             "attn_temperature_tuning is not supported; set it to false if the model allows".into(),
@@ -265,7 +265,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         }
         None => (json.bos_token_id, json.eos_token_id),
     };
-    // The class has no head of its own unless it is told so.
+    // The MobileLLM class shares the embedding unless the key is false.
     let share_embedding = json.share_embedding.unwrap_or(architecture == "mobilellm");
     Ok(Description {
         hidden: json.hidden_size,
@@ -296,7 +296,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     })
 }
 
-/// How many positions each layer sees.
+/// The number of positions that each layer attends to.
 fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<usize>>> {
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
     let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
@@ -305,7 +305,7 @@ fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<us
     if window == 0 {
         return Err(bad("sliding_window is 0, expected a number above 0".into()));
     }
-    // What holds where the files do not list the layers.
+    // The default where the file does not list the layers.
     let unlisted: Vec<bool> = match architecture {
         GEMMA3 => {
             let pattern = json.sliding_window_pattern.or(json._sliding_window_pattern).unwrap_or(6).max(1);
@@ -318,7 +318,7 @@ fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<us
         _ if json.use_sliding_window == Some(true) => {
             return Err(unsupported(format!("use_sliding_window is true, which dunlin does not do in {architecture}")));
         }
-        // Its layers attend to chunks of 8192 positions where they rotate, which the small models never reach.
+        // Layers with rope attend to chunks of 8192 positions, which the small models never reach.
         "llama4_text" => return Ok(vec![None; layers]),
         _ => vec![false; layers],
     };
@@ -339,7 +339,7 @@ fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<us
     types.iter().map(of).collect()
 }
 
-/// A rope of a file. `base` is what stands beside it.
+/// The description of a file's rope. `base` is the value of `rope_theta` outside the rope's own object.
 fn describe_rope(rope: Option<Rope>, base: Option<f64>, default_base: f64, file: &Path) -> Result<RopeDescription> {
     let base = base.or(rope.as_ref().and_then(|rope| rope.rope_theta)).unwrap_or(default_base);
     if !(base > 0.0 && base.is_finite()) {
@@ -366,7 +366,7 @@ fn scaling(rope: Rope, file: &Path) -> Result<Scaling> {
     };
     match rope.rope_type.or(rope.r#type).as_deref() {
         None | Some("default") => Ok(Scaling::None),
-        // It does nothing before the context is longer than the model was made for; a longer one is refused.
+        // Dynamic scaling has no effect up to the context that the model was made for; a longer context is refused.
         Some("dynamic") => Ok(Scaling::Dynamic),
         Some("linear") => Ok(Scaling::Linear { factor: number("factor", rope.factor)? }),
         Some("llama3") => {

@@ -1,4 +1,4 @@
-//! A model with fewer heads and feed-forward channels: rows and columns of its matrices, as they are stored.
+//! A model with fewer heads and feed-forward channels: selects rows and columns of its matrices in their stored form.
 
 use super::config::layer_tensor;
 use super::stored::{Element, Stored};
@@ -6,16 +6,16 @@ use super::{Checkpoint, Source};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, RowOrder};
 
-/// What stays of a layer: indices in ascending order.
+/// The parts of a layer that are kept: indices in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Key/value heads. With head k stay its query heads k·r … k·r + r − 1, r = query heads / key/value heads.
+    /// Key/value heads. Key/value head k keeps its query heads k·r … k·r + r − 1, r = query heads / key/value heads.
     pub kv_heads: Vec<usize>,
-    /// Units of the feed-forward block.
+    /// Channels of the feed-forward block.
     pub channels: Vec<usize>,
 }
 
-/// Whose indices a dimension of a tensor counts.
+/// The unit in which a dimension of a tensor is counted.
 #[derive(Clone, Copy)]
 enum Unit {
     QueryHead,
@@ -40,9 +40,9 @@ const CUT: [(&str, usize, Unit); 12] = [
 ];
 
 impl Checkpoint {
-    /// The same model with some heads and channels only. What stays is copied byte for byte.
+    /// The same model with only some heads and channels. The kept elements are copied byte for byte.
     ///
-    /// Errors: the model is a GGUF file, or a tensor has elements that cannot be told apart.
+    /// Errors: the model is a GGUF file, or the elements of a tensor share blocks of bytes and cannot be separated.
     pub fn cut(&self, kept: &[Kept]) -> Result<Self> {
         let Source::Folder(files) = &self.source else {
             return Err(Error::unsupported(format!(
@@ -77,7 +77,7 @@ impl Checkpoint {
 }
 
 impl Stored {
-    /// The elements that lie in some `units` of a dimension, `size` indices each.
+    /// The elements that belong to `units` of a dimension; each unit has `size` indices.
     fn kept(&self, name: &str, dimension: usize, size: usize, units: &[usize]) -> Result<Self> {
         let bytes = self.element_bytes().ok_or_else(|| {
             Error::unsupported(format!(
@@ -87,7 +87,7 @@ impl Stored {
             ))
         })?;
         let whole = self.contiguous(bytes);
-        // (before, dimension, after): a unit is `run` bytes in each of the `before` rows.
+        // Dimensions are (before, dimension, after): a unit is `run` bytes in each of the `before` rows.
         let run = size * bytes * self.shape[dimension + 1..].iter().product::<usize>();
         let row = run / size * self.shape[dimension];
         let mut shape = self.shape.clone();
@@ -110,7 +110,7 @@ impl Stored {
         })
     }
 
-    /// Bytes of an element, where each has its own.
+    /// Bytes of an element, or `None` where elements share blocks of bytes or the type cannot be run.
     pub(super) fn element_bytes(&self) -> Option<usize> {
         match self.element {
             Element::Run(dtype) if dtype.block().0 == 1 => Some(dtype.block().1),

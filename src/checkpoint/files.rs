@@ -1,4 +1,4 @@
-//! Where the bytes of files come from: the disk, memory, or, for the model `demo`, the program itself.
+//! The sources of file contents: the disk, memory, or the embedded model `demo`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,24 +9,24 @@ use crate::tensor::Bytes;
 
 /// The files of a model: a folder or a file on disk, or named bytes in memory.
 ///
-/// A path on disk is `Files` wherever they are asked for: `Model::load("MobileLLM-125M", &device)`.
+/// A path on disk converts to `Files` automatically: `Model::load("MobileLLM-125M", &device)`.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// What is opened; messages name it.
+    /// The path that was opened, for error messages.
     path: PathBuf,
-    /// The files in memory by name. Without them, paths are of the disk or of the model inside the program.
+    /// The files in memory by name. `None` means that paths refer to the disk or to the embedded model.
     memory: Option<Arc<BTreeMap<PathBuf, Bytes>>>,
 }
 
-/// The folder that files in memory lie in, as messages call it.
+/// The name of the folder of files in memory, for error messages.
 const IN_MEMORY: &str = "memory:model";
 
 impl Files {
     /// Files in memory, for a browser or an app that keeps models in an archive: `("config.json", bytes)`, and so on.
     ///
-    /// Names are relative to the model's folder. With a `config.json` they are a Hugging Face folder; without, the first that
-    /// ends in `.gguf` is the model. Whatever else is named while the model is opened ([`LoadOptions::mmproj`], a vision
-    /// tower) must be one of them too: nothing on disk is looked at.
+    /// Names are relative to the model's folder. With a `config.json` the files are a Hugging Face folder; otherwise
+    /// the first file that ends in `.gguf` is the model. Every other file that loading needs ([`LoadOptions::mmproj`],
+    /// a vision tower) must also be in memory: nothing is read from disk.
     ///
     /// ```no_run
     /// # fn main() -> dunlin::Result<()> {
@@ -54,17 +54,17 @@ impl Files {
         Self { path, memory: Some(Arc::new(files.into_iter().collect())) }
     }
 
-    /// What is opened, as messages name it.
+    /// The path that was opened, for error messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether there is anything under this path.
+    /// Whether a file or folder exists at this path.
     pub(crate) fn exists(&self, path: &Path) -> bool {
         self.is_file(path) || self.is_dir(path) || self.memory.is_none() && path.exists()
     }
 
-    /// Whether there is such a file.
+    /// Whether a file exists at this path.
     pub(crate) fn is_file(&self, path: &Path) -> bool {
         match &self.memory {
             Some(files) => files.contains_key(in_memory(path)),
@@ -72,7 +72,7 @@ impl Files {
         }
     }
 
-    /// Whether there is such a folder.
+    /// Whether a folder exists at this path.
     pub(crate) fn is_dir(&self, path: &Path) -> bool {
         match &self.memory {
             Some(files) => files.keys().any(|name| lies_in(name, in_memory(path))),
@@ -80,7 +80,7 @@ impl Files {
         }
     }
 
-    /// The content of a file. A file on disk is mapped where the feature `mmap` is on, else read.
+    /// The content of a file. With the feature `mmap` a file on disk is mapped, otherwise it is read.
     pub(crate) fn read(&self, path: &Path) -> Result<Bytes> {
         match &self.memory {
             Some(files) => files
@@ -98,12 +98,12 @@ impl<P: AsRef<Path>> From<P> for Files {
     }
 }
 
-/// The name of a file in memory: options and configurations give it without the folder.
+/// The name of a file in memory, without the folder: options and configurations give names without it.
 fn in_memory(path: &Path) -> &Path {
     path.strip_prefix(IN_MEMORY).unwrap_or(path)
 }
 
-/// Whether a file's name has `folder` in front.
+/// Whether a file's name begins with `folder`.
 fn lies_in(name: &Path, folder: &Path) -> bool {
     name.ancestors().skip(1).any(|above| above == folder)
 }
@@ -125,7 +125,7 @@ fn on_disk(path: &Path) -> Result<Bytes> {
 
 #[cfg(feature = "mmap")]
 fn content(file: std::fs::File) -> std::io::Result<Bytes> {
-    // SAFETY: the usual contract of mapped files: nobody truncates a model while it is in use.
+    // SAFETY: the usual contract of mapped files: no process truncates a model while it is in use.
     Ok(Bytes::mapped(unsafe { memmap2::Mmap::map(&file) }?))
 }
 
@@ -142,12 +142,12 @@ fn embedded(path: &Path) -> Option<&'static [u8]> {
     FILES.iter().find(|(name, _)| Path::new(name) == inside).map(|(_, bytes)| *bytes)
 }
 
-/// Whether a path is the embedded model, or a folder of it.
+/// Whether a path is the embedded model, or a folder inside it.
 fn is_embedded(path: &Path) -> bool {
     inside(path).is_some_and(|folder| FILES.iter().any(|(name, _)| lies_in(Path::new(name), folder)))
 }
 
-/// What a path names within the embedded model. A model on disk comes before it, and nothing else that is called so.
+/// The part of a path inside the embedded model. A model on disk with the same name takes precedence.
 fn inside(path: &Path) -> Option<&Path> {
     let on_disk = || {
         let files = ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
@@ -156,10 +156,10 @@ fn inside(path: &Path) -> Option<&Path> {
     path.strip_prefix(EMBEDDED_DEMO).ok().or_else(|| path.strip_prefix("demo").ok().filter(|_| !on_disk()))
 }
 
-/// The model `demo` of the program, whatever is on disk.
+/// The embedded model `demo`, even if a folder on disk has the name `demo`.
 pub const EMBEDDED_DEMO: &str = "embedded:demo";
 
-/// A file with its name.
+/// The name and the content of a file.
 #[cfg(feature = "demo")]
 macro_rules! embed {
     ($name:literal) => {
@@ -216,7 +216,7 @@ mod tests {
         let read = |path: &str| files.read(Path::new(path)).map(|bytes| bytes.to_vec());
         assert_eq!(read("memory:model/openai/clip/config.json").unwrap(), b"openai/clip/config.json");
         assert_eq!(read("config.json").unwrap(), b"config.json");
-        // The disk and the model inside the program are out of reach.
+        // Neither the disk nor the embedded model can be reached.
         for elsewhere in ["Cargo.toml", "demo/config.json", "embedded:demo/config.json"].map(Path::new) {
             assert!(!files.exists(elsewhere) && files.read(elsewhere).is_err(), "{}", elsewhere.display());
         }

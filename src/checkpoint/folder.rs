@@ -15,7 +15,7 @@ use crate::tensor::Bytes;
 /// Reads the list of tensors of one file.
 type Reader = fn(&Path, &Bytes) -> Result<Vec<(String, Stored)>>;
 
-/// Where weights are looked for, in this order: (file, its index if it is split, its reader).
+/// The weight files that are looked for, in this order: (file, index of its shards, reader).
 const WEIGHTS: [(&str, &str, Reader); 2] = [
     ("model.safetensors", "model.safetensors.index.json", safetensors::read),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", torch::read),
@@ -23,7 +23,7 @@ const WEIGHTS: [(&str, &str, Reader); 2] = [
 
 #[derive(Deserialize)]
 struct Index {
-    /// tensor → the file that holds it
+    /// tensor name → file that holds the tensor
     weight_map: BTreeMap<String, String>,
 }
 
@@ -43,7 +43,7 @@ pub fn read(files: &Files) -> Result<(Description, Vec<(String, Stored)>)> {
     Ok((description, weights(files, folder)?))
 }
 
-/// The tensors of every file of weights.
+/// The tensors of all weight files.
 pub fn weights(files: &Files, folder: &Path) -> Result<Vec<(String, Stored)>> {
     for (single, index, reader) in WEIGHTS {
         let single = folder.join(single);
@@ -65,7 +65,7 @@ fn sharded(files: &Files, folder: &Path, index_file: &Path, reader: Reader) -> R
         serde_json::from_slice(&files.read(index_file)?).map_err(|error| bad(error.to_string()).caused_by(error))?;
     let mut tensors = Vec::new();
     for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
-        // An index names files beside it, and nothing else on this machine.
+        // An index may name only files in its own folder, so that it cannot point to other files of the machine.
         if shard.contains(['/', '\\', ':']) || shard == ".." {
             return Err(bad(format!("`{shard}` is not the name of a file beside it")));
         }

@@ -26,7 +26,7 @@ pub enum Value {
     Array(Array),
 }
 
-/// An array in the file, not copied. It has been read through once, so that reading it again cannot fail.
+/// An array in the file, not copied. It was checked once on opening, so that reading it later cannot fail.
 #[derive(Clone, Debug)]
 pub struct Array {
     kind: Kind,
@@ -74,7 +74,8 @@ impl Gguf {
         }
         let (tensor_count, value_count) = (cursor.u64()?, cursor.u64()?);
 
-        // Counts come from the file: nothing is reserved by them, the loops end where the bytes do.
+        // The counts come from the file and may be wrong, so nothing is allocated by them; the loops end at the end of
+        // the bytes.
         let mut metadata = BTreeMap::new();
         for _ in 0..value_count {
             let key = cursor.string()?;
@@ -97,7 +98,7 @@ impl Gguf {
     }
 }
 
-/// What the file says about a tensor.
+/// The description of a tensor in the file.
 struct Info {
     name: String,
     shape: Vec<usize>,
@@ -148,7 +149,7 @@ fn place(path: &Path, mut infos: Vec<Info>, data: &Bytes, alignment: usize) -> R
     Ok(tensors)
 }
 
-/// (type, elements of a block, bytes of a block). Of types that are not run only the name is known.
+/// (type, elements of a block, bytes of a block). For types that cannot be run only the name is returned.
 fn element(ggml_type: u32) -> (Element, usize, usize) {
     if let Some(dtype) = DType::from_gguf(ggml_type) {
         let (elements, bytes) = dtype.block();
@@ -209,7 +210,7 @@ impl Cursor<'_> {
         Ok(u64::from_le_bytes(*self.bytes(8)?.first_chunk().expect("8 bytes")))
     }
 
-    /// A number that counts things in memory.
+    /// A 64-bit number of the file as a `usize`.
     fn size(&mut self) -> Result<usize> {
         let size = self.u64()?;
         usize::try_from(size).map_err(|_| self.bad(format!("the number {size} is too large for this machine")))
@@ -271,7 +272,7 @@ impl Cursor<'_> {
             return Err(self.bad(format!("tensor `{name}` has {dims} dimensions, expected at most 4")));
         }
         let mut shape = (0..dims).map(|_| self.size()).collect::<Result<Vec<_>>>()?;
-        // The file begins with the dimension whose elements lie side by side.
+        // GGUF lists the contiguous dimension first.
         shape.reverse();
         Ok(Info { name, shape, ggml_type: self.u32()?, offset: self.size()? })
     }
@@ -286,7 +287,7 @@ impl Value {
         }
     }
 
-    /// Any number.
+    /// Any number as f64.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::Unsigned(value) => Some(*value as f64),
@@ -327,7 +328,7 @@ impl Array {
         self.count == 0
     }
 
-    /// The elements of an array of strings, where they lie in the file.
+    /// The elements of an array of strings, borrowed from the file.
     pub fn strings(&self) -> Option<impl ExactSizeIterator<Item = &str>> {
         let mut rest: &[u8] = &self.bytes;
         let next = move |_| {
@@ -339,7 +340,7 @@ impl Array {
         (self.kind == Kind::String).then(|| (0..self.count).map(next))
     }
 
-    /// The elements of an array of numbers (or flags, as 0 and 1). f64 holds those of up to 32 bits exactly.
+    /// The elements of an array of numbers or flags (0 and 1). f64 represents integers of up to 32 bits exactly.
     pub fn numbers(&self) -> Option<impl ExactSizeIterator<Item = f64>> {
         let number = |bytes| match self.kind.value(bytes) {
             Value::Bool(value) => value as u8 as f64,
@@ -350,7 +351,7 @@ impl Array {
 }
 
 impl Kind {
-    /// In the order of their numbers in the file.
+    /// In the order of their type numbers in the file.
     const ALL: [Kind; 13] = [
         Kind::U8,
         Kind::I8,
@@ -367,7 +368,7 @@ impl Kind {
         Kind::F64,
     ];
 
-    /// Bytes of a value, where they are always the same.
+    /// Bytes of a value, or `None` for types of variable size.
     fn size(self) -> Option<usize> {
         match self {
             Kind::U8 | Kind::I8 | Kind::Bool => Some(1),
@@ -378,12 +379,12 @@ impl Kind {
         }
     }
 
-    /// The number in `bytes`, which are `size` long.
+    /// The number in `bytes`, which has `size` bytes.
     fn value(self, bytes: &[u8]) -> Value {
         let mut eight = [0; 8];
         eight[..bytes.len()].copy_from_slice(bytes);
         let unsigned = u64::from_le_bytes(eight);
-        // Brings the sign of a shorter number to the front.
+        // Extends the sign of a shorter integer to 64 bits.
         let signed = || (unsigned as i64) << (64 - 8 * bytes.len()) >> (64 - 8 * bytes.len());
         match self {
             Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => Value::Unsigned(unsigned),

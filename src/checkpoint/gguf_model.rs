@@ -9,10 +9,10 @@ use super::gguf::{Array, Gguf, Value};
 use super::stored::Stored;
 use crate::error::{Error, Result};
 
-/// The values of `general.architecture` that are run.
+/// The values of `general.architecture` that can be run.
 const KNOWN: [&str; 6] = ["llama", "llama4", "qwen2", "qwen3", "smollm3", "gemma3"];
 
-/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`, and so with `.bias`.
+/// `blk.N.` + first + `.weight` is `model.layers.N.` + second + `.weight`; the same for `.bias`.
 const LAYER: [(&str, &str); 11] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -27,26 +27,27 @@ const LAYER: [(&str, &str); 11] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// What Gemma 3 calls otherwise: its layers have four norms.
+/// The names that differ in Gemma 3, whose layers have four norms.
 const GEMMA3_LAYER: [(&str, &str); 3] = [
     ("post_attention_norm", "post_attention_layernorm"),
     ("ffn_norm", "pre_feedforward_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-/// Files do not say which layers see all positions: of Gemma 3 every sixth does, in files that do not name the number.
+/// Every sixth layer of Gemma 3 attends to all positions. This is the default for files without the key.
 const GEMMA3_PATTERN: usize = 6;
-/// Nor which layers of SmolLM3 have no rope: every fourth.
+/// Every fourth layer of SmolLM3 has no rope. Files do not store this number.
 const SMOLLM3_PATTERN: usize = 4;
 
 impl Gguf {
-    /// Whether rows of q and k are interleaved: the converter does so for `llama` and what it derives from it.
+    /// Whether rows of q and k are interleaved: the converter does so for `llama` and for architectures derived from
+    /// it.
     pub(super) fn permuted(&self) -> bool {
         let architecture = self.metadata("general.architecture").and_then(Value::as_str);
         matches!(architecture, Some("llama" | "smollm3"))
     }
 
-    /// What the model is, and its tensors under Hugging Face names.
+    /// The description of the model, and its tensors under Hugging Face names.
     pub(super) fn describe(&self, tensors: Vec<(String, Stored)>) -> Result<(Description, Vec<(String, Stored)>)> {
         let unsupported = |what: String| Error::unsupported(format!("{}: {what}", self.path.display()));
         let architecture = self.metadata("general.architecture").and_then(Value::as_str).unwrap_or_default();
@@ -170,14 +171,14 @@ impl Gguf {
                 "qwen3" | "gemma3" => QkNorm::Weighted,
                 _ => QkNorm::None,
             },
-            // The largest Gemma 3, of 62 layers, has its own, which files do not say.
+            // The largest Gemma 3, with 62 layers, has its own scale, which files do not store.
             attention_scale: (gemma && layers == 62).then(|| (heads[0] as f32 / hidden as f32).sqrt()),
             embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
-            // The converter adds the 1.
+            // The converter has already added the 1.
             gains_less_1: false,
             heads,
             qkv_bias: architecture == "qwen2",
-            // No official key exists for it.
+            // No official key exists for layer sharing.
             layer_sharing: flag("dunlin.layer_sharing") || flag("llama.layer_sharing"),
             tied: false,
             context,
@@ -213,7 +214,7 @@ impl Gguf {
         self.float(key, |value| value > 0.0 && value.is_finite(), "a number above 0")
     }
 
-    /// A number that is `right`, or `expected` in words.
+    /// A number for which `right` holds; `expected` describes it in error messages.
     pub(super) fn float(&self, key: &str, right: fn(f64) -> bool, expected: &str) -> Result<Option<f64>> {
         let number = |value: &Value| match value.as_f64() {
             Some(number) if right(number) => Ok(number),
@@ -223,7 +224,7 @@ impl Gguf {
         self.metadata(key).map(number).transpose()
     }
 
-    /// One number for all layers, or an array with one for each.
+    /// One number for all layers, or an array with one number for each.
     fn heads(&self, key: &str, layers: usize) -> Result<Vec<usize>> {
         let Some(array) = self.metadata(key).and_then(Value::as_array) else {
             let heads = self.required(key)?;
@@ -239,7 +240,8 @@ impl Gguf {
         Ok(heads)
     }
 
-    /// The window of each layer. The pattern is a flag for each, or the number of layers of which the last sees all.
+    /// The window of each layer. The pattern is a flag for each layer, or a period whose last layer attends to all
+    /// positions.
     fn windows(&self, key: &str, layers: usize) -> Result<Vec<Option<usize>>> {
         let window = self.required(key)?;
         let pattern = format!("{key}_pattern");

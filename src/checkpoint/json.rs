@@ -1,4 +1,4 @@
-//! JSON files: what is wrong with one is said with its name.
+//! JSON files: errors name the file.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// The content of `file` as a `T`.
+/// The content of `file` parsed as a `T`.
 pub fn parse<'a, T: Deserialize<'a>>(file: &Path, content: &'a [u8]) -> Result<T> {
     serde_json::from_slice(content)
         .map_err(|error| Error::checkpoint(format!("{}: {error}", file.display())).caused_by(error))

@@ -1,4 +1,5 @@
-//! llama.cpp's second file of a vision-language model, `mmproj`: GGUF metadata `clip.…` and tensors → a vision half.
+//! llama.cpp's `mmproj`, the second file of a vision-language model: GGUF metadata `clip.…` and tensors → a vision
+//! half.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::vision::{Activation, VisionConfig};
 use super::vision_tensors::{Facts, Language, MEAN, PROJECTOR, Part, ProjectorKind, STD, TOWER, resolve};
 use crate::error::{Error, Result};
 
-/// `v.blk.N.` + first is `encoder.layers.N.` + second, but for the feed-forward part.
+/// `v.blk.N.` + first is `encoder.layers.N.` + second. The feed-forward part is named separately.
 const BLOCK: [(&str, &str); 6] = [
     ("ln1", "layer_norm1"),
     ("ln2", "layer_norm2"),
@@ -47,7 +48,7 @@ pub fn read(files: &Files, path: &Path, language: Language) -> Result<(VisionCon
         let translated = match kind {
             _ if name.starts_with("v.") => tower_name(&name, natural),
             ProjectorKind::Ldp => name.strip_prefix("mm.model.").map(|rest| format!("{PROJECTOR}model.{rest}")),
-            // `mlp.0` is `mlp.mlp.0`, `peg.0` is `peg.peg.0`.
+            // `mlp.0` becomes `mlp.mlp.0`, `peg.0` becomes `peg.peg.0`.
             ProjectorKind::Ldpv2 => name.strip_prefix("mm.model.").and_then(|rest| {
                 let (module, _) = rest.split_once('.')?;
                 Some(format!("{PROJECTOR}{module}.{rest}"))
@@ -74,7 +75,7 @@ impl Gguf {
         if self.metadata("clip.has_vision_encoder").and_then(Value::as_bool) == Some(false) {
             return unsupported("metadata `clip.has_vision_encoder` is false; the file is no vision half".into());
         }
-        // The second key is that of files which may also hold a projector for sound.
+        // The second key occurs in files that may also hold an audio projector.
         let name = self.metadata("clip.projector_type").or(self.metadata("clip.vision.projector_type"));
         match name.and_then(Value::as_str) {
             Some("ldp") => Ok(ProjectorKind::Ldp),
@@ -106,15 +107,15 @@ impl Gguf {
             heads: Some(self.required("clip.vision.attention.head_count")?),
             layers: None,
             norm_eps: norm_eps as f32,
-            // Without the flag, llama.cpp's own default.
+            // The default of llama.cpp when the flag is missing is quick GELU.
             activation: if flag("clip.use_gelu") { Activation::Gelu } else { Activation::QuickGelu },
             mean,
             std,
         })
     }
 
-    /// The converter drops blocks behind the one whose output is used, so that every stored one is executed: 23 of 24.
-    /// `feature_layer` lists hidden states, where state 0 comes before the first block and state i out of block i.
+    /// The converter drops blocks after the one whose output is used, so all stored blocks are executed: 23 of 24.
+    /// `feature_layer` lists hidden states: state 0 is the input of the first block, and state i the output of block i.
     fn executed_blocks(&self) -> Result<usize> {
         let key = "clip.vision.block_count";
         let stored = self.required(key)?;
@@ -145,8 +146,8 @@ impl Gguf {
     }
 }
 
-/// Whether `ffn_up` is fc1, which takes the `width` features of a patch. The converter that made MobileVLM's files calls it
-/// `ffn_down`, and so do files whose shapes do not tell because both widths are the same.
+/// Whether `ffn_up` is fc1, which takes the `width` features of a patch. The converter of MobileVLM's files calls fc1
+/// `ffn_down`; this name is also assumed where both widths are equal and shapes cannot decide.
 fn natural_names(tensors: &[(String, Stored)], width: usize) -> bool {
     let takes = |name: &str| {
         let found = tensors.iter().find(|(tensor, _)| tensor == name);

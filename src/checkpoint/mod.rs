@@ -1,4 +1,4 @@
-//! Files on disk → named tensors. The only place that reads model files.
+//! Files on disk → named tensors. Only this module reads model files.
 //!
 //! Whatever the layout on disk, tensors are found under Hugging Face names (`model.layers.0.self_attn.q_proj.weight`)
 //! with Hugging Face row order.
@@ -43,18 +43,18 @@ pub use files::Files;
 pub use gguf::{Gguf, Value};
 pub use vision::{VisionConfig, VisionFiles};
 
-/// A model as its files describe it: configuration, tensors, and where the tokenizer is.
+/// A model as its files describe it: configuration, tensors, and the source of the tokenizer.
 #[derive(Debug)]
 pub struct Checkpoint {
     pub config: Config,
-    /// The folder or file that was opened; messages name it.
+    /// The folder or file that was opened, for error messages.
     pub path: PathBuf,
     source: Source,
     tensors: BTreeMap<String, Stored>,
     weights: Option<DType>,
 }
 
-/// Whether a model says of itself that it has a vision half: a folder does, a language model's GGUF file does not.
+/// Whether `config.json` declares a model with a vision half. The GGUF file of a language model never does.
 #[cfg(any(test, feature = "cli"))]
 pub fn is_mobilevlm(files: &Files) -> Result<bool> {
     let file = files.path().join("config.json");
@@ -65,7 +65,8 @@ pub fn is_mobilevlm(files: &Files) -> Result<bool> {
     Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
 }
 
-/// For a path that is neither a folder nor a file: mostly nothing, but devices, pipes and sockets exist.
+/// The error for a path that is neither a folder nor a file: usually nothing exists there, but it may be a device, pipe
+/// or socket.
 fn not_there(files: &Files) -> Error {
     let path = files.path();
     let what = if files.exists(path) { "is neither a folder nor a file" } else { "does not exist" };
@@ -75,7 +76,7 @@ fn not_there(files: &Files) -> Error {
     ))
 }
 
-/// What was opened: everything that is not a tensor, such as the tokenizer, is read from here.
+/// The opened files. The tokenizer and everything else that is not a tensor is read from here.
 #[derive(Debug)]
 pub enum Source {
     /// A Hugging Face folder.
@@ -83,12 +84,12 @@ pub enum Source {
     Gguf(Gguf),
 }
 
-/// A line of the list of tensors.
+/// An entry of the list of tensors.
 #[derive(Clone, Debug)]
 pub struct TensorInfo<'a> {
     pub name: &'a str,
     pub shape: &'a [usize],
-    /// The element type as the file names it.
+    /// The name of the element type in the file.
     pub element: &'a str,
     /// Bytes in the file.
     pub bytes: usize,
@@ -100,7 +101,7 @@ impl Checkpoint {
         Self::open_with(files, &VisionFiles::default())
     }
 
-    /// Opens a model whose vision half, or a part of it, lies in files of its own.
+    /// Opens a model whose vision half, or a part of it, is stored in separate files.
     pub fn open_with(files: impl Into<Files>, vision: &VisionFiles) -> Result<Self> {
         let files = files.into();
         let path = files.path();
@@ -114,7 +115,7 @@ impl Checkpoint {
         }
     }
 
-    /// Reads a GGUF file from memory. `path` is its name in messages.
+    /// Reads a GGUF file from memory. `path` is the name of the file in error messages.
     pub fn from_gguf(path: &Path, bytes: Bytes) -> Result<Self> {
         Self::read_gguf(&path.into(), bytes, &VisionFiles::default())
     }
@@ -171,18 +172,18 @@ impl Checkpoint {
         Ok(Self { config, path: path.to_path_buf(), source, tensors, weights: None })
     }
 
-    /// Whether it is a MobileVLM, with its vision half.
+    /// Whether the model is a MobileVLM with its vision half.
     pub fn is_mobilevlm(&self) -> bool {
         self.config.architecture == config::MOBILEVLM && self.config.vision.is_some()
     }
 
-    /// Where the tokenizer is.
+    /// The source of the tokenizer.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// From now on [`Checkpoint::take`] quantises matrices of floats to `weights`: f16, q8_0 or q4_0. Quantised matrices
-    /// stay as they are, and rows whose length blocks of 32 do not divide become f16.
+    /// Makes [`Checkpoint::take`] quantise matrices of floats to `weights`: f16, q8_0 or q4_0. Quantised matrices keep
+    /// their type, and matrices whose row length is not a multiple of 32 become f16.
     pub fn convert(&mut self, weights: DType) -> Result<()> {
         match weights {
             DType::F16 | DType::Q8_0 | DType::Q4_0 => self.weights = Some(weights),
@@ -195,15 +196,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The tensor called `name`, checked to have `shape`. Vectors (norms) come as f32 whatever the file holds.
+    /// The tensor called `name`, checked to have `shape`. Vectors (norms) are converted to f32 from any type.
     ///
-    /// Mapped where the file's layout is the one that runs. [`Bytes::release`] gives its pages back after an upload.
+    /// The tensor is mapped where the file's layout can be used directly. [`Bytes::release`] frees its pages after an
+    /// upload.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.stored(name, shape)?.load(name, self.weights)
     }
 
-    /// Refuses a checkpoint that does not hold just the tensors that a model states, name → shape: one that lacks some, and
-    /// one that has more, since a model that ignores some of its weights is another model.
+    /// Refuses a checkpoint whose tensors differ from those that the model requires (name → shape): a missing tensor is
+    /// an error, and so is an extra tensor, because a model that ignores some of its weights is a different model.
     pub fn check(&self, stated: &BTreeMap<String, Vec<usize>>) -> Result<()> {
         for (name, shape) in stated {
             self.stored(name, shape)?;
@@ -235,7 +237,7 @@ impl Checkpoint {
         Ok(stored)
     }
 
-    /// The element type that [`Checkpoint::take`] gives, where there is such a tensor.
+    /// The element type that [`Checkpoint::take`] returns, if the tensor exists.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         self.tensors.get(name)?.dtype(self.weights)
     }
@@ -250,13 +252,13 @@ impl Checkpoint {
         })
     }
 
-    /// How many numbers the model has. A shared matrix counts once.
+    /// The number of parameters of the model. A shared matrix counts once.
     pub fn parameters(&self) -> usize {
         self.tensors.values().map(|stored| stored.shape.iter().product::<usize>()).sum()
     }
 }
 
-/// The vision half of a model that has one. Takes what belongs to it out of the model's own `tensors`.
+/// The vision half of a model that has one. Removes the tensors of the vision half from `tensors`.
 fn vision_half(
     files: &Files,
     description: &config::Description,
@@ -292,7 +294,7 @@ fn vision_half(
     }
 }
 
-/// The tensors by their names in the files, without what models never read.
+/// The tensors by their names in the files, without tensors that models never read.
 fn once(path: &Path, tensors: Vec<(String, Stored)>) -> Result<BTreeMap<String, Stored>> {
     let mut named = BTreeMap::new();
     for (name, stored) in tensors {
@@ -306,11 +308,11 @@ fn once(path: &Path, tensors: Vec<(String, Stored)>) -> Result<BTreeMap<String, 
     Ok(named)
 }
 
-/// Brings names to `model.layers.N.mlp.…`, and drops what models never read.
+/// Changes names to the form `model.layers.N.mlp.…`, and drops tensors that models never read.
 fn canonical(path: &Path, tensors: Vec<(String, Stored)>) -> Result<BTreeMap<String, Stored>> {
     let mut named = BTreeMap::new();
     for (name, stored) in tensors {
-        // Buffers that older versions of the Python library wrote out.
+        // Buffers that older versions of the Python library saved.
         if name.ends_with("rotary_emb.inv_freq") || name.ends_with("position_ids") {
             continue;
         }

@@ -1,7 +1,8 @@
-//! The pickle of a state dict, read by a stack machine that knows tensors and nothing else. Nothing is executed: what a
-//! file may name is the list in [`Global`].
+//! The pickle of a state dict, read by a stack machine that only builds tensors. It executes nothing, and [`Global`]
+//! lists all names that a file may use.
 //!
-//! Objects refer to containers by index, so that no file can nest or tie them into something that is hard to drop.
+//! Objects refer to containers by index, so that a file cannot create deeply nested or cyclic objects that are hard to
+//! drop.
 
 use std::collections::HashMap;
 
@@ -74,7 +75,7 @@ struct Machine<'a> {
     tensors: Vec<PickledTensor<'a>>,
 }
 
-/// The named tensors of a state dict. The error is the second half of a sentence about `data.pkl`.
+/// The named tensors of a state dict. The error is the second half of a sentence that begins with `data.pkl`.
 pub fn read(pickle: &[u8]) -> Result<Vec<(&str, PickledTensor<'_>)>, String> {
     let mut machine = Machine { rest: pickle, ..Machine::default() };
     let root = machine.run()?;
@@ -302,7 +303,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Object<'a>, String> {
-        // What lies below the last mark belongs to somebody else.
+        // Objects below the last mark belong to an outer container.
         if self.marks.last().is_some_and(|&mark| self.stack.len() <= mark) {
             return Err(underflow());
         }

@@ -1,10 +1,10 @@
-//! Tensors whose elements become those of another format while they are loaded.
+//! Conversion of tensors to another element format while they are loaded.
 
 use crate::formats::quantize_row;
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 use crate::threads;
 
-/// `tensor` with elements of another type, its rows in order; itself if it has that type already.
+/// `tensor` converted to `dtype`, with its rows in order; the same tensor if it already has that type.
 pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
     if tensor.dtype == dtype {
         return tensor.clone();
@@ -22,7 +22,7 @@ pub fn quantize(tensor: &Tensor, dtype: DType) -> Tensor {
             },
         );
     }
-    // The source has been read for the last time.
+    // The source bytes are not read again.
     tensor.bytes.release();
     Tensor { dtype, bytes: Bytes::new(bytes), order: RowOrder::Stored, ..tensor.clone() }
 }

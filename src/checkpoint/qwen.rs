@@ -1,7 +1,7 @@
-//! The tensors of Qwen-VL and of Qwen 1, whose decoder is the same → those of the canonical names.
+//! The tensors of Qwen 1 and of Qwen-VL, which have the same decoder → tensors under canonical names.
 //!
-//! h: hidden size, V: rows of the vocabulary, F: feed-forward width. Of the vision half S: image size, p: patch, g = S / p,
-//! N = g²: patches, W: width, M: feed-forward width, O: output width, which is h.
+//! h: hidden size, V: rows of the vocabulary, F: feed-forward width. In the vision half, S: image size, p: patch, g = S
+//! / p, N = g²: patches, W: width, M: feed-forward width, O: output width, which is h.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,14 +18,14 @@ use super::{json, tiktoken};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder};
 
-/// What canonical names of the vision half begin with.
+/// The prefix of canonical names in the vision half.
 const VISUAL: &str = "visual.";
-/// What they begin with in files.
+/// The prefix of the vision half's names in files.
 const FILE_VISUAL: &str = "transformer.visual.";
 
-/// Rows of the position tables, a grid of 16 × 16: the code knows no other.
+/// Side of the position tables, a grid of 16 × 16, which is a constant of the published code.
 const GRID: usize = 16;
-/// Of all norms of the vision half.
+/// Epsilon of all norms of the vision half.
 const NORM_EPS: f32 = 1e-6;
 /// Features of a head of the resampler.
 const RESAMPLER_HEAD: usize = 128;
@@ -52,14 +52,14 @@ struct Visual {
 /// Tensors by canonical name.
 type Named = BTreeMap<String, Stored>;
 
-/// Tensors by their names in the files, which leave one by one.
+/// Tensors by their names in the files. Each one is removed when it is used.
 struct Tensors<'a> {
     path: &'a Path,
     tensors: Named,
 }
 
 impl Tensors<'_> {
-    /// Takes a tensor out, checked to have a shape.
+    /// Removes a tensor and checks that it has `shape`.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Stored> {
         let stored = self.tensors.remove(name).ok_or_else(|| config::missing(self.path, name))?;
         if stored.shape != shape || shape.contains(&0) {
@@ -72,20 +72,20 @@ impl Tensors<'_> {
         Ok(stored)
     }
 
-    /// [`Tensors::take`] of `NAME.weight` and `NAME.bias`.
+    /// Calls [`Tensors::take`] for `NAME.weight` and `NAME.bias`.
     fn take_both(&mut self, name: &str, shape: &[usize]) -> Result<[Stored; 2]> {
         Ok([self.take(&format!("{name}.weight"), shape)?, self.take(&format!("{name}.bias"), &shape[..1])?])
     }
 }
 
-/// Puts a weight and its bias under a name.
+/// Inserts a weight and its bias under `name`.
 fn put(named: &mut Named, name: &str, [weight, bias]: [Stored; 2]) {
     named.insert(format!("{name}.weight"), weight);
     named.insert(format!("{name}.bias"), bias);
 }
 
-/// Completes a Qwen folder, whose tensors are here by their names in its files: the tensors of the decoder, and the vision
-/// half where there is one.
+/// Completes a Qwen folder from its tensors, which have their names in the files: returns the tensors of the decoder,
+/// and the vision half where there is one.
 pub fn read(
     files: &Files,
     description: &mut Description,
@@ -107,8 +107,8 @@ pub fn read(
     Ok((language, vision))
 }
 
-/// How many ids have a text, where the files tell. Rows of the embedding beyond them were never trained: no text has them,
-/// and none is chosen. Sets the ids that end an answer.
+/// The number of ids that have a text, where the files tell it. Later rows of the embedding were never trained: no text
+/// is encoded to them, and sampling never chooses them. Also sets the ids that end an answer.
 fn known_ids(
     files: &Files,
     description: &mut Description,
@@ -140,7 +140,7 @@ fn known_ids(
         )));
     }
     let ranks = ranks.or(of_visual);
-    // An answer ends with <|endoftext|>, <|im_start|> or <|im_end|>: the first specials behind the ranks.
+    // An answer ends with <|endoftext|>, <|im_start|> or <|im_end|>: the first special tokens after the ranks.
     if let Some(first) = ranks.map(|ranks| ranks as u32).or(description.eos.first().copied()) {
         description.eos = (first..first.saturating_add(3)).collect();
     }
@@ -148,7 +148,7 @@ fn known_ids(
     Ok(ranks.map(|ranks| ranks + specials))
 }
 
-/// Names tensors that are not in the list, and so the forms of this model that are not run (GPTQ).
+/// Refuses tensors that are not in the list, and thereby variants of this model that cannot be run (GPTQ).
 fn refuse_unknown(path: &Path, tensors: &Named, layers: usize, visual: Option<&Visual>) -> Result<()> {
     let mut known: BTreeSet<String> =
         ["transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight"].map(String::from).into();
@@ -190,7 +190,7 @@ const LAYER: [&str; 8] = [
 /// The modules of a block of the tower, each with a weight and a bias.
 const BLOCK: [&str; 6] = ["ln_1", "ln_2", "attn.in_proj", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"];
 
-/// The tensors of the vision half beside its blocks.
+/// The tensors of the vision half outside its blocks.
 const VISION: [&str; 18] = [
     "conv1.weight",
     "positional_embedding",
@@ -212,7 +212,7 @@ const VISION: [&str; 18] = [
     "proj",
 ];
 
-/// The decoder: thirds of c_attn are q, k and v; the activation is on w2.
+/// The tensors of the decoder. The thirds of c_attn are q, k and v; the activation is applied to the output of w2.
 fn decoder(tensors: &mut Tensors, description: &Description, known: Option<usize>) -> Result<Named> {
     let h = description.hidden;
     let mut named = Named::new();
@@ -256,7 +256,8 @@ fn decoder(tensors: &mut Tensors, description: &Description, known: Option<usize
     Ok(named)
 }
 
-/// q or k with the pairs that rope turns half a head apart, where it turns only a part of the head.
+/// q or k with its rows reordered so that rope's pairs are half a head apart, for models that rotate only a part of
+/// each head.
 fn rotated(description: &Description, weight: Stored, bias: Stored) -> Result<[Stored; 2]> {
     let (Some(head_dim), Some(rotated)) = (description.head_dim, description.rope.rotated) else {
         return Ok([weight, bias]);
@@ -268,7 +269,7 @@ fn rotated(description: &Description, weight: Stored, bias: Stored) -> Result<[S
     Ok([Stored { order, ..weight }, floats(&bias.file, shape, values)])
 }
 
-/// A tensor that was made while the checkpoint was read.
+/// A tensor whose values were computed while the checkpoint was read.
 fn floats(file: &Arc<std::path::PathBuf>, shape: Vec<usize>, values: Vec<f32>) -> Stored {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let element = Element::Run(DType::F32);
@@ -336,7 +337,7 @@ impl Visual {
 
         let conv = tensors.take(&from("conv1.weight"), &[w, 3, p, p])?;
         named.insert(to("patch_embedding.weight"), conv.reshaped(vec![w, 3 * p * p]));
-        // Added to activations: made for this grid once, and kept in f32.
+        // The position table is added to activations, so it is resized once for this grid and kept in f32.
         let table = tensors.take(&from("positional_embedding"), &[rows, w])?;
         let resized = resize(&table.load("positional_embedding", None)?.to_f32(), g, w);
         named.insert(to("positions"), floats(&table.file, vec![n * w], resized));
@@ -345,7 +346,7 @@ impl Visual {
         for block in 0..config.blocks {
             let from = |part: &str| from(&format!("transformer.resblocks.{block}.{part}"));
             let to = |part: &str| to(&format!("blocks.{block}.{part}"));
-            // q, k and v of a head lie side by side.
+            // q, k and v of each head are adjacent.
             let d = w / config.heads;
             let all = tensors.take_both(&from("attn.in_proj"), &[3 * w, w])?;
             for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
@@ -373,7 +374,7 @@ impl Visual {
         let table = tensors.take(&pool("pos_embed"), &[rows, o])?;
         let positions = table.load("pos_embed", None)?.to_f32();
         named.insert(to_pool("kv_positions"), floats(&table.file, vec![n * o], resize(&positions, g, o)));
-        // What is asked of every picture: ln_q(query) + pos_embed.
+        // The queries are the same for every picture: ln_q(query) + pos_embed.
         let query = tensors.take(&pool("query"), &[rows, o])?.load("query", None)?.to_f32();
         let norm = tensors.take_both(&pool("ln_q"), &[o])?.map(|stored| stored.load("ln_q", None));
         let [gain, bias] = norm;
@@ -381,7 +382,7 @@ impl Visual {
         let mut queries = layer_norm(&query, &gain, &bias);
         queries.iter_mut().zip(&positions).for_each(|(query, position)| *query += position);
         named.insert(to_pool("queries"), floats(&table.file, vec![rows * o], queries));
-        // Thirds here, in contrast to the tower.
+        // q, k and v are thirds of the matrix here, unlike in the tower.
         let weight = tensors.take(&pool("attn.in_proj_weight"), &[3 * o, o])?;
         let bias = tensors.take(&pool("attn.in_proj_bias"), &[3 * o])?;
         for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
@@ -396,7 +397,7 @@ impl Visual {
     }
 }
 
-/// Patches of a side are believed up to here: positions of all of them are made.
+/// Upper limit of patches on a side of the grid, because the positions of all patches are computed.
 const MOST_GRID: usize = 128;
 
 /// A table of 16 × 16 positions for a grid of `side` × `side`, as PyTorch's `interpolate` makes it: bicubic, a = −¾, corners
@@ -416,7 +417,7 @@ fn resize(x: &[f32], side: usize, cols: usize) -> Vec<f32> {
             std::array::from_fn(tap)
         })
         .collect();
-    // Rows of the grid first, then its columns.
+    // First along the rows of the grid, then along its columns.
     let mut wide = vec![0.0f64; GRID * side * cols];
     for (to, from) in wide.chunks_exact_mut(side * cols).zip(x.chunks_exact(GRID * cols)) {
         for (to, taps) in to.chunks_exact_mut(cols).zip(&taps) {
@@ -435,7 +436,7 @@ fn resize(x: &[f32], side: usize, cols: usize) -> Vec<f32> {
     out
 }
 
-/// Keys' cubic convolution with a = −¾, at a distance from the centre.
+/// Keys' cubic convolution with a = −¾, at a given distance from the centre.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.75;
     let x = x.abs();
@@ -468,7 +469,7 @@ mod tests {
 
     #[test]
     fn positions_are_resized_as_pytorch_does() {
-        // A plane, whose inner points a cubic gives back: x at (o + ½) · 16 / side − ½.
+        // The table is a plane, whose inner points cubic interpolation reproduces: x at (o + ½) · 16 / side − ½.
         let plane: Vec<f32> = (0..256).map(|i| (i % 16) as f32 + 100.0 * (i / 16) as f32).collect();
         for side in [10, 24, 32] {
             let out = resize(&plane, side, 1);

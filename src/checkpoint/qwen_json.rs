@@ -9,7 +9,7 @@ use super::config::{Description, MOST_CONTEXT, MOST_LAYERS, QWEN, QkNorm, RopeDe
 use super::json::parse;
 use crate::error::{Error, Result};
 
-/// The keys that matter, with the defaults of the published class.
+/// The keys that are read, with the defaults of the published class.
 #[derive(Deserialize)]
 struct Json {
     hidden_size: usize,
@@ -20,7 +20,7 @@ struct Json {
     no_bias: Option<bool>,
     rotary_emb_base: Option<f64>,
     rotary_pct: Option<f64>,
-    /// Tokens that the model was trained with.
+    /// Number of tokens that the model was trained with.
     seq_length: Option<usize>,
     max_position_embeddings: Option<usize>,
     use_dynamic_ntk: Option<bool>,
@@ -33,7 +33,7 @@ struct GenerationJson {
     eos_token_id: Option<u32>,
 }
 
-/// Reads a folder's description. `generation` is the content of `generation_config.json`, where there is one.
+/// Reads the description of a folder. `generation` is the content of `generation_config.json`, where it exists.
 pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> Result<Description> {
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
     let json: Json = parse(file, config)?;
@@ -74,7 +74,7 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     if !(2..=MOST_CONTEXT).contains(&trained) || !(1..=MOST_CONTEXT).contains(&context) {
         return Err(bad(format!("seq_length is {trained} and max_position_embeddings {context}, which no model has")));
     }
-    // With R = 2 its exponent R / (R − 2) is no number, and the only angle does not depend on the base.
+    // With R = 2 the exponent R / (R − 2) is undefined, and the only angle does not depend on the base.
     let ntk = json.use_dynamic_ntk.unwrap_or(true) && rotated > 2;
     let beyond =
         Beyond { trained, ntk: ntk.then_some(Ntk { base, rotated }), logn: json.use_logn_attn.unwrap_or(true) };

@@ -1,6 +1,6 @@
 //! safetensors: u64 header length · JSON `{name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": …}` · data.
 //!
-//! All little endian; offsets count from the end of the header.
+//! All numbers are little endian; offsets count from the end of the header.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::stored::{Element, Stored, count};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder};
 
-/// The format's own limit.
+/// The limit that the format specifies.
 const HEADER_LIMIT: u64 = 100_000_000;
 
 #[derive(Deserialize)]
@@ -23,7 +23,7 @@ struct Info {
     data_offsets: (usize, usize),
 }
 
-/// The header's entries in the order of the file, so that a name that occurs twice is seen.
+/// The header's entries in file order, so that duplicate names are detected.
 struct Header(Vec<(String, Info)>);
 
 impl<'de> Deserialize<'de> for Header {

@@ -12,7 +12,7 @@ use super::{Checkpoint, Source, json};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType};
 
-/// The files beside the weights that a model is used with, where the folder has them.
+/// The files that are copied beside the weights, where the folder has them.
 const BESIDE: [&str; 11] = [
     "added_tokens.json",
     "chat_template.jinja",
@@ -28,10 +28,10 @@ const BESIDE: [&str; 11] = [
 ];
 
 impl Checkpoint {
-    /// Writes the model as a Hugging Face folder: the configuration with heads, key/value heads and feed-forward width of
-    /// each layer as lists, as Adapt-Pruner's models have them; the tensors in the types that they have here.
+    /// Writes the model as a Hugging Face folder. The configuration lists heads, key/value heads and feed-forward width
+    /// of each layer, as Adapt-Pruner's models do; the tensors keep the types that they have in memory.
     ///
-    /// The folder appears whole or not at all. `replace`: one that is there already makes way, if it holds a model.
+    /// The folder appears complete or not at all. `replace`: an existing folder is replaced, if it holds a model.
     pub fn save(&self, folder: &Path, replace: bool) -> Result<()> {
         self.may_save(folder, replace)?;
         let Source::Folder(files) = &self.source else {
@@ -40,7 +40,7 @@ impl Checkpoint {
         let failed = |path: &Path, error: std::io::Error| {
             Error::checkpoint(format!("{} cannot be written", path.display())).caused_by(error)
         };
-        // Beside the folder, so that the last step is a rename on one file system.
+        // The temporary folder is in the same parent folder, so that the last step is a rename on one file system.
         let unfinished = Unfinished(beside(folder, "partial"));
         let new = &unfinished.0;
         fs::create_dir_all(new).map_err(|error| failed(new, error))?;
@@ -61,7 +61,7 @@ impl Checkpoint {
             let old = Unfinished(beside(folder, "replaced"));
             fs::rename(folder, &old.0).map_err(|error| failed(folder, error))?;
             if let Err(error) = fs::rename(new, folder) {
-                // Back to what was there.
+                // Restores the old folder.
                 let _ = fs::rename(&old.0, folder);
                 return Err(failed(folder, error));
             }
@@ -70,7 +70,7 @@ impl Checkpoint {
         fs::rename(new, folder).map_err(|error| failed(folder, error))
     }
 
-    /// The error that [`Checkpoint::save`] would end with, as far as it can be told before the work.
+    /// Checks before the work starts whether [`Checkpoint::save`] would fail, as far as this can be known.
     pub fn may_save(&self, folder: &Path, replace: bool) -> Result<()> {
         let refused = |what: &str| Err(Error::checkpoint(format!("{} {what}", folder.display())));
         if folder.file_name().is_none() {
@@ -111,7 +111,7 @@ impl Checkpoint {
         json.insert("num_attention_heads".into(), c.heads.clone().into());
         json.insert("num_key_value_heads".into(), c.kv_heads.clone().into());
         json.insert("intermediate_size".into(), c.ffn.clone().into());
-        // Llama 4's text models call the dense width so.
+        // Llama 4's text models use this key for the width of dense layers.
         if json.contains_key("intermediate_size_mlp") {
             json.insert("intermediate_size_mlp".into(), c.ffn.clone().into());
         }
@@ -144,13 +144,13 @@ impl Checkpoint {
         let views = tensors.iter().map(|(name, element, shape, bytes)| {
             Ok((*name, TensorView::new(*element, shape.to_vec(), bytes).map_err(failed)?))
         });
-        // transformers asks for this key.
+        // The Python library transformers requires this key.
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
         safetensors::serialize_to_file(views.collect::<Result<Vec<_>>>()?, Some(metadata), file).map_err(failed)
     }
 }
 
-/// A folder that is removed unless it was renamed.
+/// A folder that is removed on drop unless it was renamed.
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
@@ -159,7 +159,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// A name beside a folder that no other process takes.
+/// A name in the same parent folder that no other process uses.
 fn beside(folder: &Path, what: &str) -> PathBuf {
     let mut name = folder.file_name().expect("looked at before").to_os_string();
     name.push(format!(".{what}-{}", std::process::id()));

@@ -1,8 +1,8 @@
-//! `tokenizer.model`: a SentencePiece model, which is a protobuf (proto2) message taken apart by field number.
+//! `tokenizer.model`: a SentencePiece model, a protobuf (proto2) message that is parsed by field number.
 
 use crate::error::{Error, Result};
 
-/// A SentencePiece BPE vocabulary and the rules that prepare text for it.
+/// A SentencePiece BPE vocabulary and the rules that normalise text for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SentencePiece {
     /// The piece of each id.
@@ -12,9 +12,9 @@ pub struct SentencePiece {
     pub unk: u32,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
-    /// Text gets one space in front.
+    /// Whether text gets one space in front.
     pub add_dummy_prefix: bool,
-    /// Leading, trailing and repeated spaces are dropped.
+    /// Whether leading, trailing and repeated spaces are dropped.
     pub remove_extra_whitespaces: bool,
     /// A compiled table of character replacements; empty for `identity`.
     pub charsmap: Vec<u8>,
@@ -40,7 +40,7 @@ pub enum PieceKind {
 }
 
 impl PieceKind {
-    /// The kind that SentencePiece and GGUF (`tokenizer.ggml.token_type`) number `code`.
+    /// The kind with the number `code` in SentencePiece and GGUF (`tokenizer.ggml.token_type`).
     pub fn from_code(code: u64) -> Option<Self> {
         Some(match code {
             1 => Self::Normal,
@@ -62,7 +62,7 @@ impl Piece {
     }
 }
 
-/// Reads the bytes of a `tokenizer.model`; `name` is the file, for messages.
+/// Parses the bytes of a `tokenizer.model`; `name` is the file name for error messages.
 pub fn read(name: &str, bytes: &[u8]) -> Result<SentencePiece> {
     let broken = |what: &str| Error::checkpoint(format!("{name} is not a whole SentencePiece model: {what}"));
     let mut model = SentencePiece {
@@ -140,7 +140,7 @@ fn read_piece(bytes: &[u8]) -> Result<Piece, String> {
     Ok(piece)
 }
 
-/// Ids are int32; −1 (ten bytes of varint) means that there is no such piece.
+/// Ids are int32; −1 (ten bytes of varint) means that the piece does not exist.
 fn piece_id(value: u64) -> Option<u32> {
     u32::try_from(value).ok().filter(|&id| id <= i32::MAX as u32)
 }

@@ -1,4 +1,5 @@
-//! A tensor as a file holds it: any element type, any strides. [`Stored::load`] makes it one that can be run.
+//! A tensor as a file stores it: any element type, any strides. [`Stored::load`] converts it to a tensor that can be
+//! run.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -8,37 +9,37 @@ use super::quantize::quantize;
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
-/// Where a tensor lies and how it is laid out. `bytes` has been checked to hold it.
+/// The location and layout of a tensor. `bytes` has been checked to hold all of its elements.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// The file that holds it; messages name it.
+    /// The file that holds the tensor, for error messages.
     pub file: Arc<PathBuf>,
     pub element: Element,
     pub shape: Vec<usize>,
-    /// How the elements lie, where they do not lie in order.
+    /// The layout of the elements, where it is not contiguous.
     pub view: Option<View>,
     pub bytes: Bytes,
     pub order: RowOrder,
-    /// A gain that is stored less 1: [`Stored::load`] adds it.
+    /// Whether the tensor is a gain that is stored less 1: [`Stored::load`] adds the 1.
     pub less_1: bool,
 }
 
-/// Elements that do not lie in order: a transposed matrix, or a convolution with its channels last.
+/// A non-contiguous layout: a transposed matrix, or a convolution with its channels last.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// The shape that the strides belong to. [`Stored::shape`] may be another one of as many elements.
+    /// The shape that the strides belong to. [`Stored::shape`] may be another shape with the same number of elements.
     pub shape: Vec<usize>,
-    /// In elements.
+    /// Strides in elements.
     pub strides: Vec<usize>,
 }
 
-/// The element type that a file names.
+/// The element type in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Element {
     Run(DType),
-    /// Becomes f32 when loaded.
+    /// Converted to f32 when loaded.
     F64,
-    /// Listed, and an error when loaded.
+    /// Listed, but an error when loaded.
     Other(String),
 }
 
@@ -58,7 +59,8 @@ pub fn count(shape: &[usize]) -> Option<usize> {
 }
 
 impl Stored {
-    /// A tensor that can be run. Matrices of floats are quantised to `weights` if that is given; vectors (norms) become f32.
+    /// The tensor in a form that can be run. Matrices of floats are quantised to `weights` if it is given; vectors
+    /// (norms) become f32.
     pub fn load(&self, name: &str, weights: Option<DType>) -> Result<Tensor> {
         let tensor = match &self.element {
             Element::Run(dtype) => Tensor {
@@ -95,9 +97,9 @@ impl Stored {
         Self { shape, ..self }
     }
 
-    /// Some of its rows: a matrix's, or a vector's elements.
+    /// A range of rows of a matrix, or of elements of a vector.
     ///
-    /// Rows that lie in order stay where they are, in their type.
+    /// Contiguous rows stay in place and keep their type.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         let whole = self.in_order();
         assert!(rows.start <= rows.end && rows.end <= whole.shape[0], "rows {rows:?} of {:?}", whole.shape);
@@ -107,7 +109,7 @@ impl Stored {
         Self { shape, bytes, ..whole }
     }
 
-    /// Rows `first..first + each` of every `step`.
+    /// Of every `step` rows, the rows `first..first + each`.
     pub fn rows_of_every(&self, first: usize, each: usize, step: usize) -> Self {
         let whole = self.in_order();
         let (rows, groups) = (whole.shape[0], whole.shape[0] / step);
@@ -116,13 +118,13 @@ impl Stored {
         let bytes = whole.bytes.slice(first * size..((groups - 1) * step + first + each) * size);
         let shape: Vec<usize> = [groups * each].into_iter().chain(whole.shape[1..].iter().copied()).collect();
         match whole.shape.len() {
-            // Order is a property of rows; a vector is one.
+            // The row order describes rows; a vector counts as one row.
             1 => Self { shape, bytes, view: Some(View { shape: vec![groups, each], strides: vec![step, 1] }), ..whole },
             _ => Self { shape, bytes, order: RowOrder::Strided { each, step }, ..whole },
         }
     }
 
-    /// A matrix's columns as rows.
+    /// The transpose of a matrix.
     pub fn transposed(&self) -> Self {
         let whole = self.in_order();
         let [rows, cols] = whole.shape[..] else { panic!("the transpose of {:?}", whole.shape) };
@@ -130,19 +132,19 @@ impl Stored {
         Self { shape: vec![cols, rows], view: Some(view), ..whole }
     }
 
-    /// The same with its elements in order of their indices.
+    /// The same tensor with its elements in index order.
     fn in_order(&self) -> Self {
         let size = match &self.element {
             _ if self.view.is_none() => return self.clone(),
             Element::Run(dtype) => dtype.block().1,
             Element::F64 => 8,
-            // Refused when it is loaded; until then only its shape counts.
+            // Loading refuses this type; until then only the shape is used.
             Element::Other(_) => return Self { view: None, ..self.clone() },
         };
         Self { view: None, bytes: self.contiguous(size), ..self.clone() }
     }
 
-    /// Bytes of its elements in the file.
+    /// Bytes of the tensor's elements in the file.
     pub fn size(&self) -> usize {
         match (&self.element, self.shape.split_last()) {
             (Element::Run(dtype), Some((&cols, rows))) => rows.iter().product::<usize>() * dtype.row_bytes(cols),
@@ -151,7 +153,7 @@ impl Stored {
         }
     }
 
-    /// The type that [`Stored::load`] gives, where it gives one.
+    /// The type that [`Stored::load`] returns, or `None` where loading fails.
     pub fn dtype(&self, weights: Option<DType>) -> Option<DType> {
         let stored = match self.element {
             Element::Run(dtype) => dtype,
@@ -165,7 +167,7 @@ impl Stored {
         })
     }
 
-    /// The elements, `size` bytes each, in order of their indices.
+    /// The elements, `size` bytes each, in index order.
     pub(super) fn contiguous(&self, size: usize) -> Bytes {
         let Some(View { shape, strides }) = &self.view else { return self.bytes.clone() };
         let mut index = vec![0; shape.len()];
@@ -186,7 +188,8 @@ impl Stored {
     }
 }
 
-/// What `--weights` makes of a matrix. Blocks stay as they are; rows that blocks of 32 do not fill become f16.
+/// The type of a matrix after `--weights`. Block types stay as they are; rows that are not a multiple of 32 long become
+/// f16.
 fn target(stored: DType, cols: usize, wanted: DType) -> DType {
     match stored {
         DType::F32 | DType::F16 | DType::BF16 if cols.is_multiple_of(wanted.block().0) => wanted,

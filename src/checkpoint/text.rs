@@ -1,4 +1,4 @@
-//! What the files say about text: the vocabulary, special tokens and chat templates, as they stand there.
+//! The text settings in the files: the vocabulary, special tokens and chat templates, unchanged.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +12,22 @@ use super::{Checkpoint, Source};
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
 
-/// Everything that turning text into ids and back needs. Nothing in here is compiled yet.
+/// Everything that is needed to convert text into ids and back. Nothing is compiled yet.
 #[derive(Clone, Debug)]
 pub struct TextFiles {
-    /// The file that holds the vocabulary; messages name it.
+    /// The file that holds the vocabulary, for error messages.
     pub source: PathBuf,
     pub vocabulary: Vocabulary,
-    /// Tokens that are found in text before anything else, and those that are named below.
+    /// Added tokens, which are found in text before anything else, and the special tokens of `special`.
     pub added: Vec<AddedToken>,
     /// The strings of `bos_token`, `eos_token`, … by key, for chat templates and for BOS.
     pub special: Vec<(String, String)>,
-    /// The ids of BOS and EOS, where the files give ids and not strings.
+    /// The ids of BOS and EOS, where the files give ids instead of strings.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
-    /// Chat templates by name; the usual one is `default`.
+    /// Chat templates by name; the name of the standard one is `default`.
     pub templates: Vec<(String, String)>,
 }
 
@@ -42,22 +42,23 @@ pub enum Vocabulary {
         model: SentencePiece,
         prefix: Prefix,
     },
-    /// GPT-2's byte-level BPE as GGUF holds it: `pre` names the family of its pre-tokenizer, merges are `left right`.
+    /// GPT-2's byte-level BPE in GGUF: `pre` names the family of its pre-tokenizer, and merges have the form `left
+    /// right`.
     ByteLevel {
         pre: String,
         tokens: Vec<String>,
         merges: Vec<String>,
     },
-    /// Qwen's ranks.
+    /// Qwen's tokens by rank.
     Tiktoken(Tiktoken),
 }
 
-/// Which stretches of text between special tokens get a space in front.
+/// The pieces of text between special tokens that get a space in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {
-    /// `legacy: true`, and everything older than that key.
+    /// Every piece: `legacy: true`, and files older than that key.
     Every,
-    /// `legacy: false`: only text at the very beginning.
+    /// Only the text at the very beginning: `legacy: false`.
     First,
     Never,
 }
@@ -66,9 +67,9 @@ pub enum Prefix {
 pub struct AddedToken {
     pub id: u32,
     pub text: String,
-    /// Not printed when ids are turned into text.
+    /// Whether the token is omitted when ids are converted to text.
     pub special: bool,
-    /// Swallows the whitespace on its left, on its right.
+    /// Whether the token absorbs the whitespace on its left, and on its right.
     pub lstrip: bool,
     pub rstrip: bool,
 }
@@ -80,12 +81,12 @@ impl AddedToken {
 }
 
 impl TextFiles {
-    /// The string of the special token `key` (`bos_token`), if it names one.
+    /// The string of the special token `key` (`bos_token`), if the files define it.
     pub fn special(&self, key: &str) -> Option<&str> {
         self.special.iter().find(|(name, _)| name == key).map(|(_, text)| text.as_str())
     }
 
-    /// Reads what a Hugging Face folder or a `.gguf` file says about text; it may say nothing.
+    /// Reads the text settings of a Hugging Face folder or a `.gguf` file, or `None` where the files have none.
     pub fn open(files: impl Into<Files>) -> Result<Option<Self>> {
         let files = files.into();
         let path = files.path();
@@ -99,7 +100,7 @@ impl TextFiles {
         }
     }
 
-    /// What the files of an open checkpoint say about text.
+    /// The text settings of an open checkpoint.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>> {
         match checkpoint.source() {
             Source::Folder(files) => Self::read(files),
@@ -107,14 +108,15 @@ impl TextFiles {
         }
     }
 
-    /// Reads `tokenizer.json`, else `tokenizer.model`, else `qwen.tiktoken`, with the JSON files beside it. A folder may have none.
+    /// Reads `tokenizer.json`, else `tokenizer.model`, else `qwen.tiktoken`, and the JSON files beside it, if there are
+    /// any.
     pub fn read(files: &Files) -> Result<Option<Self>> {
         let folder = files.path();
         let config = read_json(files, &folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         let json = folder.join("tokenizer.json");
         let model = folder.join("tokenizer.model");
         let mut special = special_tokens(&config);
-        // Folders older than `added_tokens_decoder` have the last word in a second file.
+        // In folders older than `added_tokens_decoder` a second file takes precedence.
         if config.get("added_tokens_decoder").is_none()
             && let Some(map) = read_json(files, &folder.join("special_tokens_map.json"))?
         {
@@ -138,7 +140,7 @@ impl TextFiles {
             let (bos, eos) = (sentencepiece.bos, sentencepiece.eos);
             let mut text = Self::new(model, Vocabulary::SentencePiece { model: sentencepiece, prefix });
             text.added = added_tokens(files, &config, &special, &text.vocabulary)?;
-            // MobileLLM's configuration names its special tokens "", and means the vocabulary's own.
+            // MobileLLM's configuration sets its special tokens to "", which means those of the vocabulary.
             (text.bos, text.eos) = (bos, eos);
             text
         } else if let Some(qwen) = tiktoken::read(files)? {
@@ -152,7 +154,7 @@ impl TextFiles {
         Ok(Some(text))
     }
 
-    /// Takes the `tokenizer.*` keys of a GGUF file, which may have none.
+    /// Reads the `tokenizer.*` keys of a GGUF file, which may have none.
     pub fn from_gguf(path: &Path, gguf: &Gguf) -> Result<Option<Self>> {
         let key = |key: &str| gguf.metadata(&format!("tokenizer.{key}"));
         let Some(model) = key("ggml.model").and_then(|value| value.as_str()) else { return Ok(None) };
@@ -196,7 +198,8 @@ impl TextFiles {
                 let pieces = pieces.map(|((text, score), &kind)| Piece {
                     text,
                     score: score as f32,
-                    // What SentencePiece calls user-defined is an added token here, and not cut out twice.
+                    // A user-defined piece of SentencePiece is an added token here; the kind `Control` prevents a
+                    // second match.
                     kind: if kind == PieceKind::UserDefined { PieceKind::Control } else { kind },
                 });
                 let add_dummy_prefix = flag("add_space_prefix").unwrap_or(true);
@@ -247,7 +250,7 @@ impl TextFiles {
     }
 }
 
-/// Special tokens by key, in the order in which Hugging Face gives new ones their ids. Empty strings name nothing.
+/// Special tokens by key, in the order in which Hugging Face assigns ids to new ones. Empty strings are skipped.
 fn special_tokens(json: &Value) -> Vec<(String, String)> {
     const KEYS: [&str; 7] =
         ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -261,7 +264,7 @@ fn special_tokens(json: &Value) -> Vec<(String, String)> {
     named.chain(additional.map(|text| ("additional_special_tokens".to_owned(), text))).collect()
 }
 
-/// The added tokens of a SentencePiece folder: those with an id in its files, then the special ones by name.
+/// The added tokens of a SentencePiece folder: first those with an id in the files, then the special tokens by name.
 fn added_tokens(
     files: &Files,
     config: &Value,
@@ -285,7 +288,7 @@ fn added_tokens(
             added.push(AddedToken { id, text, special: false, lstrip: false, rstrip: false });
         }
     }
-    // What the configuration leaves unnamed goes by the vocabulary's own names.
+    // Tokens that the configuration does not name have the names of the vocabulary.
     let own = [model.unk].into_iter().chain(model.bos).chain(model.eos);
     let own = own.filter_map(|id| Some(model.pieces.get(id as usize)?.text.clone()));
     for text in special.iter().map(|(_, text)| text.clone()).chain(own) {
@@ -332,7 +335,7 @@ fn read_json(files: &Files, path: &Path) -> Result<Option<Value>> {
     Ok(Some(json))
 }
 
-/// The bytes of a file that may be missing.
+/// The bytes of a file, or `None` where it does not exist.
 fn read_bytes(files: &Files, path: &Path) -> Result<Option<Bytes>> {
     if files.is_file(path) { files.read(path).map(Some) } else { Ok(None) }
 }

@@ -1,4 +1,5 @@
-//! `qwen.tiktoken`: a line a token, the base64 of its bytes and its rank. And what stands beside it in a Qwen folder.
+//! `qwen.tiktoken`: one token per line, as the base64 of its bytes and its rank. Also the related settings of a Qwen
+//! folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,21 +13,22 @@ use crate::error::{Error, Result};
 /// The file's name.
 pub const FILE: &str = "qwen.tiktoken";
 
-/// Special tokens behind the ranks: `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`, `<|extra_0|>` to `<|extra_204|>`.
+/// Special tokens after the ranks: `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`, `<|extra_0|>` to `<|extra_204|>`.
 pub const SPECIALS: usize = 3 + EXTRAS;
 const EXTRAS: usize = 205;
 
-/// What Qwen-VL has behind those: regions, boxes, quadrilaterals and pictures.
+/// The special tokens that Qwen-VL adds after those: regions, boxes, quadrilaterals and pictures.
 pub const TAGS: [&str; 9] = ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"];
 
-/// Qwen's tokenizer and conversation style, as a folder's files tell them.
+/// Qwen's tokenizer and conversation style, as the files of a folder define them.
 #[derive(Clone, Debug)]
 pub struct Tiktoken {
     /// The bytes of each token by rank; every single byte is among them.
     pub tokens: Vec<Vec<u8>>,
-    /// Whether [`TAGS`] are special tokens: in models that read pictures.
+    /// Whether [`TAGS`] are special tokens, which is true of models that read pictures.
     pub tags: bool,
-    /// Tokens of system part and history that a conversation may have; without it, the model continues text.
+    /// Limit on the tokens of the system part and the history of a conversation; `None` means that the model only
+    /// continues text.
     pub chat_window: Option<usize>,
 }
 
@@ -47,10 +49,10 @@ struct GenerationJson {
     max_window_size: Option<usize>,
 }
 
-/// Where neither file says: the model's own code would not run a conversation then.
+/// The default where neither file gives a value: the model's own code would refuse a conversation then.
 const CHAT_WINDOW: usize = 6144;
 
-/// Reads a folder's tokenizer, if it is Qwen's.
+/// Reads the tokenizer of a folder, if it is Qwen's.
 pub fn read(files: &Files) -> Result<Option<Tiktoken>> {
     let folder = files.path();
     let file = folder.join(FILE);
@@ -85,7 +87,7 @@ pub fn read(files: &Files) -> Result<Option<Tiktoken>> {
 fn parse(file: &Path, content: &[u8]) -> Result<Vec<Vec<u8>>> {
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
     let mut tokens: Vec<Vec<u8>> = Vec::new();
-    // Copies with line ends of Windows exist.
+    // Some copies have Windows line ends.
     let mut words = content.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
         let rank = words.next().and_then(|rank| std::str::from_utf8(rank).ok()?.parse::<usize>().ok());
@@ -137,7 +139,7 @@ fn base64(word: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// The lines of a vocabulary of single bytes, and what stands behind them.
+    /// The lines of a vocabulary of single bytes, followed by `more`.
     fn file(more: &str) -> Vec<u8> {
         const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let digit = |i: usize| char::from(DIGITS[i]);

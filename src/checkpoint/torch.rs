@@ -1,6 +1,6 @@
 //! PyTorch `.bin`: a zip of `NAME/data.pkl`, which lists tensors as views of storages, and `NAME/data/KEY`, the storages.
 //!
-//! Entries are stored, not compressed, so that storages are used where they lie in the mapped file.
+//! Entries are stored without compression, so that the storages can be used in place in the mapped file.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -98,7 +98,7 @@ fn element(storage_type: &str) -> (Element, usize) {
     }
 }
 
-/// The bytes from the first to the last element, and how the elements lie if they do not lie in order.
+/// The bytes from the first to the last element, and their layout where it is not contiguous.
 fn view(tensor: &PickledTensor, storage: &Bytes, size: usize) -> Result<(Bytes, Option<View>), String> {
     let PickledTensor { shape, strides, offset, storage_len, .. } = tensor;
     if strides.len() != shape.len() {
@@ -111,7 +111,7 @@ fn view(tensor: &PickledTensor, storage: &Bytes, size: usize) -> Result<(Bytes, 
     if elements == 0 {
         return Ok((storage.slice(0..0), None));
     }
-    // The distance from the first element to the one behind the last.
+    // The distance from the first element to the position after the last.
     let reach = shape
         .iter()
         .zip(strides)
@@ -128,7 +128,7 @@ fn view(tensor: &PickledTensor, storage: &Bytes, size: usize) -> Result<(Bytes, 
         step *= size;
         right
     });
-    // Elements that are shown several times would let a small file ask for any amount of memory.
+    // Strides that repeat elements would let a small file request any amount of memory.
     if !contiguous && elements > *storage_len {
         return Err(format!("with shape {shape:?} repeats the elements of its storage, which is not supported"));
     }

@@ -1,25 +1,26 @@
-//! The vision half of a MobileVLM or of a Qwen-VL, as its files describe it.
+//! The configuration of the vision half of a MobileVLM or a Qwen-VL.
 
 use std::path::PathBuf;
 
-/// A tower and what makes tokens of its features. Widths come from the shapes of tensors where files and shapes disagree.
+/// A tower, and a projector that makes tokens of its features. Where files and tensor shapes disagree about widths, the
+/// shapes are used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
-    /// S: images are brought to S × S pixels.
+    /// S: images are resized to S × S pixels.
     pub image_size: usize,
-    /// Pixels of a patch's side.
+    /// Side of a patch in pixels.
     pub patch: usize,
     /// Features of a patch.
     pub width: usize,
     pub heads: usize,
     /// Width of the feed-forward part.
     pub ffn: usize,
-    /// Blocks that are executed; later ones are not loaded.
+    /// Number of blocks that are executed; later blocks are not loaded.
     pub blocks: usize,
     pub norm_eps: f32,
     pub activation: Activation,
     pub projector: Projector,
-    /// Of red, green and blue, in 0 .. 1: pixels become (value − mean) / std.
+    /// Means of red, green and blue, in 0 .. 1: pixels become (value − mean) / std.
     pub mean: [f32; 3],
     pub std: [f32; 3],
 }
@@ -33,28 +34,28 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// What turns patches into tokens.
+/// The projector, which turns patches into tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Projector {
     /// MobileVLM V1, `ldpnet`. `squeeze` is the inner width of its squeeze-excitation.
     Ldp { squeeze: usize },
     /// MobileVLM V2, `ldpnetv2`.
     Ldpv2,
-    /// Qwen-VL's: 256 queries that look at the patches.
+    /// Qwen-VL's projector: 256 queries that attend to the patches.
     Resampler { heads: usize },
 }
 
-/// Where the vision half is, where the model's own files do not say. At most one of the two.
+/// The location of the vision half, where the model's own files do not give it. At most one of the two is set.
 #[derive(Clone, Debug, Default)]
 pub struct VisionFiles {
     /// llama.cpp's second file: tower and projector for a language model of the architecture `llama` or `mobilevlm`.
     pub mmproj: Option<PathBuf>,
-    /// A CLIP folder whose tower is used instead of the one that a MobileVLM folder holds or names.
+    /// A CLIP folder whose tower replaces the one that a MobileVLM folder contains or names.
     pub tower: Option<PathBuf>,
 }
 
 impl VisionConfig {
-    /// Patches a side.
+    /// Patches on a side of the image.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch
     }
@@ -64,7 +65,7 @@ impl VisionConfig {
         self.grid() * self.grid()
     }
 
-    /// Tokens a side of the grid that the language model gets.
+    /// Tokens on a side of the grid that the language model receives.
     pub fn token_grid(&self) -> usize {
         match self.projector {
             Projector::Ldp { .. } => self.grid().div_ceil(2),
@@ -73,7 +74,8 @@ impl VisionConfig {
         }
     }
 
-    /// Whether pictures are stretched to a square as they lie in their files. Else they are turned upright and padded.
+    /// Whether pictures are stretched to a square without applying their orientation. Otherwise they are turned upright
+    /// and padded.
     pub fn stretches(&self) -> bool {
         matches!(self.projector, Projector::Resampler { .. })
     }

@@ -1,4 +1,4 @@
-//! The vision half of a MobileVLM folder: what `config.json` says of it, and which of two towers it is.
+//! The vision half of a MobileVLM folder: its keys in `config.json`, and the choice between two towers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::vision_tensors::{Facts, Language, MEAN, NORM_EPS, PROJECTOR, Part, Pr
 use super::{clip_json, folder, json};
 use crate::error::{Error, Result};
 
-/// The keys of `config.json` that tell one vision half from another.
+/// The keys of `config.json` that describe the vision half.
 #[derive(Deserialize)]
 struct Json {
     mm_projector_type: Option<String>,
@@ -26,7 +26,8 @@ struct Json {
     mm_use_im_patch_token: Option<bool>,
 }
 
-/// Completes a MobileVLM folder whose own tensors, by canonical names, are `own`. `given` is the tower that the user names.
+/// Completes a MobileVLM folder whose own tensors, by canonical names, are `own`. `given` is the tower that the user
+/// specified.
 pub fn read(
     files: &Files,
     own: BTreeMap<String, Stored>,
@@ -52,7 +53,7 @@ pub fn read(
     resolve(tower, projector, &facts, kind, blocks, Language { path: folder, hidden })
 }
 
-/// Refuses a MobileVLM folder whose prompts would be others, whatever vision half it is given.
+/// Refuses a MobileVLM folder that needs another prompt format, whatever vision half it is given.
 pub fn check_prompt(files: &Files) -> Result<()> {
     let (file, json) = keys(files)?;
     json.check_prompt(&file)
@@ -70,7 +71,7 @@ pub fn is_vision(name: &str) -> bool {
 }
 
 impl Json {
-    /// The projector that is named; refuses features that are not the patches'.
+    /// The projector that the configuration names; refuses configurations that select other features than the patches.
     fn projector(&self, file: &Path) -> Result<ProjectorKind> {
         let unsupported = |what: String| Err(Error::unsupported(format!("{}: {what}", file.display())));
         if let Some(feature) = self.mm_vision_select_feature.as_deref().filter(|&feature| feature != "patch") {
@@ -78,7 +79,7 @@ impl Json {
                 "mm_vision_select_feature is `{feature}`; dunlin runs `patch`, which leaves the class token out",
             ));
         }
-        // The longer name first: the shorter one begins it.
+        // The longer name is tested first, because the shorter one is a prefix of it.
         match self.mm_projector_type.as_deref() {
             Some(name) if name.starts_with("ldpnetv2") => Ok(ProjectorKind::Ldpv2),
             Some(name) if name.starts_with("ldpnet") => Ok(ProjectorKind::Ldp),
@@ -89,7 +90,7 @@ impl Json {
         }
     }
 
-    /// Refuses images and prompts that are prepared in another way.
+    /// Refuses models whose images or prompts are prepared in another way.
     fn check_prompt(&self, file: &Path) -> Result<()> {
         let unsupported = |what: String| Err(Error::unsupported(format!("{}: {what}", file.display())));
         if let Some(ratio) = self.image_aspect_ratio.as_deref().filter(|&ratio| ratio != "pad") {
@@ -107,8 +108,8 @@ impl Json {
         Ok(())
     }
 
-    /// The tower's tensors, and what is known of it. A tower that is given wins. Else MobileVLM's own code reads the
-    /// tower's folder for V1, and the checkpoint for V2; what is not there is taken from the other.
+    /// The tower's tensors and its description. A given tower takes precedence. Otherwise, as in MobileVLM's own code,
+    /// V1 reads the tower's folder and V2 the checkpoint; where one lacks the tower, the other is read.
     fn choose(&self, files: &Files, own: Part, kind: ProjectorKind, given: Option<&Path>) -> Result<(Part, Facts)> {
         let folder = files.path();
         if let Some(given) = given {
@@ -143,7 +144,8 @@ impl Json {
         }
     }
 
-    /// How many of `layers` blocks are executed: hidden state 0 comes before the first, state i out of block i.
+    /// The number of executed blocks among `layers`: hidden state 0 is the input of the first block, state i the output
+    /// of block i.
     fn blocks(&self, file: &Path, layers: usize) -> Result<usize> {
         let bad = |what: &str| {
             let last = layers + 1;
@@ -159,7 +161,7 @@ impl Json {
     }
 }
 
-/// What every CLIP of OpenAI has in common; the rest follows from shapes.
+/// The values that all of OpenAI's CLIP models share; the others follow from shapes.
 fn openai(folder: &Path) -> Facts {
     Facts {
         file: folder.to_path_buf(),
@@ -174,17 +176,17 @@ fn openai(folder: &Path) -> Facts {
     }
 }
 
-/// The tower of a CLIP folder, and what the folder says of it.
+/// The tower of a CLIP folder, and its description in the folder.
 fn clip_folder(files: &Files, path: &Path) -> Result<(Part, Facts)> {
     let facts = clip_json::read(files, path)?;
     Ok((tower_of_clip(path, folder::weights(files, path)?)?, facts))
 }
 
-/// The tower among the tensors of a CLIP, by CLIP's own names.
+/// The tensors of the tower among those of a CLIP model, under CLIP's own names.
 fn tower_of_clip(path: &Path, tensors: impl IntoIterator<Item = (String, Stored)>) -> Result<Part> {
     let mut tower = BTreeMap::new();
     for (name, stored) in tensors {
-        // The other half of a CLIP, what compares it with this one, and a buffer of older versions.
+        // The text half of CLIP, the projections that compare the two halves, and a buffer of older versions.
         let other = ["text_model.", "text_projection.", "visual_projection.", "logit_scale"];
         if other.iter().any(|other| name.starts_with(other)) || name.ends_with("position_ids") {
             continue;

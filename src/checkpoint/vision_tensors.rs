@@ -11,36 +11,36 @@ use super::stored::Stored;
 use super::vision::{Activation, Projector, VisionConfig};
 use crate::error::{Error, Result};
 
-/// What names of the tower begin with.
+/// The prefix of the tower's tensor names.
 pub const TOWER: &str = "model.vision_tower.vision_tower.vision_model.";
-/// What names of the projector begin with.
+/// The prefix of the projector's tensor names.
 pub const PROJECTOR: &str = "model.mm_projector.";
 
-/// OpenAI's, for every CLIP.
+/// The mean colour of OpenAI's CLIP models, the same in all of them.
 pub const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 #[allow(clippy::excessive_precision, reason = "the digits that OpenAI published")]
 pub const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 pub const NORM_EPS: f64 = 1e-5;
-/// Features of a head, where no file gives the number of heads: the same in every CLIP that OpenAI published.
+/// Features of a head, where no file gives the number of heads: the value of all CLIP models that OpenAI published.
 const HEAD: usize = 64;
 
-/// A tower or a projector as one file or folder holds it: canonical names, shapes of the file.
+/// A tower or a projector as stored in one file or folder: canonical names, shapes as in the file.
 #[derive(Debug)]
 pub struct Part {
-    /// Messages name it.
+    /// The file or folder, for error messages.
     pub path: PathBuf,
     pub tensors: BTreeMap<String, Stored>,
 }
 
-/// What files say of a tower. Shapes say the rest.
+/// The description of a tower in files. The other values follow from shapes.
 #[derive(Debug)]
 pub struct Facts {
-    /// The file that says so; messages name it.
+    /// The file of the description, for error messages.
     pub file: PathBuf,
     pub image_size: Option<usize>,
     pub patch: Option<usize>,
     pub heads: Option<usize>,
-    /// Blocks that the tower has.
+    /// Number of blocks in the tower.
     pub layers: Option<usize>,
     pub norm_eps: f32,
     pub activation: Activation,
@@ -48,14 +48,14 @@ pub struct Facts {
     pub std: [f32; 3],
 }
 
-/// [`Projector`], before shapes have completed it.
+/// [`Projector`], before its parameters are read from shapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProjectorKind {
     Ldp,
     Ldpv2,
 }
 
-/// The language model that a vision half is for.
+/// The language model that a vision half belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Language<'a> {
     pub path: &'a Path,
@@ -63,7 +63,7 @@ pub struct Language<'a> {
 }
 
 /// The configuration of a vision half that executes `blocks` blocks, and its tensors as [`super::Checkpoint::take`]
-/// gives them. Blocks beyond those, and the norm behind the last, are left out.
+/// returns them. Later blocks, and the norm after the last, are left out.
 pub fn resolve(
     tower: Part,
     projector: Part,
@@ -160,11 +160,11 @@ pub fn resolve(
     Ok((config, tensors))
 }
 
-/// A tensor of the model.
+/// A tensor that the model uses.
 struct Entry {
     name: String,
     shape: Vec<usize>,
-    /// The shape in files, dimensions of 1 aside.
+    /// The shape in files, without dimensions of 1.
     stored: Vec<usize>,
 }
 
@@ -190,7 +190,7 @@ fn tower_entries(config: &VisionConfig) -> Vec<Entry> {
     let mut entries = vec![
         Entry::new(name("embeddings.class_embedding"), &[w]),
         Entry::reshaped(name("embeddings.patch_embedding.weight"), &[w, 3 * p * p], &[w, 3, p, p]),
-        // Added to activations, so that it stays f32: vectors do.
+        // The position table is added to activations, so it must stay f32; vectors stay f32.
         Entry::reshaped(name("embeddings.position_embedding.weight"), &[(n + 1) * w], &[n + 1, w]),
     ];
     entries.extend(Entry::linear(&name("pre_layrnorm"), &[w]));
@@ -238,20 +238,20 @@ fn projector_entries(config: &VisionConfig, h: usize) -> Vec<Entry> {
     entries
 }
 
-/// Whether a tensor of a tower stands behind the last block that is executed.
+/// Whether a tensor of a tower comes after the last executed block.
 fn unused(name: &str, blocks: usize) -> bool {
     let bare = name.strip_prefix(TOWER).unwrap_or(name);
     bare.starts_with("post_layernorm.") || block_of(name).is_some_and(|block| block >= blocks)
 }
 
-/// The block that a tensor belongs to.
+/// The index of the block that a tensor belongs to.
 fn block_of(name: &str) -> Option<usize> {
     let rest = name.strip_prefix(TOWER)?.strip_prefix("encoder.layers.")?;
     rest.split_once('.')?.0.parse().ok()
 }
 
 impl Part {
-    /// Blocks that are stored, or would be if none were missing among them.
+    /// The number of blocks: the largest stored index plus one, even if blocks before it are missing.
     pub fn blocks(&self) -> usize {
         let last = self.tensors.keys().filter_map(|name| block_of(name)).max();
         last.map_or(0, |last| last.saturating_add(1)).min(config::MOST_LAYERS)
@@ -261,7 +261,7 @@ impl Part {
         self.tensors.get(name).ok_or_else(|| config::missing(&self.path, name))
     }
 
-    /// The dimensions of a tensor that has N of them, none 0.
+    /// The dimensions of a tensor, which must have N of them, none 0.
     pub fn shape<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         let shape = <[usize; N]>::try_from(&self.get(name)?.shape[..]);
         match shape {
@@ -270,7 +270,7 @@ impl Part {
         }
     }
 
-    /// For a tensor that is there, and not as `expected`.
+    /// The error for a tensor that exists but is not as `expected`.
     fn wrong(&self, name: &str, expected: &str) -> Error {
         match self.get(name) {
             Err(missing) => missing,
@@ -282,14 +282,15 @@ impl Part {
         }
     }
 
-    /// Moves the tensors of the list, shaped as the model takes them, and refuses others that are not `unused`.
+    /// Moves the listed tensors, reshaped to the shapes of the model, and refuses all others except those that are
+    /// `unused`.
     fn arrange(
         mut self,
         entries: &[Entry],
         unused: impl Fn(&str) -> bool,
         to: &mut BTreeMap<String, Stored>,
     ) -> Result<()> {
-        // Files differ in whether they write the 1s of (o, i, 1, 1) and (h, 1, 3, 3).
+        // Some files store the 1s of (o, i, 1, 1) and (h, 1, 3, 3), others do not.
         let squeezed = |shape: &[usize]| shape.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>();
         for Entry { name, shape, stored } in entries {
             if squeezed(&self.get(name)?.shape) != squeezed(stored) {

@@ -1,4 +1,4 @@
-//! Files that are cut short, damaged or made to harm: never a panic, never a large allocation, always one clear sentence.
+//! Truncated, damaged and malicious files: each gives one clear error, never a panic and never a large allocation.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::*;
 
 const FILE: &str = "models/broken.file";
 
-/// The error's text, which must name the file and every one of `words`.
+/// The text of the error, which must name the file and contain every one of `words`.
 #[track_caller]
 fn complains<T>(result: Result<T>, words: &[&str]) {
     let Err(error) = result else { panic!("no error, expected one about {words:?}") };
@@ -34,7 +34,7 @@ fn safetensors_file(header: &str, data: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
 }
 
-/// Every length where the file has structure, and some in between.
+/// Every length where the file has structure, and a sample of the others.
 fn lengths(file: &[u8], structured: usize) -> impl Iterator<Item = usize> {
     let len = file.len();
     (0..structured.min(len)).chain((structured..len).step_by(4999)).chain(len.saturating_sub(300)..len)
@@ -70,11 +70,11 @@ fn truncated_torch() {
     complains(read_torch(b"\x80\x02\x8a\x0a"), &["safetensors"]);
 }
 
-/// Bytes changed at random (xorshift) give an error or other numbers, never a panic.
+/// Random changes of bytes (xorshift) give an error or other numbers, never a panic.
 #[test]
 fn damaged_files() {
     let gguf = gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
-    // Storages make up most of the file; the pickle in front and the directory at the end are what can break.
+    // Most of the file is storages; only the pickle at the front and the directory at the end can break.
     let torch = std::fs::read(golden("mobilellm_fp16_bin").join("pytorch_model.bin")).unwrap();
     let safetensors = std::fs::read(golden("mobilellm_gqa").join("model.safetensors")).unwrap();
     let mut state = 0x2545_f491_4f6c_dd1du64;
@@ -130,7 +130,7 @@ fn impossible_safetensors() {
     let tensors = read_safetensors(&safetensors_file(&twice, 16)).unwrap();
     complains(canonical(Path::new(FILE), tensors), &["`model.a`", "twice"]);
 
-    // A type that is not run is listed, and refused when it is taken.
+    // A tensor of a type that cannot be run is listed, and refused when it is taken.
     let foreign = format!("{{{a},{}}}", tensor("b", "I64", "[1]", 8, 16));
     let tensors = read_safetensors(&safetensors_file(&foreign, 16)).unwrap();
     let (name, stored) = tensors.iter().find(|(name, _)| name == "b").unwrap();
@@ -152,7 +152,7 @@ fn impossible_gguf() {
         &["block_count"],
     );
 
-    // Numbers that would reserve all memory if they were believed.
+    // Numbers that would cause huge allocations if the reader trusted them.
     let huge = u64::MAX.to_le_bytes();
     for at in [8, 16] {
         let mut file = model().finish();
@@ -176,7 +176,7 @@ fn impossible_gguf() {
     complains(read_gguf(&tensor("blk.0.attn_q.bias", &[16], ggml::F32)), &["head_count"]);
 }
 
-/// A golden model after `edit` of each tensor's name and shape, checked against the tensors that it had.
+/// A golden model after `edit` of each tensor's name and shape, checked against the original list of tensors.
 fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Result<Checkpoint> {
     let (description, tensors) = folder::read(&golden("mobilellm_gqa").into())?;
     let file = std::sync::Arc::new(PathBuf::from(FILE));
@@ -193,7 +193,7 @@ fn edited(edit: impl Fn(&str, Vec<usize>) -> Vec<(String, Vec<usize>)>) -> Resul
     Ok(checkpoint)
 }
 
-/// A model of the right form whose tensors are not those of the architecture.
+/// A valid file whose tensors are not those of the architecture is refused.
 #[test]
 fn wrong_tensors() {
     let (q, v) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.v_proj.weight");
@@ -208,7 +208,7 @@ fn wrong_tensors() {
     edited(keep).unwrap();
     edited(|name, shape| keep(&format!("module.{name}"), shape)).unwrap();
     edited(|name, shape| keep(name.strip_prefix("model.").unwrap_or(name), shape)).unwrap();
-    // Buffers, and a head that is not used.
+    // Buffers and an unused head are accepted.
     with("model.layers.0.self_attn.rotary_emb.inv_freq").unwrap();
     assert!(with("lm_head.weight").unwrap().tensors().all(|tensor| tensor.name != "lm_head.weight"));
 

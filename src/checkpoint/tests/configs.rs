@@ -1,4 +1,4 @@
-//! `config.json` as families write it, and what is refused.
+//! `config.json` as each model family writes it, and the configurations that are refused.
 
 use std::path::Path;
 
@@ -19,12 +19,12 @@ fn config(case: &str, edit: impl FnOnce(&mut Json)) -> Result<Config> {
     describe(case, edit)?.resolve(Path::new(case), &canonical(Path::new(case), tensors)?)
 }
 
-/// What is said of the GGUF file of a golden case whose 4-byte values of metadata are `changed`.
+/// The error for the GGUF file of a golden case after the 4-byte metadata values in `changed` are replaced.
 fn gguf(changed: &[(&str, [u8; 4])]) -> String {
     let mut file = gguf_writer::from_folder(&golden("mobilellm_gqa"), |_, kind, bytes| (kind, bytes.to_vec())).finish();
     for (key, value) in changed {
         let key_at = file.windows(key.len()).position(|bytes| bytes == key.as_bytes()).expect(key);
-        // After the key comes the type, 4 bytes too.
+        // The key is followed by its type, which has 4 bytes too.
         let at = key_at + key.len() + 4;
         file[at..at + 4].copy_from_slice(value);
     }
@@ -82,7 +82,7 @@ fn defaults_and_variants() {
         move |json: &mut Json| keys.iter().for_each(|&key| drop(json.as_object_mut().unwrap().remove(key)))
     };
     let plain = config("mobilellm_gqa", |_| {}).unwrap();
-    // MobileLLM shares the embedding unless it is told otherwise; there is no other head in this file anyway.
+    // MobileLLM shares the embedding unless the key is false; this file has no other head anyway.
     assert_eq!(config("mobilellm_gqa", remove(&["share_embedding"])).unwrap(), plain);
     let bare = config(
         "mobilellm_gqa",
@@ -90,10 +90,10 @@ fn defaults_and_variants() {
     );
     assert_eq!(bare.unwrap(), plain);
     assert_eq!(config("mobilellm_gqa", remove(&["rms_norm_eps"])).unwrap().norm_eps, 1e-6);
-    // Shapes have the last word on widths.
+    // Shapes override widths in the file.
     let wrong = |json: &mut Json| (json["intermediate_size"], json["num_key_value_heads"]) = (json!(7), json!(1));
     assert_eq!(config("mobilellm_gqa", wrong).unwrap(), plain);
-    // The same code under Llama's model type.
+    // The same code with Llama's model type.
     assert_eq!(config("mobilellm_gqa", |json| json["model_type"] = json!("llama")).unwrap(), plain);
     assert_eq!(config("efficientllm", remove(&["hidden_size_in"])).unwrap().head_dim, 16);
     assert!(!config("llama_untied_sharded", |_| {}).unwrap().tied);
@@ -106,7 +106,7 @@ fn defaults_and_variants() {
     assert_eq!(no_list.unwrap().rope_layers, [true; 3]);
 }
 
-/// What files of the newer families leave out, and what they say in two ways.
+/// Keys that files of the newer families omit, and keys that exist in two forms.
 #[test]
 fn layers_that_differ() {
     let without = |case: &str, keys: &'static [&str]| {
@@ -121,7 +121,7 @@ fn layers_that_differ() {
         (gemma.rope.inv_freq[1], gemma.rope.local.as_ref().unwrap()[1]),
         (1e6f32.powf(-1.0 / 16.0), 1e4f32.powf(-1.0 / 16.0))
     );
-    // The pattern by its number, and θ as files had them before.
+    // The pattern given by its number, and θ in the form of older files.
     assert_eq!(without("gemma3", &["layer_types", "rope_parameters"]), gemma);
     let every = config("gemma3", |json| {
         json.as_object_mut().unwrap().remove("layer_types");
@@ -130,7 +130,7 @@ fn layers_that_differ() {
     assert_eq!(every.unwrap().windows, [local, None, local, None, local, None, local]);
     let older = config("gemma3_wide_heads", |_| {}).unwrap();
     assert_eq!((older.windows, older.attention_scale), (vec![Some(20), None], 168f32.powf(-0.5)));
-    // What is scaled are the frequencies of layers that see all.
+    // Scaling applies to the frequencies of the layers without a window.
     let (all, local) = (older.rope.inv_freq, older.rope.local.unwrap());
     assert_eq!((all[0], local[0]), (0.125, 1.0));
 
@@ -144,7 +144,7 @@ fn layers_that_differ() {
 
     let qwen = config("qwen2", |_| {}).unwrap();
     assert!(qwen.qkv_bias && qwen.windows == [None; 3], "{qwen:?}");
-    // Its files name a window that is not in use; where it is, later layers have it.
+    // Its files contain a window that is not in use; where it is in use, only later layers have it.
     let slides = |json: &mut Json| {
         (json["use_sliding_window"], json["sliding_window"], json["max_window_layers"]) =
             (json!(true), json!(9), json!(2));
@@ -155,7 +155,7 @@ fn layers_that_differ() {
     assert_eq!((qwen3.qk_norm, qwen3.head_dim, qwen3.hidden), (QkNorm::Weighted, 32, 96));
 }
 
-/// Numbers that would run, and make nothing but NaN or an endless table.
+/// Numbers that would run but give only NaN, or an endless table.
 #[test]
 fn numbers_out_of_range_are_named() {
     let cases = [
@@ -186,7 +186,7 @@ fn numbers_out_of_range_are_named() {
     }
 }
 
-/// A size of heads that contradicts both the number of heads and the tensors is not believed over them.
+/// A head size that contradicts both the number of heads and the tensors is refused.
 #[test]
 fn a_wrong_head_dim_is_refused() {
     let q = "`model.layers.0.self_attn.q_proj.weight` has 144";
@@ -201,7 +201,7 @@ fn a_wrong_head_dim_is_refused() {
     let error = gguf(&keys.map(|key| (key, 8u32.to_le_bytes())));
     assert!(error.contains("case.gguf: attention.key_length") && error.contains("should be 16"), "{error}");
 
-    // The heads of the model before it was pruned: one layer kept them all, and the size of its heads is right.
+    // The number of heads from before pruning: one layer kept all of its heads, and the head size is right.
     let pruned = config("mobilellm_pruned", |_| {}).unwrap();
     assert_eq!(config("mobilellm_pruned", |json| json["num_attention_heads"] = json!(8)).unwrap(), pruned);
     assert!(config("mobilellm_pruned", |json| json["head_dim"] = json!(8)).is_err());
@@ -233,7 +233,7 @@ fn rope_scaling() {
     for (i, value) in inv_freq(json!({"rope_type": "linear", "factor": 4.0})).into_iter().enumerate() {
         assert_eq!(value, (theta(i, 1e4) / 4.0) as f32);
     }
-    // By wavelength: below 64 / 4 kept, above 64 / 1 divided, in between mixed.
+    // By wavelength: below 64 / 4 kept, above 64 / 1 divided, mixed in between.
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64});
     for (i, value) in inv_freq(llama3).into_iter().enumerate() {
@@ -249,7 +249,7 @@ fn rope_scaling() {
         };
         assert!((value as f64 / expected - 1.0).abs() < 1e-6, "{i}: {value}, expected {expected}");
     }
-    // The newer key holds the base too.
+    // The newer key also contains the base.
     let newer = config("mobilellm_gqa", |json| {
         json.as_object_mut().unwrap().remove("rope_theta");
         json["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 500_000.0});
@@ -257,7 +257,7 @@ fn rope_scaling() {
     assert_eq!(newer.unwrap().rope.inv_freq[3], theta(3, 5e5) as f32);
 }
 
-/// Folders whose index or files are not what they should be.
+/// Folders whose index or files are wrong.
 #[test]
 fn broken_folders() {
     let scratch = std::env::temp_dir().join(format!("dunlin-broken-folders-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! llama.cpp's vision half: variants of its metadata and tensors, and files that do not belong together.
+//! llama.cpp's vision half: variants of its metadata and tensors, and files that do not match each other.
 
 use super::gguf_writer::{Naming, Writer, ggml, mobilevlm, mobilevlm_of};
 use super::scratch::Scratch;
@@ -23,7 +23,8 @@ fn join(model: &Path, mmproj: &Path) -> Result<Checkpoint> {
     Checkpoint::open_with(model, &VisionFiles { mmproj: Some(mmproj.to_path_buf()), tower: None })
 }
 
-/// The file with other bytes `after` bytes behind the end of a key: 4 for a number or a flag, 12 for a string.
+/// The file after replacing the bytes that start `after` bytes behind the end of a key: 4 for a number or a flag, 12
+/// for a string.
 fn patched(writer: &Writer, key: &str, after: usize, bytes: &[u8]) -> Vec<u8> {
     let mut file = writer.finish();
     let at = file.windows(key.len()).position(|bytes| bytes == key.as_bytes()).expect(key) + key.len() + after;
@@ -31,7 +32,7 @@ fn patched(writer: &Writer, key: &str, after: usize, bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The file without a key: it has another name, which nobody knows.
+/// The file without a key: the key is renamed to an unknown one.
 fn without(writer: &Writer, key: &str) -> Vec<u8> {
     let mut file = writer.finish();
     let at = file.windows(key.len()).position(|bytes| bytes == key.as_bytes()).expect(key);
@@ -76,13 +77,14 @@ fn metadata() {
         complains(with(&scratch, file), &words);
     }
     let file = vision(CASE).finish();
-    // At the very end may be padding, which nothing reads.
+    // The very end of the file may be padding, which is not read.
     for length in [0, 3, 100, 1000, file.len() - 33] {
         complains(with(&scratch, &file[..length]), &["vision.gguf"]);
     }
 }
 
-/// `block_count` is what is stored and executed; `feature_layer` picks one hidden state, 0 before the first block.
+/// `block_count` is the number of stored and executed blocks; `feature_layer` selects one hidden state, 0 before the
+/// first block.
 #[test]
 fn executed_blocks() {
     let scratch = Scratch::new();
@@ -117,12 +119,12 @@ fn tensors_of_other_models_are_refused() {
         complains(with(&scratch, file), &["vision.gguf", "is not part of"]);
     }
     let (_, second) = mobilevlm(&golden("mobilevlm_v2_grid24"), Naming::Legacy, ggml::F32);
-    // Its projector is said to be the other one.
+    // The metadata names the other projector.
     let second = without(&second.string("clip.vision.projector_type", "ldp"), "clip.projector_type");
     complains(with(&scratch, second), &["vision.gguf", "model.mlp.1.weight", "missing"]);
 }
 
-/// Files that are given in the wrong place, or that belong to different models.
+/// Files that are given in the wrong place, or that belong to different models, are refused.
 #[test]
 fn files_that_do_not_belong_together() {
     let scratch = Scratch::new();
@@ -149,7 +151,7 @@ fn files_that_do_not_belong_together() {
     assert_eq!((&*text.architecture, text.vision), ("llama", None));
 }
 
-/// The file's vision half replaces the one of a MobileVLM folder.
+/// The file's vision half replaces that of a MobileVLM folder.
 #[test]
 fn a_folder_with_another_vision_half() {
     let scratch = Scratch::new();
@@ -169,7 +171,8 @@ fn a_folder_with_another_vision_half() {
     complains(join(&folder, &mmproj), &["image_aspect_ratio", "`anyres`"]);
 }
 
-/// Where both widths are the same, shapes do not tell which matrix is the first: the names are those of MobileVLM's files.
+/// Where both widths are equal, shapes cannot tell which matrix is the first: the names of MobileVLM's files are
+/// assumed.
 #[test]
 fn square_feed_forward_parts_have_legacy_names() {
     let scratch = Scratch::new();
@@ -195,7 +198,7 @@ fn square_feed_forward_parts_have_legacy_names() {
     }
 }
 
-/// Blocks run as they are; what is flat is widened.
+/// Quantised blocks run as they are; vectors are converted to f32.
 #[test]
 fn quantised_matrices() {
     let scratch = Scratch::new();
@@ -222,11 +225,11 @@ fn quantised_matrices() {
     for (name, shape, dtype) in expected {
         let name = format!("{TOWER}{name}");
         let (found, exact) = (checkpoint.take(&name, &shape).unwrap(), exact.take(&name, &shape).unwrap().to_f32());
-        // Rows of q and k of a tower are in order, unlike those of the language model.
+        // Unlike in the language model, rows of q and k of a tower are in order.
         assert_eq!((found.dtype, found.order), (dtype, RowOrder::Stored), "{name}");
         let largest = exact.iter().fold(0f32, |largest, value| largest.max(value.abs()));
         for (value, exact) in found.to_f32().iter().zip(exact) {
-            // Half a step of a block's scale, largest / 127, and its rounding to f16.
+            // Half a step of a block's scale (largest / 127), and the scale's rounding to f16.
             assert!((value - exact).abs() <= largest * 5e-3, "{name}: {value} for {exact}");
         }
     }

@@ -1,4 +1,4 @@
-//! Golden folders load with the right configuration, and broken files get one clear sentence.
+//! Golden folders load with the right configuration, and broken files give one clear error.
 
 mod broken;
 mod configs;
@@ -98,7 +98,7 @@ fn published_parameter_counts() {
     }
 }
 
-/// The real model, where scripts have fetched it.
+/// The real model, where the scripts have downloaded it.
 #[test]
 fn smollm2() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
@@ -149,7 +149,7 @@ fn gguf_holds_the_same_model() {
         let gguf = Checkpoint::from_gguf(Path::new("case.gguf"), Bytes::new(file)).expect(case);
         let mut wanted = Config { architecture: gguf.config.architecture.clone(), ..folder.config.clone() };
         if case == "llama3" {
-            // The file has divisors in float32: an ulp of each frequency.
+            // The file stores divisors in float32, which changes each frequency by an ulp.
             let found = &gguf.config.rope.inv_freq;
             let pairs = found.iter().zip(&wanted.rope.inv_freq);
             assert!(pairs.into_iter().all(|(found, wanted)| (found / wanted - 1.0).abs() < 3e-7), "{found:?}");
@@ -161,7 +161,7 @@ fn gguf_holds_the_same_model() {
             let ours = folder.take(info.name, info.shape).unwrap();
             let theirs = gguf.take(info.name, info.shape).unwrap();
             assert_eq!(ours.to_f32(), theirs.to_f32(), "{case}: {}", info.name);
-            // The converter permutes `llama`'s and `smollm3`'s.
+            // The converter permutes rows for `llama` and `smollm3`.
             let permuted = matches!(gguf.config.architecture.as_str(), "llama" | "smollm3");
             if info.name.ends_with("q_proj.weight") && permuted {
                 assert_ne!(&ours.bytes[..], &theirs.bytes[..], "{case}: {} is not permuted", info.name);
@@ -199,7 +199,7 @@ fn gguf_variants() {
     assert_eq!(local.local.unwrap(), local.inv_freq);
     let capped = read(gemma().f32("gemma3.final_logit_softcapping", 30.0).finish()).unwrap_err().to_string();
     assert!(capped.contains("final_logit_softcapping"), "{capped}");
-    // End of text, of a turn, of a message: each ends a reply.
+    // End of text, of a turn, of a message: each of these ids ends a reply.
     let ends = writer().u32("tokenizer.ggml.eot_token_id", 7).u32("tokenizer.ggml.eom_token_id", 9);
     assert_eq!(read(ends.finish()).unwrap().config.eos, [2, 7, 9]);
     assert!(read(writer().bool("llama.layer_sharing", true).finish()).unwrap().config.layer_sharing);
@@ -231,7 +231,7 @@ fn weights_are_converted_when_taken() {
         file.convert(weights).unwrap();
         permuted.convert(weights).unwrap();
         assert_eq!(file.take("model.norm.weight", &[128]).unwrap().dtype, DType::F32);
-        // Rows of 152 are no multiple of 32 and become f16.
+        // Rows of 152 are not a multiple of 32 and become f16.
         let matrices = [
             ("model.embed_tokens.weight", [512, 128], weights),
             ("model.layers.1.self_attn.q_proj.weight", [96, 128], weights),
@@ -250,7 +250,7 @@ fn weights_are_converted_when_taken() {
     assert!(open(case).convert(DType::Q4_K).unwrap_err().to_string().contains("q4_k"));
 }
 
-/// Pages of a mapped file come back after a release, with the same content.
+/// Pages of a mapped file can be read again after a release, with the same content.
 #[test]
 fn released_tensors_can_be_read_again() {
     let checkpoint = open("mobilellm_gqa");

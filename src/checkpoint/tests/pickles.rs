@@ -1,4 +1,4 @@
-//! PyTorch files made here: views of storages, and pickles that try to do something else.
+//! PyTorch files that the tests write: views of storages, and malicious pickles.
 
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use zip::write::SimpleFileOptions;
 
 use super::*;
 
-/// A pickle of protocol 2 in the making.
+/// A pickle of protocol 2 under construction.
 #[derive(Default)]
 pub(super) struct Pickle(Vec<u8>);
 
@@ -151,7 +151,7 @@ fn pickles_that_are_refused() {
     assert!(read(&short, &[]).unwrap_err().to_string().contains("storage 0"));
 }
 
-/// A million tuples inside each other, a dictionary that holds itself, and a memo index near 2³².
+/// A million nested tuples, a dictionary that contains itself, and a memo index near 2³².
 #[test]
 fn tangled_pickles() {
     let nested = [b"N".to_vec(), vec![0x85; 1_000_000], b".".to_vec()].concat();
@@ -159,8 +159,8 @@ fn tangled_pickles() {
     assert!(pickle::read(b"}r\xff\xff\xff\xffX\x01\0\0\0dj\xff\xff\xff\xffs.").is_err());
 }
 
-/// A folder of two `.bin` shards holds the model of the safetensors folder that it was made from; safetensors are
-/// preferred where both are there.
+/// A folder of two `.bin` shards gives the same model as the safetensors folder that it was made from; where both
+/// exist, safetensors are preferred.
 #[test]
 fn sharded_folder() {
     let original = open("llama_untied_sharded");

@@ -1,4 +1,4 @@
-//! Qwen folders: heads that lie side by side, thirds, layouts on disk, and what is refused.
+//! Qwen folders: adjacent heads, matrices of three thirds, layouts on disk, and refusals.
 
 use serde_json::{Value as Json, json};
 
@@ -53,7 +53,7 @@ fn golden_qwen_folders() {
     {
         let checkpoint = open(case);
         let config = &checkpoint.config;
-        // Of 624 rows those that have a text.
+        // Of the 624 rows, only those that have a text count.
         assert_eq!((config.vocab, config.hidden, config.ffn[0], config.context), (612, hidden, ffn, 8192), "{case}");
         assert_eq!((config.head_dim, config.norm_eps, config.qkv_bias), (hidden / 4, 1e-6, true), "{case}");
         assert_eq!(config.eos, [395, 396, 397], "{case}");
@@ -69,7 +69,7 @@ fn golden_qwen_folders() {
     }
 }
 
-/// q, k and v of the decoder are thirds, of a head of the tower neighbours; 16-bit rows stay where they are.
+/// q, k and v are thirds of the decoder's matrix and adjacent heads of the tower's; 16-bit rows stay in place.
 #[test]
 fn fused_projections_are_taken_apart() {
     for case in ["qwenvl_a", "qwenvl_b"] {
@@ -94,7 +94,7 @@ fn fused_projections_are_taken_apart() {
                         assert_eq!(biases[head * d + i], bias[at], "{case}: {name}, head {head}, bias {i}");
                     }
                 }
-                // What is converted while loading has its rows in order.
+                // Tensors that are converted while loading have their rows in order.
                 let mut converted = open(case);
                 converted.convert(DType::F16).expect("f16");
                 let converted = converted.take(&format!("{name}.weight"), &[w, w]).expect(case);
@@ -113,7 +113,7 @@ fn fused_projections_are_taken_apart() {
                 assert_eq!(found, all[s * h * h..(s + 1) * h * h], "{case}: {from}, {part}");
             }
         }
-        // The activation is on w2; proj is used as it stands, and so its columns are rows here.
+        // The activation is applied to w2; proj is stored untransposed, so its columns are rows here.
         let (gate, w2) = ("model.layers.0.mlp.gate_proj.weight", "transformer.h.0.mlp.w2.weight");
         assert_eq!(checkpoint.take(gate, &raw[w2].shape).expect(case).to_f32(), values(&raw[w2]), "{case}");
         let proj = checkpoint.take("visual.proj.weight", &[h, h]).expect(case).to_f32();
@@ -121,7 +121,8 @@ fn fused_projections_are_taken_apart() {
     }
 }
 
-/// Where rope turns a part of a head, its pairs are brought half a head apart, biases with them; scores stay.
+/// Where rope rotates a part of each head, the rows of each pair and their biases move half a head apart; scores do not
+/// change.
 #[test]
 fn partly_rotated_heads_are_put_in_order() {
     let checkpoint = folder_of("qwenvl_a", |json| json["rotary_pct"] = json!(0.25), weights(keep)).expect("a folder");
@@ -203,7 +204,8 @@ fn pickled_shards_hold_the_same_model() {
     }
 }
 
-/// Text alone: the same decoder, tokens without the nine tags, and every row of the vocabulary where no file tells more.
+/// Text alone: the same decoder, a tokenizer without the nine tags, and every row of the vocabulary where no file
+/// limits it.
 #[test]
 fn a_folder_without_a_vision_half() {
     let text = |name: &str| if name.contains(".visual.") { vec![] } else { keep(name) };
@@ -216,7 +218,7 @@ fn a_folder_without_a_vision_half() {
     };
     let checkpoint = folder_of("qwenvl_a", bare, weights(text)).expect("a folder");
     assert_eq!((checkpoint.config.vocab, &checkpoint.config.eos[..]), (624, &[395, 396, 397][..]));
-    // With the vision half, its own key tells where texts end.
+    // With the vision half, a key of its own tells where the ids with text end.
     let bare = |json: &mut Json| json["with_tokenizer"] = json!(false);
     assert_eq!(folder_of("qwenvl_a", bare, weights(keep)).expect("a folder").config.vocab, 612);
 }
@@ -240,7 +242,7 @@ fn what_is_not_qwen_is_named() {
         false => keep(name),
     };
     complains(folder_of("qwenvl_a", |_| (), weights(more)), &["transformer.h.1.attn.c_proj.bias"]);
-    // Buffers of old versions.
+    // Buffers of older versions.
     let old = |name: &str| match name == c_attn {
         true => vec![
             name.into(),

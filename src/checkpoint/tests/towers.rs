@@ -1,4 +1,4 @@
-//! CLIP towers: what their folders say of them, and weights that lie in files in unusual ways.
+//! CLIP towers: their folder descriptions, and weights with unusual layouts in files.
 
 use serde_json::{Value as Json, json};
 
@@ -8,7 +8,7 @@ use super::vision::Activation;
 use super::vision_folders::{TOWER, Tensors, bytes, class_embedding, complains, copied, edit, load, save, whole};
 use super::*;
 
-/// Where no folder describes the tower, its shapes do.
+/// Where no folder describes the tower, its description follows from shapes.
 #[test]
 fn shapes_describe_a_tower_without_a_folder() {
     let scratch = Scratch::new();
@@ -41,7 +41,7 @@ fn shapes_describe_a_tower_without_a_folder() {
     let whole = open("mobilevlm_v2_grid24").config.vision.unwrap();
     assert_eq!(vision, VisionConfig { width: 128, heads: 2, ..whole });
 
-    // Blocks are counted by the last of them.
+    // The number of blocks follows from the last block.
     let first = format!("{TOWER}encoder.layers.0.mlp.fc1.weight");
     let far = format!("{TOWER}encoder.layers.{}.mlp.fc1.weight", usize::MAX);
     tensors.insert(far, tensors[&first].clone());
@@ -66,7 +66,7 @@ fn descriptions_of_towers() {
     assert_eq!(vision("hidden_act", Json::Null).unwrap(), plain);
     assert_eq!(vision("layer_norm_eps", json!(1e-3)).unwrap().norm_eps, 1e-3);
     assert_eq!(vision("num_attention_heads", json!(6)).unwrap().heads, 6);
-    // Shapes have the last word on widths.
+    // Shapes override widths in the file.
     assert_eq!(vision("intermediate_size", json!(3)).unwrap(), plain);
     assert_eq!(vision("hidden_size", json!(3)).unwrap(), plain);
 
@@ -124,7 +124,7 @@ fn preprocessors() {
     complains(read(Some("{".into())), &[file]);
 }
 
-/// PyTorch saves a convolution that lies with its channels last as a view: (w, 3, p, p) with strides (3pp, 1, 3p, 3).
+/// PyTorch saves a channels-last convolution as a view: (w, 3, p, p) with strides (3pp, 1, 3p, 3).
 #[test]
 fn strided_convolutions_become_the_same_matrices() {
     let scratch = Scratch::new();
@@ -165,7 +165,7 @@ fn strided_convolutions_become_the_same_matrices() {
     }
 }
 
-/// A tower in shards, as larger CLIPs come.
+/// A tower in shards, as larger CLIP models are distributed.
 #[test]
 fn a_tower_in_shards() {
     let scratch = Scratch::new();

@@ -1,4 +1,4 @@
-//! MobileVLM folders: what their files say, which tower is used, and what is refused.
+//! MobileVLM folders: the content of their files, the choice of the tower, and refusals.
 
 use serde_json::{Value as Json, json};
 
@@ -17,7 +17,7 @@ const CASES: [(&str, [usize; 6], Projector); 4] = [
     ("mobilevlm_v2_grid24", [96, 4, 32, 4, 72, 2], Projector::Ldpv2),
 ];
 
-/// Tensors of a safetensors file by name: shape and elements. What is not f32 is left out.
+/// Tensors of a safetensors file by name: shape and elements. Tensors that are not f32 are left out.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 pub fn load(file: &Path) -> Tensors {
@@ -46,7 +46,7 @@ pub fn edit(file: &Path, change: impl FnOnce(&mut Json)) {
     std::fs::write(file, json.to_string()).unwrap();
 }
 
-/// A copy of a case without its tower's folder, and the path of that folder in it.
+/// A copy of a case without its tower's folder, and the path of that folder in the copy.
 pub fn copied(scratch: &Scratch, case: &str) -> (PathBuf, PathBuf) {
     let folder = scratch.copy(&golden(case));
     let config: Json = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
@@ -141,7 +141,7 @@ fn golden_folders_have_a_vision_half() {
     }
 }
 
-/// Elements stay where they were: nothing but shapes has changed.
+/// Only the shapes of tensors change; elements stay in place.
 #[test]
 fn reshaped_tensors_are_those_of_the_file() {
     for (case, convolutions) in [("mobilevlm_v1_grid4", 9), ("mobilevlm_v2_grid24", 2)] {
@@ -168,7 +168,8 @@ fn reshaped_tensors_are_those_of_the_file() {
     }
 }
 
-/// V1 takes the tower of the folder, V2 that of the checkpoint, as MobileVLM's own loader; a tower that is given wins.
+/// V1 takes the tower of the folder and V2 that of the checkpoint, as MobileVLM's own loader does; a given tower takes
+/// precedence.
 #[test]
 fn which_tower() {
     let scratch = Scratch::new();
@@ -185,7 +186,7 @@ fn which_tower() {
         let wanted = if takes_folder { &sevens } else { own };
         assert_eq!(&class_embedding(&Checkpoint::open(&folder).unwrap()), wanted, "{case}");
 
-        // The same folder by a name that is a path, and by the older key.
+        // The same folder, named by a path, and by the older key.
         let elsewhere = scratch.path(&format!("{case}_tower"));
         std::fs::rename(&tower, &elsewhere).unwrap();
         edit(&folder.join("config.json"), |json| {
@@ -204,12 +205,12 @@ fn which_tower() {
         assert_eq!(class_embedding(&overridden), vec![-2.0; own.len()], "{case}");
         assert_eq!(overridden.config, plain.config, "{case}");
 
-        // A checkpoint without a tower takes the folder's.
+        // A checkpoint without a tower uses the folder's tower.
         let language: Tensors = stored.into_iter().filter(|(name, _)| !name.starts_with(TOWER)).collect();
         save(&folder.join("model.safetensors"), &language);
         assert_eq!(class_embedding(&Checkpoint::open(&folder).unwrap()), sevens, "{case}");
 
-        // Nothing anywhere.
+        // No tower exists anywhere.
         std::fs::remove_dir_all(&elsewhere).unwrap();
         let place = elsewhere.to_string_lossy();
         complains(Checkpoint::open(&folder), &["no vision tower", "its own weights", &place, "--vision-tower"]);
@@ -231,7 +232,7 @@ fn a_missing_tower_names_each_place() {
     complains(Checkpoint::open(&folder), &["no vision tower", "--vision-tower"]);
 }
 
-/// Hidden state 0 comes before the first block, state i out of block i; the tower has 4.
+/// Hidden state 0 is the input of the first block, state i the output of block i; the tower has 4 blocks.
 #[test]
 fn select_layer() {
     let scratch = Scratch::new();
@@ -265,7 +266,7 @@ fn keys_that_mean_another_model_are_refused() {
         ("image_aspect_ratio", json!("anyres"), &["`anyres`", "pad"]),
         ("mm_use_im_start_end", json!(true), &["mm_use_im_start_end is true"]),
         ("mm_use_im_patch_token", json!(true), &["mm_use_im_patch_token is true"]),
-        // A projector of the other generation.
+        // The projector of the other generation.
         ("mm_projector_type", json!("ldpnetv2"), &["mlp.mlp.0.weight", "missing"]),
         ("hidden_size", json!(97), &["97", "96"]),
     ];
@@ -274,7 +275,7 @@ fn keys_that_mean_another_model_are_refused() {
         edit(&folder.join("config.json"), |json| json[key] = value);
         complains(Checkpoint::open(&folder), words);
     }
-    // Absent keys have the values of MobileVLM's own code; the 2.7B's decoys are not read.
+    // Missing keys have the default values of MobileVLM's own code; the unused keys of the 2.7B model are not read.
     let (folder, _) = whole(&scratch, "mobilevlm_v1_grid4");
     edit(&folder.join("config.json"), |json| {
         for key in ["mm_vision_select_feature", "image_aspect_ratio", "mm_use_im_start_end", "mm_use_im_patch_token"] {
@@ -327,7 +328,7 @@ fn broken_vision_halves() {
         weights(&|t| *t.get_mut(mlp).unwrap() = (vec![96, 31], vec![0.0; 96 * 31])),
         &["31 features", "makes 32", "not of the same model"],
     );
-    // A tower that nobody reads: missing blocks behind the last that is executed do not matter.
+    // Missing blocks after the last executed block are accepted.
     let last = format!("{TOWER}encoder.layers.2.");
     let fewer = weights(&|tensors| tensors.retain(|name, _| !name.starts_with(&last)));
     assert_eq!(fewer.unwrap().config, open(case).config);
@@ -348,7 +349,7 @@ fn a_text_model_has_no_tower() {
     assert_eq!(open("mobilellm_gqa").config.vision, None);
 }
 
-/// `--weights` converts matrices of both halves; what is flat stays f32.
+/// `--weights` converts matrices of both halves; vectors stay f32.
 #[test]
 fn both_halves_are_converted() {
     let mut checkpoint = open("mobilevlm_v2_grid24");
@@ -356,7 +357,7 @@ fn both_halves_are_converted() {
     let expected = [
         ("model.layers.0.self_attn.q_proj.weight".to_string(), vec![96, 96], DType::Q8_0),
         (format!("{TOWER}encoder.layers.1.mlp.fc1.weight"), vec![72, 32], DType::Q8_0),
-        // Rows of 72 and 48 are no multiple of 32.
+        // Rows of 72 and 48 are not multiples of 32.
         (format!("{TOWER}encoder.layers.1.mlp.fc2.weight"), vec![32, 72], DType::F16),
         (format!("{TOWER}embeddings.patch_embedding.weight"), vec![32, 48], DType::F16),
         (format!("{TOWER}embeddings.position_embedding.weight"), vec![577 * 32], DType::F32),
