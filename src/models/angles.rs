@@ -1,4 +1,4 @@
-//! The angles of rope, made on the host once.
+//! The angles of rope, computed on the host once per model.
 
 use std::sync::Arc;
 
@@ -6,35 +6,35 @@ use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::ops::rope::Angles;
 
-/// cos and sin of position · θ_i, pairs side by side: (rows, head_dim), a row a position.
+/// cos and sin of position · θ_i, interleaved: (rows, head_dim), one row per position.
 ///
-/// A table has `context` rows. Where queries are multiplied beyond the trained length (logn), another one stands behind it,
-/// for q, with the factors in it. Where prompts of other lengths have other angles (dynamic NTK), tables for each stretch
-/// follow each other; a row of a pass says which is its own, so sequences of different stretches share passes.
+/// A table has `context` rows. Where queries are multiplied beyond the trained length (logn), a second table with the
+/// factors applied follows it, for q. With dynamic NTK there is such a table, or pair, for each stretch, one after
+/// another; each row of a pass stores its stretch, so sequences of different stretches share passes.
 #[derive(Clone, Debug)]
 pub struct AngleTable {
     pub data: Arc<Vec<f32>>,
-    /// Of layers with a window, where they have θ of their own: (context, head_dim).
+    /// The table of layers with a window, where they have θ of their own: (context, head_dim).
     pub local: Option<Arc<Vec<f32>>>,
     pub context: usize,
     pub turns: Turns,
 }
 
-/// Where rope finds the angles of q and of k.
+/// The position of the angles of q and of k in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     pub q: Angles,
     pub k: Angles,
 }
 
-/// How many stretches a context has, and whether q has tables of its own.
+/// The number of stretches in a context, and whether q has tables of its own.
 fn tables(config: &Config, context: usize) -> (usize, bool) {
     let beyond = &config.rope.beyond;
     (beyond.stretch(context) + 1, beyond.logn && context > beyond.trained)
 }
 
 impl AngleTable {
-    /// The table without its angles, which plans do not look at.
+    /// The table without its angles, for plans, which do not read them.
     pub fn blank(config: &Config, context: usize) -> Self {
         let (stretches, own) = tables(config, context);
         let each = if own { 2 * context } else { context };
@@ -45,7 +45,7 @@ impl AngleTable {
     }
 }
 
-/// The angles of a model, for sequences of up to `context` tokens. In f32 throughout, as the reference has it.
+/// The angles of a model, for sequences of up to `context` tokens. Computed in f32 throughout, as in the reference.
 pub fn angles(config: &Config, context: usize) -> Result<AngleTable> {
     let bytes = angle_bytes(config, context);
     if bytes > MOST_ANGLE_BYTES {
@@ -61,7 +61,7 @@ pub fn angles(config: &Config, context: usize) -> Result<AngleTable> {
     let mut data = Vec::with_capacity(bytes as usize / 4);
     for stretch in 0..stretches {
         let mut inv_freq = config.rope.inv_freq.clone();
-        // Pairs that are not rotated stay so.
+        // Dynamic NTK does not change the pairs that are not rotated.
         if let Some(others) = beyond.inv_freq(stretch) {
             inv_freq[..others.len()].copy_from_slice(&others);
         }
@@ -85,7 +85,7 @@ pub fn angles(config: &Config, context: usize) -> Result<AngleTable> {
     Ok(AngleTable { data: Arc::new(data), local, ..AngleTable::blank(config, context) })
 }
 
-/// Bytes of [`angles`].
+/// The size of [`angles`] in bytes.
 pub fn angle_bytes(config: &Config, context: usize) -> u64 {
     let (stretches, own) = tables(config, context);
     let rows = (context as u64)
@@ -93,5 +93,5 @@ pub fn angle_bytes(config: &Config, context: usize) -> u64 {
     rows.saturating_mul(4 * config.head_dim as u64)
 }
 
-/// A context of 4 million tokens with heads of 64: far past any model, and short of hurting the machine.
+/// A context of 4 million tokens with heads of 64: more than any model has, and little enough for any machine.
 const MOST_ANGLE_BYTES: u64 = 1 << 30;

@@ -1,4 +1,4 @@
-//! The sentences that decoders share: tokens to vectors, a transformer block, the head.
+//! The parts that all decoders share: token embedding, the transformer block, the head.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::ops::swiglu::Gate;
 /// The state that holds the rows of a sequence's images: (rows, hidden).
 pub const IMAGES: &str = "images";
 
-/// A decoder being written down.
+/// A decoder whose graph is being built.
 pub struct Decoder<'a> {
     pub config: &'a Config,
     pub b: GraphBuilder<'a>,
     pub tokens: ValueId,
     /// W_e: (vocab, hidden)
     embedding: ValueId,
-    /// cos and sin of every position, of all layers and of those with a window: see [`AngleTable`].
+    /// cos and sin of every position, for all layers and for those with a window: see [`AngleTable`].
     angles: [(ValueId, Turns); 2],
-    /// Weights of layers, by name: a shared layer has them once.
+    /// Weights of layers, by name: the executions of a shared layer use the same ones.
     weights: BTreeMap<String, ValueId>,
     pass: Pass,
-    /// Blocks executed so far: each has its own KV cache.
+    /// Number of blocks executed so far: each execution has its own KV cache.
     executed: usize,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Decoder<'a> {
         Decoder { config, b, tokens, embedding, angles, weights: BTreeMap::new(), pass, executed: 0 }
     }
 
-    /// x = scale · W_e[tokens], and rows of images where ids name them.
+    /// x = scale · W_e[tokens], with rows of images where ids refer to them.
     pub fn embed(&mut self) -> ValueId {
         let mut x = self.b.embedding(self.tokens, self.embedding, self.pass.rows, self.config.embedding_scale);
         if self.pass.images {
@@ -73,7 +73,7 @@ impl<'a> Decoder<'a> {
         self.end_block(x)
     }
 
-    /// The block whose output is x has been written.
+    /// Ends the block whose output is x.
     pub fn end_block(&mut self, x: ValueId) -> ValueId {
         if self.pass.want.hidden() {
             self.b.output(format!("layers.{}", self.executed), x);
@@ -88,7 +88,7 @@ impl<'a> Decoder<'a> {
         self.b.rms_norm(x, gain, self.config.norm_eps)
     }
 
-    /// Attn(n) = softmax(q · kᵀ) · v · W_oᵀ, head by head; q and k are rotated to their positions.
+    /// Attn(n) = softmax(q · kᵀ) · v · W_oᵀ, for each head; q and k are rotated by the angles of their positions.
     pub fn attention(&mut self, layer: usize, n: ValueId) -> ValueId {
         let (c, slot) = (self.config, self.executed);
         let (heads, kv_heads, d, eps) = (c.heads[layer], c.kv_heads[layer], c.head_dim, c.norm_eps);

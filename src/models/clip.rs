@@ -10,7 +10,7 @@ use crate::ops::activation::Kind;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
 
-/// Where the tower's tensors are in a MobileVLM checkpoint.
+/// The prefix of the tower's tensors in a MobileVLM checkpoint.
 const TOWER: &str = "model.vision_tower.vision_tower.vision_model";
 
 /// Features of the patches: (N, width). `pixels` is (3, S, S).
@@ -34,7 +34,7 @@ pub fn features(b: &mut GraphBuilder, config: &VisionConfig, pixels: ValueId) ->
 pub fn block(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, name: &str) -> ValueId {
     let (heads, width, ffn) = (config.heads, config.width, config.ffn);
     let head_dim = width / heads;
-    // Every block fills them anew.
+    // Every block overwrites the keys and values.
     let (rows, _) = b.ty(x).matrix();
     let cache = TensorType::kv(rows, heads, head_dim);
     let keys = b.state("vision.keys", cache.clone());

@@ -1,9 +1,9 @@
-//! Gemma 3 (Gemma Team, 2025, arXiv 2503.19786), its text models of 270M and 1B: embeddings times √hidden, norms before and
-//! behind attention and the gated unit, whose gate is GELU, norms of q and k before rope. Five layers in six see a window and
-//! have a θ of their own.
+//! Gemma 3 (Gemma Team, 2025, arXiv 2503.19786), the text models of 270M and 1B: embeddings times √hidden, norms before
+//! and after attention and the gated unit, GELU as the gate, and norms of q and k before rope. Five layers in six have
+//! a sliding window and a θ of their own.
 //!
-//! Gains are 1 + w in the paper's code; here they are whole, as the checkpoint gives them. √hidden is rounded to the type that
-//! is computed in, which is float32.
+//! The paper's code stores gains as w and multiplies by 1 + w; the checkpoint here returns 1 + w. √hidden is rounded to
+//! the type of the computation, which is float32.
 
 use crate::kernel::ValueId;
 use crate::models::blocks::Decoder;

@@ -1,22 +1,23 @@
-//! Which models the architectures are, for people who look for theirs: `dunlin info --models` prints it.
+//! The published models of each architecture, for users who look for a model: `dunlin info --models` prints the list.
 
-/// An architecture and models of it.
+/// An architecture and its published models.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    /// As in `config.json`.
+    /// The name in `config.json`.
     pub architecture: &'static str,
-    /// What GGUF files call it, where they hold it.
+    /// The name in GGUF files, where GGUF has the architecture.
     pub gguf: Option<&'static str>,
     pub models: &'static str,
     pub tried: Tried,
 }
 
-/// What the architecture has been run on, beside checkpoints with random weights and what the reference makes of them.
+/// The weights that the architecture has been tested with, besides checkpoints with random weights and their reference
+/// outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
-    /// This model.
+    /// The published weights of this model.
     Real(&'static str),
-    /// No published weights.
+    /// None: there are no published weights.
     Random,
 }
 

@@ -1,5 +1,6 @@
-//! MobileLLM-R1: the dense text model of Llama 4. Rope turns neighbouring pairs, and after it q and k are brought to
-//! unit mean square, without a weight (`Llama4TextL2Norm`); both stand in the configuration, so the block is the same.
+//! MobileLLM-R1: the dense text model of Llama 4. Rope rotates neighbouring elements as pairs; then q and k are
+//! normalised to unit mean square, without a weight (`Llama4TextL2Norm`). The configuration holds both settings, so the
+//! block is the same.
 
 use crate::kernel::ValueId;
 use crate::models::blocks::Decoder;

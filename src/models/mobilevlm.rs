@@ -1,7 +1,7 @@
 //! MobileVLM (Chu et al., 2023, arXiv 2312.16886) and MobileVLM V2 (2024, arXiv 2402.03766): a CLIP tower and a
-//! projector make tokens of a picture, which MobileLLaMA reads among its own.
+//! projector convert a picture into tokens, which MobileLLaMA reads together with its text tokens.
 //!
-//! An id from `vocab` on names a row of the images that were encoded before.
+//! An id ≥ `vocab` refers to a row of the images that were encoded before.
 
 use crate::checkpoint::VisionConfig;
 use crate::graph::GraphBuilder;

@@ -1,4 +1,5 @@
-//! Models: each reads like its paper, top to bottom, and builds a graph. No weight formats, devices or fusion here.
+//! Models: each file follows its paper from top to bottom and builds a graph, without weight formats, devices or
+//! fusion.
 
 mod angles;
 mod blocks;
@@ -18,7 +19,7 @@ use crate::graph::{Graph, GraphBuilder};
 use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
 use crate::ops::TensorType;
 
-/// The models: each word is a module with `fn hidden(&mut Decoder) -> ValueId`, and an architecture's name.
+/// The models: each word is the name of an architecture and of a module with `fn hidden(&mut Decoder) -> ValueId`.
 macro_rules! models {
     ($($name:ident)*) => {
         $(mod $name;)*
@@ -50,34 +51,34 @@ models! {
     qwen
 }
 
-/// One pass over some rows, and what is wanted of it.
+/// One pass over some rows, and the outputs that it produces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pass {
     pub rows: usize,
     pub family: Family,
     pub want: Want,
-    /// Whether ids from `vocab` on may occur: they name rows of the state [`IMAGES`].
+    /// Whether ids ≥ `vocab` may occur: they refer to rows of the state [`IMAGES`].
     pub images: bool,
 }
 
 impl Pass {
-    /// The next token of `rows` sequences.
+    /// A pass that computes the next token of `rows` sequences.
     pub fn decode(rows: usize) -> Self {
         Pass { rows, family: Family::Few, want: Want::Token, images: false }
     }
 
-    /// `rows` rows of one sequence that follow each other.
+    /// A pass over `rows` consecutive rows of one sequence.
     pub fn prompt(rows: usize, want: Want) -> Self {
         Pass { rows, family: Family::Many, want, images: false }
     }
 }
 
-/// What is wanted of a pass beyond filling the KV cache.
+/// The outputs of a pass, which always fills the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Want {
     Nothing,
-    /// Next tokens, of every row in decoding and of the last one in a prompt: outputs `sampled` (m, 2) = id, bits of its
-    /// logprob, and `logits` (m, vocab).
+    /// The next token of every row in decoding, and of the last row in a prompt: outputs `sampled` (m, 2) = id, bits of
+    /// its logprob, and `logits` (m, vocab).
     Token,
     /// Output `logits` (rows, vocab).
     Logits,
@@ -94,7 +95,7 @@ impl Want {
     }
 }
 
-/// The graph of a model, written with `b`. `angles` are the model's: [`AngleTable`].
+/// The graph of a model, built with `b`. `angles` is the model's [`AngleTable`].
 pub fn build(config: &Config, b: GraphBuilder, angles: &AngleTable, pass: Pass) -> Result<Graph> {
     let mut decoder = blocks::Decoder::new(config, b, angles, pass);
     let x = hidden(&config.architecture, &mut decoder)?;
@@ -102,7 +103,7 @@ pub fn build(config: &Config, b: GraphBuilder, angles: &AngleTable, pass: Pass) 
         Want::Nothing | Want::Hidden => {}
         Want::Token => {
             let x = if pass.family == Family::Many && pass.rows > 1 { decoder.b.last_row(x) } else { x };
-            // One row a sequence, here too.
+            // The head, too, has one row per sequence.
             decoder.b.family(Family::Few);
             let logits = decoder.head(x);
             let table = decoder.b.state(TABLE, TensorType::u32([MOST_ROWS, size_of::<Row>() / 4]));
@@ -118,8 +119,8 @@ pub fn build(config: &Config, b: GraphBuilder, angles: &AngleTable, pass: Pass) 
     Ok(decoder.b.finish())
 }
 
-/// The graph that turns a picture into tokens: input `pixels` (3, S, S), outputs `vision.features` (N, width) and
-/// `vision.projected` (M, hidden). Nothing where the model has no vision half.
+/// The graph that converts a picture into tokens: input `pixels` (3, S, S), outputs `vision.features` (N, width) and
+/// `vision.projected` (M, hidden). `None` where the model has no vision half.
 pub fn build_vision(config: &Config, mut b: GraphBuilder) -> Option<Graph> {
     let vision = config.vision.as_ref()?;
     match vision.projector {
@@ -129,7 +130,7 @@ pub fn build_vision(config: &Config, mut b: GraphBuilder) -> Option<Graph> {
     Some(b.finish())
 }
 
-/// Ids that stand for rows of pictures: row i has the id behind the vocabulary's last, and i more.
+/// Ids that refer to rows of pictures: row i has the id vocab + i.
 #[derive(Clone, Copy, Debug)]
 pub struct PictureIds {
     pub vocab: usize,
@@ -141,7 +142,7 @@ impl PictureIds {
         (self.vocab + row) as u32
     }
 
-    /// The row that an id stands for, if it is none of the vocabulary.
+    /// The row that an id refers to, or `None` for an id of the vocabulary.
     pub fn row(self, id: u32) -> Option<usize> {
         (id as usize).checked_sub(self.vocab)
     }
@@ -150,7 +151,7 @@ impl PictureIds {
 /// The state that holds the rows of the pass.
 pub const TABLE: &str = "table";
 
-/// The state that holds the ids of all sequences, each at its slot: (capacity).
+/// The state that holds the ids of all sequences, each sequence from its slot on: (capacity).
 pub const TOKENS: &str = "tokens";
 
 /// The input of [`build_vision`].

@@ -1,7 +1,7 @@
-//! MobileVLM's projectors: patches of the tower → tokens of the language model.
+//! MobileVLM's projectors: the tower's patches → tokens of the language model.
 //!
-//! LDP (Chu et al., 2023, arXiv 2312.16886, figure 3) and LDPv2 (Chu et al., 2024, arXiv 2402.03766, §3.2). Pictures are
-//! channels-last, (height · width, h), so that tokens need no transposing.
+//! LDP (Chu et al., 2023, arXiv 2312.16886, figure 3) and LDPv2 (Chu et al., 2024, arXiv 2402.03766, §3.2). Pictures
+//! are channels-last, (height · width, h), so that tokens need no transposition.
 
 use crate::checkpoint::VisionConfig;
 use crate::checkpoint::vision::Projector;
@@ -12,7 +12,7 @@ use crate::ops::activation::Kind;
 use crate::ops::avg_pool2d::AvgPool2d;
 use crate::ops::depthwise_conv2d::DepthwiseConv2d;
 
-/// timm's `LayerNormAct2d`.
+/// The eps of timm's `LayerNormAct2d`.
 const NORM_EPS: f32 = 1e-5;
 
 const NAME: &str = "model.mm_projector";
@@ -39,7 +39,7 @@ fn ldp(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, h: usize, squeez
 }
 
 struct Block {
-    /// Pixels of a side.
+    /// Pixels on a side of the grid.
     grid: usize,
     h: usize,
     squeeze: usize,
@@ -81,7 +81,7 @@ impl Block {
     }
 }
 
-/// Two linear layers, averages of the grid's cells, and a positional convolution (PEG): x + depthwise(x) + bias.
+/// Two linear layers, the averages of the grid's cells, and a positional convolution (PEG): x + depthwise(x) + bias.
 fn ldpv2(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, h: usize) -> ValueId {
     let x = linear(b, x, &format!("{NAME}.mlp.mlp.0"), h, config.width);
     let x = b.activation(x, Kind::Gelu);

@@ -1,8 +1,8 @@
-//! Qwen (2023, arXiv 2309.16609) and Qwen-VL (2023, arXiv 2308.12966): a decoder with biases on q, k and v, whose angles
-//! and queries change beyond the length it was trained for; a ViT-bigG tower; and a position-aware adapter, 256 queries
-//! that look at the patches. Xiaomi's MobileVLM (2024, arXiv 2409.14818) is Qwen-VL, trained further.
+//! Qwen (2023, arXiv 2309.16609) and Qwen-VL (2023, arXiv 2308.12966): a decoder with biases on q, k and v, whose
+//! angles and queries change beyond the trained length; a ViT-bigG tower; and a position-aware adapter, 256 queries
+//! that attend to the patches. Xiaomi's MobileVLM (2024, arXiv 2409.14818) is Qwen-VL with further training.
 //!
-//! An id from `vocab` on names a row of the images that were encoded before.
+//! An id ≥ `vocab` refers to a row of the images that were encoded before.
 
 use crate::checkpoint::VisionConfig;
 use crate::graph::GraphBuilder;
@@ -35,7 +35,8 @@ fn features(b: &mut GraphBuilder, config: &VisionConfig, pixels: ValueId) -> Val
     x
 }
 
-/// kv = LN(x · Wᵀ);  a = Attn(queries, kv + positions, kv);  LN(a) · proj: (256, h). The queries hold their norm and positions.
+/// kv = LN(x · Wᵀ);  a = Attn(queries, kv + positions, kv);  LN(a) · proj: (256, h). The stored queries include their
+/// norm and positions.
 fn resampled(b: &mut GraphBuilder, config: &VisionConfig, x: ValueId, h: usize, heads: usize) -> ValueId {
     const NAME: &str = "visual.resampler";
     let (n, m) = (config.patches(), config.tokens());

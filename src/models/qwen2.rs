@@ -1,4 +1,4 @@
-//! Qwen2 (Yang et al., 2024, arXiv 2407.10671) and Qwen2.5: Llama's block, whose q, k and v have a bias each.
+//! Qwen2 (Yang et al., 2024, arXiv 2407.10671) and Qwen2.5: Llama's block with biases on q, k and v.
 
 use crate::kernel::ValueId;
 use crate::models::blocks::Decoder;

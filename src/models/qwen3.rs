@@ -1,5 +1,5 @@
-//! Qwen3 (Yang et al., 2025, arXiv 2505.09388): Llama's block, whose q and k have an RMS norm head by head before rope, and
-//! heads that need not add up to the hidden size.
+//! Qwen3 (Yang et al., 2025, arXiv 2505.09388): Llama's block with an RMS norm of each head of q and k before rope. The
+//! total width of the heads may differ from the hidden size.
 
 use crate::kernel::ValueId;
 use crate::models::blocks::Decoder;

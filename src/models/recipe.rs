@@ -1,4 +1,4 @@
-//! What every graph of a model is built from: on the CPU, on a GPU, and for looking at.
+//! Everything from which the graphs of a model are built: for the CPU, for a GPU, and for inspection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::tensor::DType;
 #[derive(Clone, Debug)]
 pub struct Recipe {
     config: Config,
-    /// The format of each tensor.
+    /// The storage format of each tensor.
     formats: Arc<BTreeMap<String, DType>>,
     angles: AngleTable,
 }
 
 impl Recipe {
-    /// For sequences of up to `context` tokens.
+    /// Makes a recipe for sequences of up to `context` tokens.
     ///
-    /// Errors: the checkpoint does not hold just the tensors that the model reads, in their shapes; the context is too
-    /// long for the angles of its positions; the architecture is not one that can be run.
+    /// Errors: the names or shapes of the checkpoint's tensors differ from those that the model reads; the context is
+    /// too long for a table of angles; the architecture cannot be run.
     pub fn new(checkpoint: &Checkpoint, context: usize) -> Result<Self> {
         let format = |name: &str| Some((name.to_string(), checkpoint.dtype(name)?));
         let formats = checkpoint.tensors().filter_map(|tensor| format(tensor.name)).collect();
@@ -38,12 +38,12 @@ impl Recipe {
         models::build(&self.config, GraphBuilder::new(&|name| self.format(name)), &self.angles, pass)
     }
 
-    /// The graph that turns a picture into tokens, where the model has one.
+    /// The graph that converts a picture into tokens, where the model has a vision half.
     pub fn vision(&self) -> Option<Graph> {
         models::build_vision(&self.config, GraphBuilder::new(&|name| self.format(name)))
     }
 
-    /// The tensors that the model reads, where its graphs name them: names and shapes.
+    /// The names and shapes of the tensors that the model's graphs read.
     fn tensors(&self) -> Result<BTreeMap<String, Vec<usize>>> {
         let mut tensors = BTreeMap::new();
         for graph in [self.graph(Pass::decode(1))?].iter().chain(&self.vision()) {
@@ -56,7 +56,8 @@ impl Recipe {
         Ok(tensors)
     }
 
-    /// Of a tensor that is missing, any: the graph that asks for it tells that it is missing.
+    /// The format of a tensor. A missing tensor gets an arbitrary format: building the graph reports that it is
+    /// missing.
     fn format(&self, name: &str) -> DType {
         self.formats.get(name).copied().unwrap_or(DType::F32)
     }
