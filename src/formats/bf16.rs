@@ -1,6 +1,6 @@
 //! bf16: the upper half of an f32.
 //!
-//! device: codes 4 quads of 8 numbers
+//! device: the codes are 4 quads of 8 numbers
 
 use super::{Format, Halves, Part, bits};
 

@@ -1,4 +1,5 @@
-//! Bits that several formats share: codes of four bits, and where a device wants single bits and pairs.
+//! Bit operations that several formats share: codes of four bits, and the device layout of single bits and pairs of
+//! bits.
 
 use super::Halves;
 
@@ -10,19 +11,19 @@ pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// N bytes of a block: the compiler knows how many, and checks no index.
+/// N bytes of a block as an array: the compiler knows N and omits bounds checks.
 #[inline(always)]
 pub fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     block[at..].first_chunk().expect("a block holds its codes")
 }
 
-/// The f16 at a byte.
+/// The f16 at byte `at`.
 #[inline(always)]
 pub fn half<H: Halves>(bytes: &[u8], at: usize) -> f32 {
     H::widen(u16_at(bytes, at))
 }
 
-/// The low halves of N bytes, then their high halves.
+/// The low halves (4 bits) of N bytes, then their high halves.
 #[inline(always)]
 pub fn halves<const N: usize, const TWICE: usize>(bytes: &[u8; N]) -> [u8; TWICE] {
     let mut q = [0; TWICE];
@@ -30,11 +31,12 @@ pub fn halves<const N: usize, const TWICE: usize>(bytes: &[u8; N]) -> [u8; TWICE
         q[j] = bytes[j] & 15;
         q[j + N] = bytes[j] >> 4;
     }
-    // The compiler would take the two loops apart into scalars; through memory, both vectorise.
+    // Without black_box the compiler would split both loops into scalars; through memory, both vectorise.
     std::hint::black_box(q)
 }
 
-/// A block of 32: 16 bytes at `at` hold the low four bits of each element. `value` gets the element and these bits.
+/// Decodes a block of 32: the 16 bytes at `at` hold the low four bits of each element. `value` receives the element's
+/// index and these bits.
 #[inline(always)]
 pub fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl Fn(usize, i32) -> f32) -> [f32; 32] {
     let q: [u8; 32] = halves::<16, 32>(bytes_at(block, at));
@@ -45,13 +47,13 @@ pub fn nibbles<const BYTES: usize>(block: &[u8; BYTES], at: usize, value: impl F
     y
 }
 
-/// The bytes as words.
+/// Writes the bytes as words.
 pub fn copy(words: &mut [u32], bytes: &[u8]) {
     let words: &mut [u8] = bytemuck::cast_slice_mut(words);
     words.copy_from_slice(&bytes[..words.len()]);
 }
 
-/// Four words of codes of 4 bits: byte j holds the low halves of `code(j)` and `code(j + 16)`.
+/// Writes four words of 4-bit codes: byte j holds `code(j)` in the low half and `code(j + 16)` in the high half.
 pub fn pack_nibbles(words: &mut [u32], code: impl Fn(usize) -> u8) {
     for (i, word) in words.iter_mut().enumerate() {
         *word = (0..4).fold(0, |word, k| {
@@ -61,12 +63,12 @@ pub fn pack_nibbles(words: &mut [u32], code: impl Fn(usize) -> u8) {
     }
 }
 
-/// A word of 32 bits: that of element 4t + k is bit 8k + t, so that four neighbours come out of one shift and one mask.
+/// A word of 32 bits: the bit of element 4t + k is bit 8k + t, so that one shift and one mask extract four neighbours.
 pub fn spread_bits(bit: impl Fn(usize) -> u32) -> u32 {
     (0..32).fold(0, |word, j| word | bit(j) << (8 * (j % 4) + j / 4))
 }
 
-/// A word of 16 pairs of bits: that of element 4t + k are bits 8k + 2t and 8k + 2t + 1.
+/// A word of 16 pairs of bits: the pair of element 4t + k is bits 8k + 2t and 8k + 2t + 1.
 pub fn spread_pairs(pair: impl Fn(usize) -> u32) -> u32 {
     (0..16).fold(0, |word, j| word | pair(j) << (8 * (j % 4) + 2 * (j / 4)))
 }
@@ -76,17 +78,17 @@ pub fn random<const BYTES: usize>(next: &mut dyn FnMut() -> u32) -> [u8; BYTES] 
     std::array::from_fn(|_| (next() >> 13) as u8)
 }
 
-/// Uniform in −bound .. bound.
+/// A random number, uniform in −bound .. bound.
 pub fn uniform(bound: f32, next: &mut dyn FnMut() -> u32) -> f32 {
     bound * (next() as f32 / 2f32.powi(31) - 1.0)
 }
 
-/// Uniform in bound / 2 .. bound, so that the scales of blocks differ.
+/// A random number, uniform in bound / 2 .. bound, so that the scales of blocks differ.
 pub fn scale(bound: f32, next: &mut dyn FnMut() -> u32) -> f32 {
     bound * (0.5 + next() as f32 / 2f32.powi(33))
 }
 
-/// Writes an f16 at a byte.
+/// Writes an f16 at byte `at`.
 pub fn put_half(block: &mut [u8], at: usize, value: f32) {
     block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes());
 }

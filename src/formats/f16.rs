@@ -1,6 +1,6 @@
 //! f16: plain numbers.
 //!
-//! device: codes 4 quads of 8 numbers
+//! device: the codes are 4 quads of 8 numbers
 
 use half::slice::HalfFloatSliceExt;
 
@@ -29,7 +29,7 @@ impl Format<64, 32> for F16 {
     }
 }
 
-/// To the nearest, ties to even.
+/// Rounds to nearest, ties to even.
 fn encode(values: &[f32; 32]) -> [u8; 64] {
     let mut halves = [half::f16::ZERO; 32];
     halves.convert_from_f32_slice(values);

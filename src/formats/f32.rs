@@ -1,6 +1,6 @@
 //! f32: plain numbers.
 //!
-//! device: codes 8 quads of 4 numbers
+//! device: the codes are 8 quads of 4 numbers
 
 use super::{Encode, Format, Halves, Part, bits};
 

@@ -5,7 +5,7 @@
 
 use super::{Format, Halves, Part, bits};
 
-/// What the 16 codes stand for: steps are small around zero and grow towards the ends.
+/// The values of the 16 codes: the steps are small around zero and grow towards the ends.
 const CODEBOOK: [f32; 16] =
     [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 

@@ -1,8 +1,9 @@
-//! Weight formats: how the elements of a tensor are stored. One file a format, and that file says everything about it:
-//! formula and bytes, GGUF's number for it, how a block is decoded, what a device holds of it, and random blocks.
+//! Weight formats: how the elements of a tensor are stored. Each format has one file, which contains everything about
+//! it: formula and bytes, its number in GGUF, the decoder of a block, the layout on a device, and random blocks.
 //!
-//! A new format is a file here, `shaders/shared/weight_NAME.wgsl`, and a line of the table below. [`DType`], the kernels
-//! of every operator that reads weights, the types of GGUF files and the lists of the tests come from that line.
+//! A new format needs a file here, `shaders/shared/weight_NAME.wgsl`, and a line in the table below. [`DType`], the
+//! kernels of every operator that reads weights, the types of GGUF files and the lists of the tests are generated from
+//! that line.
 //!
 //! All bytes are little endian; d, m and dmin are f16.
 
@@ -14,7 +15,8 @@ pub(crate) mod tests;
 
 use std::fmt;
 
-/// The table of formats: a variant of [`DType`], and its module, which has the name of the format and of its shader.
+/// The table of formats: a variant of [`DType`], and its module, whose name is also that of the format and of its
+/// shader.
 ///
 /// `formats!([callback] arguments)` becomes `callback! { [arguments] F32 f32 F16 f16 … }`.
 macro_rules! formats {
@@ -44,7 +46,7 @@ macro_rules! declare {
     ([] $($variant:ident $module:ident)*) => {
         $(pub(crate) mod $module;)*
 
-        /// How the elements of a tensor are stored. The block types are those of GGUF.
+        /// The storage format of a tensor's elements. The block types are those of GGUF.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum DType {
             $($variant),*
@@ -54,7 +56,7 @@ macro_rules! declare {
             /// Every type that can be run.
             pub const ALL: [DType; [$(stringify!($variant)),*].len()] = [$(DType::$variant),*];
 
-            /// The name as GGUF and the command line write it.
+            /// The name in GGUF and on the command line.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(DType::$variant => stringify!($module)),*
@@ -65,7 +67,7 @@ macro_rules! declare {
 }
 formats!([declare]);
 
-/// `with_format!(dtype, F => body)`: the body with `F` standing for the [`Format`] of a type, compiled for each of them.
+/// `with_format!(dtype, F => body)`: compiles the body once for each type, with `F` as the [`Format`] of that type.
 macro_rules! with_format {
     ([@ $dtype:expr, $format:ident, $body:expr] $($variant:ident $module:ident)*) => {
         match $dtype {
@@ -81,12 +83,13 @@ macro_rules! with_format {
 }
 pub(crate) use with_format;
 
-/// Columns of a block on a device, whatever the blocks of the file.
+/// Columns of a block on a device, for all formats.
 pub const BLOCK: usize = 32;
 
 /// A format: blocks of `BYTES` bytes that decode to `N` values, a multiple of [`BLOCK`].
 ///
-/// Plain types are decoded in groups of 32; what is left of a row is padded with zeros, which decode to zeros.
+/// Plain types are decoded in groups of 32; an incomplete group at the end of a row is padded with zeros, which decode
+/// to zeros.
 pub trait Format<const BYTES: usize, const N: usize> {
     /// The number of the type in GGUF files.
     const GGUF: u32;
@@ -94,32 +97,33 @@ pub trait Format<const BYTES: usize, const N: usize> {
     /// (elements, bytes) of a block in files; plain types have blocks of one element.
     const SIZE: (usize, usize) = (N, BYTES);
 
-    /// The plane of codes on a device: 32-bit words of each 32 columns. Four words lie together as a `vec4<u32>`.
+    /// The plane of codes on a device: the number of 32-bit words per 32 columns. Four words form one `vec4<u32>`.
     const CODES: usize;
 
-    /// The plane of scales on a device, part by part.
+    /// The parts of the plane of scales on a device, in order.
     const SCALES: &[Part];
 
-    /// How values become a block, as ggml's reference does it, where dunlin quantises.
+    /// The quantiser of a block, as in ggml's reference, or `None` where dunlin does not quantise to this format.
     const ENCODE: Option<Encode<BYTES, N>> = None;
 
     /// The values of a block.
     fn decode<H: Halves>(block: &[u8; BYTES]) -> [f32; N];
 
-    /// What a device holds of 32 columns, without loss. `run` counts them within the block. Writes the words of the codes, and
-    /// gives each scale to `scale(part, i, value)`, `i` counted from the first that covers these columns.
+    /// The device form of 32 columns, without loss. `run` is their index within the block. Writes the words of the
+    /// codes, and passes each scale to `scale(part, i, value)`, with `i` counted from the first scale that covers these
+    /// columns.
     fn planes(block: &[u8; BYTES], run: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32));
 
-    /// A block of random codes under scales that put the values within −bound .. bound. Where a minimum is subtracted, they have
-    /// a mean of zero and end at 2 · bound.
+    /// A block of random codes, with scales that keep the values within −bound .. bound. In formats that subtract a
+    /// minimum, the values have a mean of zero and a maximum of 2 · bound.
     fn random(bound: f32, next: &mut dyn FnMut() -> u32) -> [u8; BYTES];
 }
 
-/// Makes a block of N values.
+/// A function that encodes N values as a block.
 pub type Encode<const BYTES: usize, const N: usize> = fn(&[f32; N]) -> [u8; BYTES];
 
-/// A part of the plane of scales: one number of 16 or 32 bits for each so many columns of a row. Numbers of 16 bits lie two
-/// to a word, the first in the lower half.
+/// A part of the plane of scales: one number of 16 or 32 bits for each fixed number of columns of a row. Two numbers of
+/// 16 bits share a word, the first in the lower half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     pub columns: usize,
@@ -131,13 +135,13 @@ impl Part {
         Part { columns, bits }
     }
 
-    /// Words of the part in a row of so many blocks of 32 columns.
+    /// Words of the part for a row of `blocks` blocks of 32 columns.
     pub const fn words(self, blocks: usize) -> usize {
         ((blocks * BLOCK).div_ceil(self.columns) * self.bits).div_ceil(32)
     }
 }
 
-/// How f16 becomes f32. Every way is exact.
+/// The conversion from f16 to f32. Every implementation is exact.
 pub trait Halves {
     fn widen(half: u16) -> f32;
 
@@ -146,14 +150,14 @@ pub trait Halves {
     }
 }
 
-/// By selections that vectorise (`half` asks what the processor can do each time).
+/// Converts by selections, which vectorise (`half` checks the processor's features in each call).
 pub struct Selections;
 
 impl Halves for Selections {
     #[inline(always)]
     fn widen(half: u16) -> f32 {
         let (sign, magnitude) = ((half as u32 & 0x8000) << 16, half as u32 & 0x7fff);
-        // The exponent's bias is 112 smaller; that of infinities and NaNs must become 255.
+        // The exponent's bias is smaller by 112; the exponent of infinities and NaNs must become 255.
         let bias = if magnitude < 31 << 10 { 112 << 23 } else { 224 << 23 };
         let normal = (magnitude << 13) + bias;
         let denormal = (magnitude as i32 as f32 * f32::from_bits((127 - 24) << 23)).to_bits();
@@ -178,12 +182,12 @@ impl DType {
         with_format!(self, F => F::GGUF)
     }
 
-    /// The type that GGUF files number so.
+    /// The type with this number in GGUF files.
     pub fn from_gguf(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.gguf() == number)
     }
 
-    /// Words of codes that a device holds of each 32 columns.
+    /// Words of codes per 32 columns on a device.
     pub const fn codes(self) -> usize {
         with_format!(self, F => F::CODES)
     }
@@ -221,12 +225,12 @@ pub(crate) fn dequantize_blocks<F: Format<BYTES, N>, H: Halves, const BYTES: usi
     }
 }
 
-/// Whether [`quantize_row`] makes blocks of a type.
+/// Whether [`quantize_row`] supports a type.
 pub fn quantizes(dtype: DType) -> bool {
     with_format!(dtype, F => <F as Format<_, _>>::ENCODE.is_some())
 }
 
-/// Writes a row of `values`, whose number is a multiple of the block, to `row`.
+/// Quantises `values`, whose number is a multiple of the block, into `row`.
 pub fn quantize_row(dtype: DType, values: &[f32], row: &mut [u8]) {
     assert_eq!(row.len(), dtype.row_bytes(values.len()), "a {dtype} row of {} elements", values.len());
     with_format!(dtype, F => quantize_blocks::<F, _, _>(dtype, values, row))
@@ -248,7 +252,7 @@ fn quantize_blocks<F: Format<BYTES, N>, const BYTES: usize, const N: usize>(
     }
 }
 
-/// [`Format::planes`] of columns 32 · b and on of a stored row.
+/// Calls [`Format::planes`] for the columns from 32 · b on of a stored row.
 pub fn planes(dtype: DType, row: &[u8], b: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {
     with_format!(dtype, F => planes_of::<F, _, _>(row, b, codes, scale))
 }
@@ -283,7 +287,7 @@ fn random_blocks<F: Format<BYTES, N>, const BYTES: usize, const N: usize>(
     row
 }
 
-/// What is left of a row of a plain type, filled up with zeros.
+/// The last incomplete group of a row of a plain type, padded with zeros.
 pub(crate) fn padded<T: Copy + Default, const LENGTH: usize>(rest: &[T]) -> [T; LENGTH] {
     let mut group = [T::default(); LENGTH];
     group[..rest.len()].copy_from_slice(rest);

@@ -1,4 +1,4 @@
-//! q2_k: w = (d · sc) · q − dmin · m, with sc and m of 4 bits for 16 elements
+//! q2_k: w = (d · sc) · q − dmin · m, with sc and m of 4 bits for each 16 elements
 //!
 //! block   256 weights in 84 bytes: scales(16) qs(64) d(2) dmin(2); a byte of scales is sc + 16 · m. Element
 //!         128n + 32r + l (l < 32) is bits 2r and 2r + 1 of qs[32n + l]

@@ -1,4 +1,4 @@
-//! q3_k: w = d · (sc − 32) · (q − 4), with sc of 6 bits for 16 elements
+//! q3_k: w = d · (sc − 32) · (q − 4), with sc of 6 bits for each 16 elements
 //!
 //! block   256 weights in 110 bytes: hmask(32) qs(64) scales(12) d(2). Element 128n + 32r + l (l < 32) has bits 2r and
 //!         2r + 1 of qs[32n + l] and above them bit 4n + r of hmask[l]. Of sc i, the low 4 bits are the low (i < 8) or high half

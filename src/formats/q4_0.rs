@@ -31,7 +31,8 @@ impl Format<18, 32> for Q4_0 {
     }
 }
 
-/// d = m / −8 for the element m of the largest |x|, q = min(15, ⌊x · (1 / d) + 8.5⌋). d is stored as f16 but used as f32.
+/// d = m / −8 for the element m of the largest |x|, q = min(15, ⌊x · (1 / d) + 8.5⌋). d is stored as f16, but q is
+/// computed with d in f32.
 fn encode(x: &[f32; 32]) -> [u8; 18] {
     let extreme = x.iter().fold(0f32, |extreme, &x| if x.abs() > extreme.abs() { x } else { extreme });
     let d = extreme / -8.0;

@@ -1,4 +1,4 @@
-//! q4_k: w = (d · sc) · q − dmin · m, with sc and m of 6 bits for 32 elements
+//! q4_k: w = (d · sc) · q − dmin · m, with sc and m of 6 bits for each 32 elements
 //!
 //! block   256 weights in 144 bytes: d(2) dmin(2) scales(12) qs(128). Element 64c + 32h + l (l < 32) is the low (h = 0) or
 //!         high half of qs[32c + l]; scales: [`subscale`]
@@ -46,7 +46,7 @@ impl Format<144, 256> for Q4_K {
     }
 }
 
-/// (d · sc, dmin · m) of the eight runs of 32 elements of a block that begins as those of q4_k do.
+/// (d · sc, dmin · m) of the eight runs of 32 elements of a block with the header of q4_k.
 #[inline(always)]
 pub fn scales<H: Halves>(block: &[u8]) -> [(f32, f32); 8] {
     let (d, dmin) = (bits::half::<H>(block, 0), bits::half::<H>(block, 2));
@@ -57,8 +57,8 @@ pub fn scales<H: Halves>(block: &[u8]) -> [(f32, f32); 8] {
     })
 }
 
-/// sc and m of a run. The first four are the low 6 bits of bytes j and j + 4; of the others, the low 4 bits are the halves of
-/// byte j + 4, and the high ones lie above those of the first.
+/// sc and m of a run. In the first four runs they are the low 6 bits of bytes j and j + 4. In the others the low 4 bits
+/// are the halves of byte j + 4, and the high 2 bits are the top bits of the bytes of the first four runs.
 #[inline(always)]
 pub fn subscale(s: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {

@@ -1,4 +1,4 @@
-//! q5_k: w = (d · sc) · q − dmin · m, with sc and m of 6 bits for 32 elements
+//! q5_k: w = (d · sc) · q − dmin · m, with sc and m of 6 bits for each 32 elements
 //!
 //! block   256 weights in 176 bytes: d(2) dmin(2) scales(12) qh(32) qs(128). Element 64c + 32h + l is as in q4_k, and bit 4 of
 //!         it is bit 2c + h of qh[l]

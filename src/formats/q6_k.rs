@@ -1,4 +1,4 @@
-//! q6_k: w = d · sc · (q − 32), with sc an i8 for 16 elements
+//! q6_k: w = d · sc · (q − 32), with sc an i8 for each 16 elements
 //!
 //! block   256 weights in 210 bytes: ql(128) qh(64) scales(16 × i8) d(2). Element 128n + 32r + l (l < 32) is the low (r < 2)
 //!         or high half of ql[64n + 32 · (r mod 2) + l], and above it bits 2r and 2r + 1 of qh[32n + l]

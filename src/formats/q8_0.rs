@@ -15,7 +15,7 @@ impl Format<34, 32> for Q8_0 {
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 34]) -> [f32; 32] {
-        // Not by H: the compiler makes less of the loop behind F16C's instruction.
+        // Selections instead of H: the compiler generates slower code for the loop after F16C's instruction.
         let d = bits::half::<Selections>(block, 0);
         let mut y = [0.0; 32];
         for i in 0..32 {
@@ -36,7 +36,7 @@ impl Format<34, 32> for Q8_0 {
     }
 }
 
-/// d = max |x| / 127, q = round(x · (1 / d)), half away from zero. d is stored as f16 but used as f32.
+/// d = max |x| / 127, q = round(x · (1 / d)), half away from zero. d is stored as f16, but q is computed with d in f32.
 fn encode(x: &[f32; 32]) -> [u8; 34] {
     let largest = x.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     let d = largest / 127.0;
@@ -49,9 +49,10 @@ fn encode(x: &[f32; 32]) -> [u8; 34] {
     block
 }
 
-/// Half away from zero, for what fits an i8. (`f32::round` is a call where the processor has no instruction for it.)
+/// Rounds half away from zero, for values that fit an i8. (`f32::round` is a call where the processor has no
+/// instruction for it.)
 fn round(x: f32) -> i32 {
-    // Infinite where all of the block is below the smallest normal number.
+    // x is infinite where the whole block is below the smallest normal number.
     let x = x.clamp(-127.0, 127.0);
     let whole = x as i32;
     let rest = x - whole as f32;

@@ -1,4 +1,4 @@
-//! Formats against fixtures that gguf-py made, and what every format promises.
+//! Formats against fixtures that gguf-py wrote, and properties of every format.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// A file of blocks: the number of values, and what follows it.
+/// A file of blocks: the number of values, and the bytes after it.
 fn blocks(name: &str) -> (usize, Vec<u8>) {
     let bytes = fixture(&format!("{name}.bin"));
     (u32::from_le_bytes(*bytes.first_chunk().expect("a count")) as usize, bytes[4..].to_vec())
@@ -20,12 +20,12 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
 }
 
-/// Equal to the bit; NaN is NaN.
+/// Whether two values are bit-identical; all NaNs are equal.
 fn same(found: f32, wanted: f32) -> bool {
     found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan()
 }
 
-/// Holds a way to decode rows to the fixtures.
+/// Compares a decoder of rows with the fixtures.
 pub fn fixtures_decode(dequantize: fn(DType, &[u8], &mut [f32])) {
     for dtype in DType::ALL {
         let (count, bytes) = blocks(&format!("dequantize_{dtype}"));
@@ -38,7 +38,7 @@ pub fn fixtures_decode(dequantize: fn(DType, &[u8], &mut [f32])) {
     }
 }
 
-/// Holds a way to decode rows to every f16, as an element and as the scale of a block.
+/// Checks a decoder of rows with every f16, as an element and as the scale of a block.
 pub fn every_half_decodes_exactly(dequantize: fn(DType, &[u8], &mut [f32])) {
     let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     let mut values = vec![0.0; 1 << 16];
@@ -61,7 +61,7 @@ fn blocks_decode_as_gguf_does() {
     every_half_decodes_exactly(dequantize_row);
 }
 
-/// Numbers, names and sizes, by the list that the fixtures' script wrote.
+/// Numbers, names and sizes, compared with the list of the fixtures' script.
 #[test]
 fn types_are_those_of_gguf() {
     let text = String::from_utf8(fixture("types.txt")).expect("text");
@@ -108,7 +108,7 @@ fn plain_rows_of_any_length_quantize() {
     }
 }
 
-/// Numbers whose scale is too small for f16, or too large, give blocks and no panic.
+/// Values whose scale is too small or too large for f16 give blocks and no panic.
 #[test]
 fn extreme_rows_quantize() {
     for value in [1e-45, 1e-40, -1e-38, 3e38, f32::INFINITY, f32::NAN] {
@@ -125,7 +125,7 @@ fn extreme_rows_quantize() {
     }
 }
 
-/// The tolerances of cases count on it: values that fill the bound, and end where the formats say.
+/// The tolerances of cases rely on this: random values fill the bound, and end where the formats define.
 #[test]
 fn random_rows_stay_within_their_bound() {
     let mut seed = 1u32;
@@ -138,7 +138,7 @@ fn random_rows_stay_within_their_bound() {
         let mut values = vec![0.0; 4096];
         dequantize_row(dtype, &row, &mut values);
         let (least, most) = values.iter().fold((0f32, 0f32), |(least, most), &w| (least.min(w), most.max(w)));
-        // Of the codes of q8_0, one goes past the bound: −128 / 127.
+        // One code of q8_0 is past the bound: −128 / 127.
         assert!((-0.505..-0.2).contains(&least) && (0.2..1.005).contains(&most), "{dtype}: {least} to {most}");
         let mean = values.iter().sum::<f32>() / 4096.0;
         assert!(mean.abs() < 0.05, "{dtype}: a mean of {mean}");

@@ -18,10 +18,10 @@ pub struct Activation {
     pub kind: Kind,
 }
 
-/// Which function. Fused operators keep one too.
+/// The activation function, also used by fused operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The exact one, by erf.
+    /// The exact GELU, by erf.
     Gelu,
     QuickGelu,
     Relu,
@@ -45,7 +45,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 impl Kind {
     pub const ALL: [Kind; 5] = [Kind::Gelu, Kind::QuickGelu, Kind::Relu, Kind::HardSwish, Kind::HardSigmoid];
 
-    /// What `activate` of `shared/activation.wgsl` calls it. 0 is no activation at all.
+    /// The code of the function in `activate` of `shared/activation.wgsl`. 0 is no activation.
     pub fn code(self) -> u32 {
         match self {
             Kind::Gelu => 1,
@@ -79,7 +79,7 @@ fn erf(x: f64) -> f64 {
         return x.signum();
     }
     let (mut term, mut sum, mut odd) = (x, x, 1.0);
-    // As written, a NaN ends it too.
+    // In this form of the comparison a NaN ends the loop too.
     while term.abs() > 1e-17 * sum.abs() {
         odd += 2.0;
         term *= 2.0 * square / odd;
@@ -119,16 +119,16 @@ impl Operator for Activation {
     }
 }
 
-/// A few ulp of `exp` apart, a millionth of the result: an activation is not a long sum.
+/// The tolerance is tight, because an activation is a few ulp of `exp` and not a long sum.
 const NMSE: f64 = 1e-12;
 
 pub fn cases() -> Vec<Case> {
     let of = |kind: Kind, x: Given| Case { nmse: NMSE, ..Case::new(Activation { kind }, vec![x]) };
-    // Up to ±8: every bend of every function.
+    // Up to ±8: covers the nonlinear range of every function.
     let case = |kind: Kind, rows: usize, cols: usize| {
         of(kind, Given { fill: Fill::Random(8.0), ..Given::f32([rows, cols]) })
     };
-    // What overflows, the ends of the clamps, and zero. −1e4 and below: exactly 0, or near it.
+    // Values that overflow, the ends of the clamps, and zero. From −1e4 down the result is exactly 0 or near it.
     let edges: [f32; 13] = [-1e30, -1e4, -100.0, -52.0, -20.0, -3.0, -1e-6, 0.0, 1e-6, 3.0, 20.0, 52.0, 100.0];
     let edges = Given::floats([1, edges.len()], &edges);
     let mut cases = Vec::new();
@@ -148,7 +148,7 @@ mod tests {
     fn functions_have_their_published_values() {
         let close = |kind: Kind, x: f32, wanted: f64| {
             let found = f64::from(kind.apply(x));
-            // Half a unit in the last place of float32 is 6e-8 of it.
+            // Half a unit in the last place of float32 is 6e-8 of the value.
             assert!((found - wanted).abs() <= 1e-7 * wanted.abs(), "{kind:?}({x}) is {found}, expected {wanted}");
         };
         // x · Φ(x), Φ from tables: Φ(1) = 0.841344746068543, Φ(−3) = 0.001349898031630, Φ(½) = 0.691462461274013.

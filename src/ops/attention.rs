@@ -1,12 +1,13 @@
 //! y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //!
-//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, of which a window leaves the last
-//! `window`; else 0 .. position of row 0 + rows, or + `cross` where the keys are other rows than the queries
+//! t counts from the slot of row r: 0 .. its position + 1 where attention is causal, or the last `window` of these with
+//! a window; else 0 .. position of row 0 + rows, or + `cross` where the keys are not the rows of the queries
 //!
 //! q, y: (rows, heads · D)   keys, values: (capacity, kv heads, D)   G = heads / kv heads
 //!
-//! With `qk_norm` each q[r, h] and k[t, g] is first divided by sqrt(mean(·²) + eps). Where rope comes before the norm
-//! (Llama 4, MobileLLM-R1) a rotation leaves the mean square as it is, so normalising where q meets k is the same.
+//! With `qk_norm` each q[r, h] and k[t, g] is first divided by sqrt(mean(·²) + eps). The models apply rope before the
+//! norm (Llama 4, MobileLLM-R1), but a rotation keeps the mean square, so normalising in attention gives the same
+//! result.
 
 use std::ops::Range;
 
@@ -21,15 +22,16 @@ pub struct Attention {
     pub kv_heads: usize,
     /// D
     pub head_dim: usize,
-    /// What scores are multiplied by: 1/√D in most models.
+    /// The factor of scores: 1/√D in most models.
     pub scale: f32,
     /// eps of the weightless QK-norm, where there is one.
     pub qk_norm: Option<f32>,
-    /// Whether a row sees the rows of its sequence up to itself (language), or all rows of the pass (pictures).
+    /// Whether a row attends to the rows of its sequence up to itself (language), or to all rows of the pass
+    /// (pictures).
     pub causal: bool,
-    /// How many rows a causal row sees at most, itself and those before it.
+    /// The largest number of rows that a causal row attends to, itself included.
     pub window: Option<usize>,
-    /// Keys that every row sees, where attention is not causal and they are not the rows of the pass.
+    /// The number of keys, where attention is not causal and the keys are not the rows of the pass.
     pub cross: Option<usize>,
 }
 
@@ -48,25 +50,26 @@ struct Params {
     keys: u32,
 }
 
-/// Few rows: a workgroup for each row and head. By what the cache holds.
+/// Few rows: one workgroup per row and head. Indexed by the type of the KV cache.
 static ROW: [Kernel; 2] = [
     kernel!("attention/row.wgsl", "row", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING),
     kernel!("attention/row.wgsl", "row", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
 ];
 
-/// Few rows by broadcasts: a workgroup for each row and up to four heads that share their keys. By what the cache holds.
+/// Few rows with broadcasts: one workgroup per row and up to four heads that share their keys. Indexed by the type of
+/// the KV cache.
 static HEADS: [Kernel; 2] = [
     kernel!("attention/heads.wgsl", "heads", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["HEADS" = 4.0], Requires::SUBGROUPS),
     kernel!("attention/heads.wgsl", "heads", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["HEADS" = 4.0], Requires::BOTH),
 ];
 
-/// A prompt: a workgroup for 16 rows of a head. By what the cache holds.
+/// A prompt: one workgroup per 16 rows of a head. Indexed by the type of the KV cache.
 static TILE: [Kernel; 2] = [
     kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
     kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::F16),
 ];
 
-/// A prompt by broadcasts: a workgroup for 32 rows of a head. By what the cache holds.
+/// A prompt with broadcasts: one workgroup per 32 rows of a head. Indexed by the type of the KV cache.
 static BROADCAST: [Kernel; 2] = [
     kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::SUBGROUPS),
     kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::BOTH),
@@ -76,13 +79,13 @@ pub fn kernels() -> Vec<&'static Kernel> {
     ROW.iter().chain(&HEADS).chain(&TILE).chain(&BROADCAST).collect()
 }
 
-/// The largest D that kernels hold, `MOST_QUADS` quads of attention/row.wgsl. The reference takes any.
+/// The largest D of the kernels, `MOST_QUADS` quads of attention/row.wgsl. The reference has no limit.
 pub const MOST_HEAD: usize = 256;
 
-/// Query heads that a workgroup of attention/heads.wgsl takes at most.
+/// The largest number of query heads per workgroup in attention/heads.wgsl.
 const MOST_TOGETHER: usize = 4;
 
-/// The largest D of the kernels that go by tiles, and of attention/heads.wgsl.
+/// The largest D of the tiled kernels, and of attention/heads.wgsl.
 const MOST_TILE_HEAD: usize = 128;
 
 impl Attention {
@@ -92,7 +95,7 @@ impl Attention {
         Attention { heads, kv_heads, head_dim, scale, qk_norm: None, causal: true, window: None, cross: None }
     }
 
-    /// Keys that row `row` of `count` sees.
+    /// The keys that row `row` of `count` attends to.
     pub fn seen(&self, row: usize, count: usize, rows: &[Row]) -> Range<usize> {
         let end = match self.causal {
             true => rows[row].position as usize + 1,
@@ -101,7 +104,7 @@ impl Attention {
         end - self.window.map_or(end, |window| window.min(end))..end
     }
 
-    /// What a row of q or k is multiplied by before they meet.
+    /// The factor of the qk_norm for a row of q or k, or 1 without it.
     pub fn factor(&self, x: impl Iterator<Item = f32>) -> f32 {
         let d = self.head_dim as f32;
         self.qk_norm.map_or(1.0, |eps| 1.0 / (x.map(|v| v * v).sum::<f32>() / d + eps).sqrt())
@@ -177,7 +180,7 @@ impl Operator for Attention {
         let row = way(&ROW[half], vec![("WG", 64.0)], each(rows as u32), "a workgroup for each row and head takes any");
         if family == Family::Few {
             let mut ways = vec![row];
-            // All lanes of a subgroup have quads of one head, and one share of the keys.
+            // All lanes of a subgroup must work on quads of one head and on the same keys.
             let subgroups_fit = profile.subgroups.is_some_and(|(_, most)| self.head_dim.is_multiple_of(4 * most as usize));
             if self.causal && subgroups_fit && self.head_dim <= MOST_TILE_HEAD {
                 let shared = self.heads / self.kv_heads;
@@ -209,20 +212,20 @@ pub fn cases() -> Vec<Case> {
         let op = Attention { window: Some(window), scale: 0.3, ..Attention::new(heads, kv_heads, head_dim) };
         Case::new(op, reads).at(position)
     };
-    // All rows see all: a picture's pass.
+    // All rows attend to all rows, as in the pass of a picture.
     let whole = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, position: usize| {
         let cache = Given::kv(position + rows, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
         Case::new(Attention { causal: false, ..Attention::new(heads, kv_heads, head_dim) }, reads).at(position)
     };
-    // Rows that see the same keys, which are not they: more, or fewer.
+    // Queries that share keys of another source, with more or fewer keys than queries.
     let cross = |rows: usize, heads: usize, kv_heads: usize, head_dim: usize, keys: usize| {
         let cache = Given::kv(keys, kv_heads, head_dim);
         let reads = vec![Given::f32([rows, heads * head_dim]), cache.clone(), cache];
         let op = Attention { causal: false, cross: Some(keys), ..Attention::new(heads, kv_heads, head_dim) };
         Case::new(op, reads)
     };
-    // Sequences that lie in no order and stand at no two positions in a row.
+    // Sequences in no order, whose rows have no consecutive positions.
     let apart = |heads: usize, kv_heads: usize, head_dim: usize, qk_norm, window| {
         let at = [(600, 3), (0, 515), (620, 31), (700, 32), (800, 600)];
         let cache = Given::kv(1410, kv_heads, head_dim);
@@ -235,7 +238,7 @@ pub fn cases() -> Vec<Case> {
         case(1, 3, 1, 22, 63, None),
         case(7, 6, 2, 20, 61, None),
         case(5, 9, 3, 16, 0, Some(1e-5)),
-        case(2, 4, 2, 20, 7, Some(0.5)),        // an eps that shows
+        case(2, 4, 2, 20, 7, Some(0.5)),        // an eps large enough to matter
         case(1, 32, 32, 80, 64, None),          // MobileVLM-3B
         case(2, 4, 2, 128, 1023, None),         // past one chunk of scores
         case(1, 2, 1, 256, 5, None),
@@ -243,14 +246,14 @@ pub fn cases() -> Vec<Case> {
         case(17, 6, 2, 20, 40, None),
         case(33, 4, 4, 80, 31, Some(1e-6)),
         case(16, 2, 2, 128, 0, None),
-        windowed(1, 4, 1, 22, 60, 1).few(),           // itself alone
-        windowed(1, 4, 2, 32, 60, 61).few(),          // just all
+        windowed(1, 4, 1, 22, 60, 1).few(),           // only the row itself
+        windowed(1, 4, 2, 32, 60, 61).few(),          // exactly all
         windowed(1, 4, 2, 32, 60, 60).few(),          // all but one
         windowed(1, 2, 1, 64, 1500, 1100).few(),      // past one chunk of scores
         windowed(1, 4, 1, 256, 700, 512).few(),       // Gemma 3 270M, one token
-        windowed(21, 4, 1, 256, 0, 7),          // heads too large for tiles
-        windowed(40, 4, 2, 20, 0, 5),           // rows that see all, and rows that do not
-        windowed(67, 2, 1, 64, 50, 33),         // tiles that see no key of the first ones
+        windowed(21, 4, 1, 256, 0, 7),          // D larger than tiles allow
+        windowed(40, 4, 2, 20, 0, 5),           // rows that attend to all rows, and rows that do not
+        windowed(67, 2, 1, 64, 50, 33),         // tiles that attend to none of the first keys
         windowed(35, 2, 1, 128, 200, 1),
         case(1, 2, 2, 32, 0, None).few(),       // one head, two, three (of five and of nine), four (of seven and of eight)
         case(2, 4, 2, 128, 1023, None).few(),   // past two chunks of scores
@@ -271,7 +274,7 @@ pub fn cases() -> Vec<Case> {
         whole(3, 2, 2, 22, 0),                  // few rows
         whole(3, 4, 2, 64, 9),
         whole(4, 2, 1, 8, 0),
-        whole(5, 2, 1, 256, 0),                 // heads too large for tiles
+        whole(5, 2, 1, 256, 0),                 // D larger than tiles allow
         whole(17, 2, 2, 22, 0),                 // one past a tile of rows
         whole(17, 3, 1, 12, 0),
         whole(17, 2, 2, 8, 7),
@@ -284,7 +287,7 @@ pub fn cases() -> Vec<Case> {
         cross(3, 2, 1, 22, 1),
         cross(17, 2, 2, 20, 65),
         cross(33, 2, 2, 104, 31),
-        cross(5, 1, 1, 192, 1030),              // heads too large for tiles, past one chunk of scores
+        cross(5, 1, 1, 192, 1030),              // D larger than tiles allow, past one chunk of scores
         cross(256, 2, 2, 128, 1024).bench(),    // Qwen-VL's resampler, two of its 32 heads
     ]
 }

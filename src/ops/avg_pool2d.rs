@@ -2,7 +2,7 @@
 //! ```text
 //! cell (i, j): rows ⌊i·height/out_height⌋ .. ⌈(i + 1)·height/out_height⌉, columns likewise
 //! ```
-//! Windows overlap where the sides do not divide. One cell is the average of the whole picture.
+//! Windows overlap where an input side is not a multiple of the output side. One cell averages the whole picture.
 //!
 //! x: (height · width, C), pixels row by row   y: (out_height · out_width, C)
 
@@ -65,7 +65,7 @@ impl Operator for AvgPool2d {
     fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (pixels, channels) = reads[0].ty.matrix();
         let (cells, _) = writes[0].ty.matrix();
-        // A window of two by two is one thread's work; a whole picture is shared.
+        // A window of 2 × 2 is computed by one thread; threads share the window of a whole picture.
         let parts = if pixels >= 64 * cells { 4.0 } else { 1.0 };
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
@@ -83,7 +83,7 @@ impl Operator for AvgPool2d {
     }
 }
 
-/// The pixels of cell `i` of `cells`, along a side of `pixels`.
+/// The range of pixels of cell `i` of `cells`, along a side of `pixels`.
 pub fn window(i: usize, pixels: usize, cells: usize) -> Range<usize> {
     i * pixels / cells..((i + 1) * pixels).div_ceil(cells)
 }

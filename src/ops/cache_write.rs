@@ -72,7 +72,7 @@ pub fn cases() -> Vec<Case> {
             .state(vec![Given::kv(position + rows + 1, heads, head_dim)])
             .at(position)
     };
-    // Rows of several sequences, in any order.
+    // Rows of several sequences in any order.
     let rows = [(7, 3), (0, 5), (20, 1), (12, 0)].map(|(slot, position)| Row { slot, ..Row::at(position) });
     let apart = Case::new(CacheWrite { heads: 3, head_dim: 10 }, vec![Given::f32([4, 30])])
         .state(vec![Given::kv(23, 3, 10)])

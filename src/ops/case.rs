@@ -1,4 +1,4 @@
-//! The cases that operators are held to: one description serves tests, benches and the check on a user's device.
+//! The test cases of operators. Tests, benches and the check on a user's device use the same descriptions.
 
 use std::sync::Arc;
 
@@ -12,27 +12,27 @@ use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 pub struct Case {
     pub op: Arc<dyn Operator>,
     pub reads: Vec<Given>,
-    /// State that the operator writes in place; it begins with this content.
+    /// State that the operator writes in place, with its initial content.
     pub state: Vec<Given>,
-    /// The table of the pass. A pass of one case has no more rows than it.
+    /// The table of the pass. The pass of a case has no more rows than the table.
     pub rows: Vec<Row>,
     pub family: Family,
     /// Largest normalised mean squared error, Σ(y − ref)² / Σref², against the reference.
     pub nmse: f64,
-    /// Pretend that a binding holds no more bytes than this: the rows of weights are split into chunks.
+    /// Limits the size of a binding to this many bytes, so that the rows of weights are split into chunks.
     pub max_binding: Option<u64>,
     /// Whether benches time it.
     pub bench: bool,
 }
 
-/// A value of a case: its type, and what is in it.
+/// A value of a case: its type and content.
 #[derive(Clone, Debug)]
 pub struct Given {
     pub ty: TensorType,
     pub fill: Fill,
 }
 
-/// Contents, reproducible from a seed.
+/// Contents that are reproducible from a seed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fill {
     /// Uniform in −scale .. scale.
@@ -47,8 +47,8 @@ pub enum Fill {
 }
 
 impl Case {
-    /// float32 arithmetic in another order: 1e-10 leaves room for sums over some thousands of terms and for `exp` and
-    /// `inverseSqrt` of a few ulp, and none for a wrong element.
+    /// Tolerance for float32 arithmetic in another order: 1e-10 allows sums over some thousands of terms and a few ulp
+    /// of `exp` and `inverseSqrt`, but not a single wrong element.
     pub fn new(op: impl Operator + 'static, reads: Vec<Given>) -> Self {
         Case {
             op: Arc::new(op),
@@ -67,7 +67,7 @@ impl Case {
         self
     }
 
-    /// The table, in words of which [`Given::table`] of the state has as many.
+    /// Sets the table of the pass, from which [`Given::table`] takes its content.
     pub fn rows(mut self, rows: Vec<Row>) -> Self {
         for given in self.state.iter_mut().filter(|given| given.is_table()) {
             given.fill = Fill::Ids(table_words(&rows));
@@ -76,7 +76,7 @@ impl Case {
         self
     }
 
-    /// Runs the kernels of decoding.
+    /// Selects the kernels of decoding.
     pub fn few(mut self) -> Self {
         self.family = Family::Few;
         self
@@ -92,7 +92,7 @@ impl Case {
         self
     }
 
-    /// The profile of a device as this case has it.
+    /// The device profile with the limits of this case.
     pub fn profile(&self, profile: &DeviceProfile) -> DeviceProfile {
         let max_binding = self.max_binding.map_or(profile.max_binding, |bytes| bytes.min(profile.max_binding));
         DeviceProfile { max_binding, ..profile.clone() }
@@ -103,7 +103,7 @@ impl Case {
         self
     }
 
-    /// What reports call it: the operator, its attributes and shapes.
+    /// The label in reports: the operator, its attributes and shapes.
     pub fn label(&self) -> String {
         let shapes: Vec<String> = self.reads.iter().chain(&self.state).map(|given| given.ty.to_string()).collect();
         let split = self.max_binding.map_or(String::new(), |bytes| format!(" in bindings of {bytes}"));
@@ -116,7 +116,7 @@ impl Given {
         Given { ty: TensorType::f32(shape), fill: Fill::Random(1.0) }
     }
 
-    /// These values.
+    /// A value with these elements.
     pub fn floats(shape: impl Into<Vec<usize>>, values: &[f32]) -> Self {
         let given = Given { fill: Fill::Ids(values.iter().map(|v| v.to_bits()).collect()), ..Given::f32(shape) };
         assert_eq!(given.ty.count(), values.len(), "{}", given.ty);
@@ -142,7 +142,7 @@ impl Given {
         Given { ty: TensorType::kv(capacity, heads, head_dim), fill: Fill::Random(1.0) }
     }
 
-    /// The table of a pass: [`Case::rows`] fills it.
+    /// The table of a pass, which [`Case::rows`] fills.
     pub fn table() -> Self {
         Given { ty: TensorType::u32([MOST_ROWS, TABLE_COLS]), fill: Fill::Ids(table_words(&[])) }
     }
@@ -176,7 +176,8 @@ impl Given {
         }
     }
 
-    /// The content of a weight, in its format. Blocks are random codes under scales that bound them by the fill's.
+    /// The content of a weight in its format. Blocks have random codes and scales that bound the values by those of the
+    /// fill.
     pub fn tensor(&self, seed: u64) -> Tensor {
         let (dtype, (rows, cols)) = (self.ty.dtype(), self.ty.matrix());
         let scale = if let Fill::Random(scale) = self.fill { scale } else { 1.0 };
@@ -186,7 +187,7 @@ impl Given {
     }
 }
 
-/// Words of a row of the table.
+/// Words per row of the table.
 const TABLE_COLS: usize = size_of::<Row>() / 4;
 
 /// The words of a table with these rows; the others are zero.

@@ -1,4 +1,4 @@
-//! y[r, :] = c[r · cols ..]: a constant of the model, put where operators read activations.
+//! y[r, :] = c[r · cols ..]: copies a constant of the model to a place where operators read activations.
 //!
 //! c: (rows · cols)   y: (rows, cols)
 

@@ -2,8 +2,8 @@
 //!
 //! x: (channels · S · S)   W: (n, channels · patch²) in any weight format   y: (grid², n)   grid = ⌊S / patch⌋
 //!
-//! A convolution whose stride is its kernel's size: squares that do not overlap, so a matrix product. Patch p lies at
-//! (p / grid, p % grid); k counts its channels, then its rows, then its columns.
+//! A convolution whose stride equals its kernel size: patches do not overlap, so it is a matrix product. Patch p lies
+//! at (p / grid, p % grid); k counts its channels, then its rows, then its columns.
 
 use crate::formats::dequantize_row;
 use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
@@ -15,7 +15,7 @@ use crate::tensor::DType;
 pub struct Conv2d {
     /// S: pixels of the picture's side.
     pub size: usize,
-    /// Pixels of a patch's side; what is left over at the right and at the bottom is not read.
+    /// Side of a patch in pixels; the remaining pixels at the right and at the bottom are not read.
     pub patch: usize,
 }
 
@@ -34,12 +34,12 @@ pub fn kernels() -> Vec<&'static Kernel> {
 }
 
 impl Conv2d {
-    /// Patches of a side.
+    /// Patches on a side of the picture.
     pub fn grid(&self) -> usize {
         self.size / self.patch
     }
 
-    /// Where element k of a patch lies in the picture.
+    /// The index in the picture of element k of a patch.
     pub fn place(&self, patch: usize, k: usize) -> usize {
         let (s, p, grid) = (self.size, self.patch, self.grid());
         let (channel, row, column) = (k / (p * p), k / p % p, k % p);

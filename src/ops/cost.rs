@@ -1,4 +1,5 @@
-//! What a case costs at least: bytes that must move, arithmetic that must be done. Benches divide both by the time.
+//! Lower bounds of a case's cost: bytes that must move and operations that must be done. Benches divide both by the
+//! time.
 
 use std::any::Any;
 
@@ -10,10 +11,11 @@ use crate::ops::splice_rows::SpliceRows;
 use crate::ops::{Elem, Operator, TensorType};
 
 impl Case {
-    /// Bytes that are read and written, each once: of tables, embeddings and caches only the rows that are used.
+    /// Bytes that are read and written, each counted once; of tables, embeddings and caches only the rows that are
+    /// used.
     pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
         let (rows, results) = (self.row_count(), self.results());
-        // Each row of a splice is one of x or one of an image: x stands for both.
+        // Each row of a splice comes from x or from an image, so only x is counted.
         let once = if self.op::<SpliceRows>().is_some() { 2 } else { self.reads.len() };
         let lookup = self.reads[0].ty.elem == Elem::U32;
         let read = |given: &Given| match given.ty.elem {
@@ -31,8 +33,8 @@ impl Case {
         reads + state + results.iter().map(|ty| ty.bytes(profile)).sum::<u64>()
     }
 
-    /// Multiplications and additions of a matrix product (2·m·n·k), of attention or of a convolution; other operators
-    /// only move bytes.
+    /// Multiplications and additions of a matrix product (2·m·n·k), of attention or of a convolution; `None` for other
+    /// operators, which mainly move bytes.
     pub fn flops(&self) -> Option<u64> {
         let x = &self.reads[0].ty;
         if x.elem != Elem::F32 {
@@ -47,14 +49,14 @@ impl Case {
         let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.rows).len());
         let flops = |given: &Given| match given.ty.elem {
             Elem::Weight(_) => 2 * m * given.ty.count(),
-            // q · k and the sum over v: each position that a row sees, of the keys and of the values.
+            // q · k and the sum over v: keys and values of each position that a row attends to.
             Elem::Kv => (0..m).map(|row| 2 * width * seen(row)).sum(),
             _ => 0,
         };
         Some(self.reads.iter().map(flops).sum::<usize>() as u64).filter(|&flops| flops > 0)
     }
 
-    /// The operator, where it is a `T`.
+    /// The operator as a `T`, if it is one.
     fn op<T: Operator>(&self) -> Option<&T> {
         (self.op.as_ref() as &dyn Any).downcast_ref()
     }
@@ -63,13 +65,13 @@ impl Case {
         self.op.infer(&self.reads.iter().map(|given| &given.ty).collect::<Vec<_>>())
     }
 
-    /// Tokens that the case works on.
+    /// Number of rows that the case computes.
     fn row_count(&self) -> usize {
         self.results().first().map_or(self.reads[0].ty.shape[0], |result| result.shape[0])
     }
 }
 
-/// Bytes of the first `rows` rows at most.
+/// Bytes of at most the first `rows` rows.
 fn first(ty: &TensorType, rows: usize, profile: &DeviceProfile) -> u64 {
     let mut ty = ty.clone();
     ty.shape[0] = ty.shape[0].min(rows);
@@ -81,7 +83,7 @@ mod tests {
     use crate::kernel::DeviceProfile;
     use crate::ops::{self, Case};
 
-    /// The benched case of an operator whose label has `part`.
+    /// The bench case of an operator whose label contains `part`.
     fn case(op: &str, part: &str) -> Case {
         let (_, cases) = ops::cases().into_iter().find(|(name, _)| *name == op).expect("an operator");
         cases.into_iter().find(|case| case.bench && case.label().contains(part)).expect("a case")
@@ -98,16 +100,16 @@ mod tests {
             cost("linear", "(f32[128, 1536], q4_0[576, 1536]"),
             (128 * 1536 * 4 + 576 * 48 * 18 + 2 * 128 * 576 * 4, Some(2 * 128 * 1536 * 576))
         );
-        // 256 positions of 3 heads of 64, keys and values; q and y of 9 heads.
+        // 256 positions of 3 heads of 64 for keys and values; q and y of 9 heads.
         assert_eq!(cost("attention", "at 255"), (2 * 256 * 192 * 4 + 2 * 576 * 4, Some(2 * 2 * 576 * 256)));
-        // 577 rows see 577 positions of 16 heads of 64.
+        // 577 rows attend to 577 positions of 16 heads of 64.
         let moved = 4 * 577 * 1024 * 4;
         assert_eq!(cost("attention", "causal: false"), (moved, Some(2 * 2 * 577 * 577 * 1024)));
-        // A kernel of 9 for each channel; 12 · 12 pixels of 24 · 24.
+        // A kernel of 9 elements per channel; 12 · 12 output pixels of 24 · 24 input pixels.
         let moved = 4 * 2048 * (576 + 9 + 144);
         assert_eq!(cost("depthwise_conv2d", "stride: 2"), (moved, Some(2 * 9 * 144 * 2048)));
         assert_eq!(cost("avg_pool2d", "out_height: 12"), (4 * 2048 * (576 + 144), None));
-        // 144 ids and 48 others; each row of y is one of x or one of an image.
+        // 144 ids of image rows and 48 others; each row of y is a row of x or of an image.
         assert_eq!(cost("splice_rows", "2048"), (4 * 192 * (1 + 2048 + 2048), None));
         // 24 · 24 patches of 3 · 14 · 14.
         assert_eq!(

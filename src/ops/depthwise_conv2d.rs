@@ -1,4 +1,4 @@
-//! A 3 × 3 convolution of each channel by itself, padded by 1 (a cross-correlation, as PyTorch's `conv2d`):
+//! A 3 × 3 convolution of each channel separately, padded by 1 (a cross-correlation, as PyTorch's `conv2d`):
 //! ```text
 //! y[(i, j), c] = bias[c] + Σ_{a, b < 3} kernel[c, a, b] · x[(stride·i + a − 1, stride·j + b − 1), c]
 //! ```
@@ -15,7 +15,7 @@ pub struct DepthwiseConv2d {
     pub height: usize,
     pub width: usize,
     pub stride: usize,
-    /// Whether a bias is read, as the third value.
+    /// Whether there is a bias, which is the third input.
     pub bias: bool,
 }
 
@@ -34,7 +34,7 @@ struct Params {
 static KERNEL: Kernel =
     kernel!("depthwise_conv2d.wgsl", "depthwise_conv2d", [], [ReadWrite Read Read ReadWrite], Params);
 
-/// Elements of a channel's kernel.
+/// Number of elements in the kernel of a channel.
 pub const TAPS: usize = 9;
 
 pub fn kernels() -> Vec<&'static Kernel> {
@@ -76,7 +76,7 @@ impl Operator for DepthwiseConv2d {
             }
             let (top, left) = (self.stride * (pixel / out_width), self.stride * (pixel % out_width));
             for t in 0..TAPS {
-                // Counted from 1: row and column 0 are the border.
+                // Indices start from 1: row and column 0 are the padding.
                 let (row, col) = (top + t / 3, left + t % 3);
                 if (1..=self.height).contains(&row) && (1..=self.width).contains(&col) {
                     let x = &x[((row - 1) * self.width + col - 1) * channels..][..channels];
@@ -91,7 +91,7 @@ impl Operator for DepthwiseConv2d {
     fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
         let (_, channels) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
-        // Something has to be bound where there is no bias; it is not read.
+        // Every binding needs a buffer. Without a bias the kernel is bound there and not read.
         let bias = reads.get(2).unwrap_or(&reads[1]);
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
@@ -124,9 +124,9 @@ pub fn cases() -> Vec<Case> {
         case(1, 1, 31, 2, true),
         case(1, 7, 5, 1, true),
         case(4, 4, 31, 1, true),
-        case(5, 7, 1, 2, false),  // an odd side: the last pixel is in the last window's middle
+        case(5, 7, 1, 2, false),  // an odd side: the last pixel is the centre of the last window
         case(5, 7, 65, 2, true),
-        case(8, 8, 65, 2, false), // an even one: it is at its edge
+        case(8, 8, 65, 2, false), // an even side: the last pixel is at the edge
         case(8, 8, 120, 1, false),
         case(8, 5, 3, 3, true),
         case(24, 24, 2048, 1, true).bench(),  // MobileVLM V2 1.7B

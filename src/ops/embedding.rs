@@ -2,7 +2,7 @@
 //!
 //! tokens: (capacity) u32   W: (vocab, cols)   y: (rows, cols)
 //!
-//! Rows of ids that W does not have are left as they are (`splice_rows` writes them).
+//! Rows of y whose ids are not rows of W stay unchanged (`splice_rows` writes them).
 
 use crate::formats::dequantize_row;
 use crate::kernel::source::ROWS;
@@ -13,9 +13,9 @@ use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    /// Tokens of a step.
+    /// Rows of the pass.
     pub rows: usize,
-    /// 1 in most models.
+    /// The factor of embeddings: 1 in most models.
     pub scale: f32,
 }
 
@@ -90,17 +90,18 @@ pub fn cases() -> Vec<Case> {
         let table = Given::weight(dtype, vocab, cols);
         cases.push(Case::new(Embedding { rows: 7, scale: 1.0 }, vec![Given::tokens(11, vocab as u32), table]).at(3));
     }
-    // Rows that end inside a block, and one that begins off a quad.
+    // Rows that end inside a block, and rows that do not begin on a quad.
     for cols in [1, 31, 36, 154, 257] {
         let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
         cases.push(Case::new(Embedding { rows: 5, scale: 1.0 }, reads));
     }
-    // A table in chunks of 32 rows: tokens of every chunk, and the others leave their rows alone.
+    // A table in chunks of 32 rows, with tokens in every chunk: each chunk must leave the rows of other chunks
+    // unchanged.
     let mut tokens = Given::tokens(7, 90);
     tokens.fill = Fill::Ids(vec![0, 31, 32, 63, 64, 88, 89]);
     let reads = vec![tokens, Given::weight(DType::Q4_0, 90, 160)];
     cases.push(Case::new(Embedding { rows: 7, scale: 1.0 }, reads).in_bindings_of(32 * 80));
-    // Ids past the vocabulary.
+    // Ids past the vocabulary leave their rows unchanged.
     let mut tokens = Given::tokens(5, 13);
     tokens.fill = Fill::Ids(vec![12, 13, 0, 9999, u32::MAX]);
     cases.push(Case::new(Embedding { rows: 5, scale: 1.0 }, vec![tokens, Given::weight(DType::Q8_0, 13, 64)]));

@@ -70,17 +70,17 @@ pub fn cases() -> Vec<Case> {
         Case::new(LayerNorm { eps }, vec![x, Given::f32([cols]), Given::f32([cols])])
     };
     let case = |rows: usize, cols: usize| of(1e-5, Given::f32([rows, cols]));
-    // Ten thousand times the spread above zero: a sum of squares less the square of the sum would leave nothing.
+    // A mean of ten thousand times the spread: computing the variance as mean(x²) − mean² would cancel all digits.
     let offset = |cols: usize| {
         let x: Vec<f32> = (0..2 * cols).map(|i| 100.0 + 0.01 * (i * 37 % 101) as f32 / 101.0).collect();
         of(1e-5, Given::floats([2, cols], &x))
     };
-    // One column far from all others, as in the residual stream of CLIP.
+    // One outlier column, as in the residual stream of CLIP.
     let mut outlier = vec![0.5; 1024];
     outlier.iter_mut().enumerate().for_each(|(c, v)| *v += (c * 37 % 101) as f32 / 101.0);
     outlier[0] = 300.0;
     vec![
-        of(0.5, Given::f32([2, 65])), // an eps that shows
+        of(0.5, Given::f32([2, 65])), // an eps large enough to matter
         case(1, 1),
         case(3, 31),
         case(7, 65),

@@ -2,7 +2,7 @@
 //!
 //! x: (m, k)   W: (n, k) in any weight format   bias: (n)   residual, y: (m, n)   f: an activation, or nothing
 //!
-//! Bias and residual are there or not. A graph has none or a bias; fusion adds what stands behind.
+//! Bias and residual are optional. Models write no residual and at most a bias; fusion adds the operators that follow.
 
 use crate::kernel::source::{
     ACTIVATION, EPILOGUE_BIAS, EPILOGUE_BIAS_RESIDUAL, EPILOGUE_PLAIN, EPILOGUE_RESIDUAL, PLAIN, X_ROWS,
@@ -15,7 +15,7 @@ use crate::ops::product::{
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;
 
-/// Reads x and W, then the bias and the residual where it has them.
+/// Reads x and W, then the bias and the residual if they exist.
 #[derive(Clone, Debug, Default)]
 pub struct Linear {
     pub bias: bool,
@@ -24,7 +24,7 @@ pub struct Linear {
     pub residual: bool,
 }
 
-/// The kernels that end with one epilogue.
+/// Declares the kernels for one epilogue.
 macro_rules! kernels {
     ($epilogue:ident, $accesses:tt) => {
         ProductKernels {
@@ -34,7 +34,7 @@ macro_rules! kernels {
     };
 }
 
-/// By bias, then by residual.
+/// Indexed by bias, then by residual.
 static KERNELS: [[ProductKernels; 2]; 2] = [
     [
         kernels!(EPILOGUE_PLAIN, [ReadWrite Read Read ReadWrite]),
@@ -51,17 +51,17 @@ pub fn kernels() -> Vec<&'static Kernel> {
 }
 
 impl Linear {
-    /// Whether it is x · Wᵀ and nothing else.
+    /// Whether the operator is x · Wᵀ alone.
     pub fn is_product(&self) -> bool {
         !self.bias && self.is_affine()
     }
 
-    /// Whether it is x · Wᵀ, or that and a bias.
+    /// Whether the operator is x · Wᵀ, with or without a bias.
     pub fn is_affine(&self) -> bool {
         !self.residual && self.activation.is_none()
     }
 
-    /// What it reads behind x and W.
+    /// The bias and the residual among the reads.
     pub fn more<T: Copy>(&self, reads: &[T]) -> (Option<T>, Option<T>) {
         let mut more = reads[2..].iter().copied();
         let found = (self.bias.then(|| more.next()).flatten(), self.residual.then(|| more.next()).flatten());
@@ -142,7 +142,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case(down.clone(), (DType::Q4_0, 128, 576, 1536)).bench());
     cases.push(case(down, (DType::F16, 128, 576, 1536)).bench());
     cases.push(case(op(false, None, false), (DType::Q8_0, 1, 32000, 576)).few().bench());
-    // CLIP ViT-L: q, k or v; what attention adds; squeeze-excitation.
+    // CLIP ViT-L: q, k or v; the output projection of attention with its residual; squeeze-excitation.
     cases.push(case(op(true, Some(Kind::QuickGelu), false), (DType::F16, 577, 1024, 1024)).bench());
     cases.push(case(op(true, None, true), (DType::F16, 577, 1024, 1024)).bench());
     cases.push(case(op(true, Some(Kind::Relu), false), (DType::F16, 1, 512, 2048)).bench());

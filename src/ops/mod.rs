@@ -1,5 +1,5 @@
-//! What operators mean. One file each, and that file says everything: formula and shapes, attributes, shape rule,
-//! CPU reference, kernels, dispatch geometry, and the cases it is held to.
+//! The operators, one file each. The file contains formula and shapes, attributes, shape rule, CPU reference, kernels,
+//! dispatch geometry, and the test cases.
 
 mod case;
 mod cost;
@@ -27,7 +27,7 @@ macro_rules! operators {
             pub mod $name;
         )*
 
-        /// Every kernel that can ever run, by operator.
+        /// Every kernel of every operator, by operator.
         pub fn kernels() -> Vec<(&'static str, Vec<&'static Kernel>)> {
             vec![$((stringify!($name), $name::kernels())),*]
         }
@@ -68,35 +68,35 @@ operators! {
 
 /// # Errors
 ///
-/// One of the names refuses no kernel: it is misspelt.
+/// A name in `refused` matches no kernel, so it is probably misspelt.
 pub fn check_refused(refused: &BTreeSet<String>) -> Result<()> {
     let all = || kernels().into_iter().flat_map(|(_, kernels)| kernels);
     refused.iter().try_for_each(|name| names::find(all(), name).map(drop))
 }
 
-/// One thing that a model does. Fused operators are ordinary operators.
+/// One operation of a model. Fused operators are ordinary operators.
 pub trait Operator: Any + fmt::Debug + Send + Sync {
-    /// The name that file, shader, entry point, builder method and label share.
+    /// The name of the file, shader, entry point, builder method and label.
     fn name(&self) -> &'static str;
 
-    /// The shape rule: the types of what is written, given what is read. State that is written in place (KV cache,
-    /// tokens) is not listed: it exists already. Panics where the shapes do not fit.
+    /// The shape rule: the types of the results for the given inputs. State that is written in place (KV cache, tokens)
+    /// already exists and is not listed. Panics where the shapes do not fit.
     fn infer(&self, reads: &[&TensorType]) -> Vec<TensorType>;
 
-    /// The meaning, in the plainest loops that are right. `writes` holds state first, then what [`infer`] lists; `rows` has
-    /// at least as many rows as the pass.
+    /// The definition of the operator, as the plainest correct loops. `writes` contains state first, then the values
+    /// that [`infer`] lists; `rows` has at least as many rows as the pass.
     ///
     /// [`infer`]: Operator::infer
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], rows: &[Row]);
 
-    /// Which of the reads have a row for each row of the result, where a row of the result depends on its rows of those and
-    /// on the others as a whole: then ranges of rows may be computed side by side.
+    /// The inputs that have one row per row of the result, if each result row depends only on its rows of these inputs
+    /// and on all of the other inputs. Then ranges of rows may be computed in parallel.
     fn by_rows(&self) -> Option<&'static [usize]> {
         None
     }
 
-    /// The GPU work: every kernel that could do it, best first for the device, each with what it binds, its tuning constants
-    /// and how many workgroups. Those that the device does not allow are listed too.
+    /// The GPU work: every kernel that can do it, best first for the device, each with its bindings, its tuning
+    /// constants and its number of workgroups. Kernels that the device does not allow are listed too.
     fn candidates(
         &self,
         reads: &[Operand],
@@ -106,14 +106,14 @@ pub trait Operator: Any + fmt::Debug + Send + Sync {
     ) -> Vec<Candidate>;
 }
 
-/// What a value is: its shape, and how its elements are held.
+/// The type of a value: its shape, and the storage of its elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorType {
     pub shape: Vec<usize>,
     pub elem: Elem,
 }
 
-/// How the elements of a value are held on a device.
+/// The storage of a value's elements on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Elem {
     F32,
@@ -188,12 +188,12 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// A head of the KV cache on a device, in elements: whole quads.
+/// The stride of a head in the KV cache on a device, in elements: a multiple of 4.
 pub fn head_stride(head_dim: usize) -> usize {
     head_dim.next_multiple_of(4)
 }
 
-/// What a reference reads.
+/// An input of a reference.
 #[derive(Clone, Copy)]
 pub enum Read<'a> {
     F32(&'a [f32]),
@@ -227,8 +227,8 @@ impl<'a> Read<'a> {
     }
 }
 
-/// What a dispatch is made from: a value, its type, and for a weight that is stored inside a larger one (q, k and v
-/// together) where its rows begin.
+/// An input of a dispatch: a value, its type, and for a weight that is stored inside a larger one (q, k and v together)
+/// its first row there.
 #[derive(Clone, Debug)]
 pub struct Operand {
     pub id: ValueId,
@@ -236,12 +236,12 @@ pub struct Operand {
     pub stored: Option<Stored>,
 }
 
-/// Where a weight lies in the matrix that it is stored in.
+/// The location of a weight in the matrix that it is stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Rows of the whole stored matrix.
     pub rows: usize,
-    /// The weight's first row in it.
+    /// The weight's first row in that matrix.
     pub first: usize,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! x, residual, y: (rows, cols)   gain: (cols)
 //!
-//! What a layer adds behind a norm of its own (Gemma's "post-norms").
+//! A residual addition after a norm of the layer's output (Gemma's "post-norms").
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::rms_norm::RmsNorm;
@@ -67,7 +67,7 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         case(1e-5, 1, 1),
-        case(0.5, 2, 65), // an eps that shows
+        case(0.5, 2, 65), // an eps large enough to matter
         case(1e-6, 7, 31),
         case(1e-6, 2, 1757),
         case(1e-6, 1, 640).bench(),    // Gemma 3 270M, one token

@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
         Case::new(NormMatmul { eps }, reads).few()
     };
     let mut cases: Vec<Case> = few_shapes().into_iter().map(|shape| case(1e-5, shape)).collect();
-    // An eps that shows.
+    // An eps large enough to matter.
     cases.push(case(0.5, (DType::F32, 1, 5, 33)));
     cases.push(case(0.5, (DType::F32, 3, 5, 33)));
     cases.extend(split_shapes().map(|(shape, bytes)| case(1e-5, shape).in_bindings_of(bytes)));

@@ -1,12 +1,12 @@
-//! n = x / sqrt(mean(x²) + eps) · gain, row by row; the rows of W · n[m] + bias are q, k and v of row m, one head after the
-//! other; with a QK-norm each head of q and k is normalised as n is, by a gain of its own; q and k are rotated by the angles
-//! of the row's position, or left as they are; k and v go to the cache.
+//! n = x / sqrt(mean(x²) + eps) · gain, for each row; the rows of W · n[m] + bias are q, k and v of row m, one head
+//! after the other; with a QK-norm each head of q and k is normalised in the same way, with gains of its own; q and k
+//! are rotated by the angles of the row's position, or not at all; k and v are written to the cache.
 //!
 //! x: (m, cols)   W: (q_rows + k_rows + v_rows, cols) in any weight format   angles: (context, D), see `rope`
 //! vectors: gain (cols), then the bias (rows of W) where there is one, then the gains of q and of k (D each) with a QK-norm
 //! keys, values: (capacity, kv heads, D), written in place   q: (m, q_rows)
 //!
-//! Any of the three row counts may be 0: where q, k and v differ in format, each format is a part of its own.
+//! Any of the three row counts may be 0: where q, k and v differ in format, one operator computes each format.
 
 use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
@@ -21,9 +21,9 @@ use crate::tensor::DType;
 pub struct NormQkvRope {
     pub eps: f32,
     pub bias: bool,
-    /// Whether heads of q and k are normalised before they rotate.
+    /// Whether heads of q and k are normalised before rope.
     pub qk_norm: bool,
-    /// Whether q and k rotate.
+    /// Whether q and k are rotated.
     pub rope: bool,
     pub q_rows: usize,
     pub k_rows: usize,
@@ -32,7 +32,7 @@ pub struct NormQkvRope {
     /// D
     pub head_dim: usize,
     pub interleaved: bool,
-    /// Of q; those of k are `q_angles.first` rows before.
+    /// The angles of q; those of k are `q_angles.first` rows earlier.
     pub q_angles: Angles,
 }
 
@@ -57,7 +57,7 @@ struct Params {
     each: u32,
 }
 
-/// By what the cache holds.
+/// Indexed by the type of the KV cache.
 static KERNELS: [GemvKernels; 2] = [
     gemv_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [ROWS, NORM, KV_F32], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["QK_NORM" = 0.0]),
     gemv_kernels!("norm_qkv_rope.wgsl", "norm_qkv_rope", [ROWS, NORM, KV_F16], [ReadWrite Read Read Read Read ReadWrite ReadWrite ReadWrite], Params, ["QK_NORM" = 0.0], Requires::F16, Requires::BOTH),
@@ -72,12 +72,12 @@ impl NormQkvRope {
         self.q_rows + self.k_rows + self.v_rows
     }
 
-    /// The rows of the table that turn k.
+    /// The angles of k.
     pub fn k_angles(&self) -> Angles {
         Angles { first: 0, ..self.q_angles }
     }
 
-    /// The parts of the vectors; what is not there is empty.
+    /// The parts of the vectors; missing parts are empty.
     pub fn vectors<'a>(&self, vectors: &'a [f32]) -> Vectors<'a> {
         let norm = if self.qk_norm { self.head_dim } else { 0 };
         let (rest, k_norm) = vectors.split_at(vectors.len() - norm);
@@ -86,7 +86,7 @@ impl NormQkvRope {
         Vectors { gain, bias, q_norm, k_norm }
     }
 
-    /// How long the vectors are behind the gain.
+    /// The number of elements after the gain.
     fn more_vectors(&self) -> usize {
         let bias = if self.bias { self.rows() } else { 0 };
         bias + if self.qk_norm { 2 * self.head_dim } else { 0 }
@@ -97,7 +97,7 @@ impl NormQkvRope {
     }
 }
 
-/// What is in the binding of the gain.
+/// The parts of the binding `gain`.
 pub struct Vectors<'a> {
     pub gain: &'a [f32],
     pub bias: &'a [f32],
@@ -105,8 +105,8 @@ pub struct Vectors<'a> {
     pub k_norm: &'a [f32],
 }
 
-/// Pairs of rows of W that a workgroup takes so that heads whose norm it computes are whole, on a device whose workgroups
-/// have so many threads at most. Heads of other sizes are normalised by `rms_norm`.
+/// The number of row pairs of W per workgroup such that the workgroup has whole heads and can compute their norms, if
+/// `most_threads` threads suffice. Heads of other sizes are normalised by `rms_norm`.
 pub fn lanes_of_heads(head_dim: usize, most_threads: u32) -> Option<usize> {
     let whole = |lanes: &usize| lanes.is_multiple_of(head_dim / 2) && 2 * lanes <= most_threads as usize;
     [LANES, 2 * LANES, 4 * LANES].into_iter().find(whole)
@@ -121,7 +121,7 @@ impl Operator for NormQkvRope {
         let ((m, k), (n, cols)) = (reads[0].matrix(), reads[2].matrix());
         assert_eq!((k, n), (cols, self.rows()), "{self:?} of ({m}, {k}) with ({n}, {cols})");
         assert_eq!(reads[1].count(), k + self.more_vectors(), "the vectors of {self:?}");
-        // A part without q still has a place to bind.
+        // A part without q still needs a buffer to bind.
         vec![TensorType::f32([m, self.q_rows.max(1)])]
     }
 
@@ -213,7 +213,7 @@ pub fn cases() -> Vec<Case> {
         let rows = at.iter().map(|&(slot, position)| Row { slot: slot as u32, ..Row::at(position) }).collect();
         Case::new(op, reads).state(vec![cache.clone(), cache]).rows(rows).few()
     };
-    // Attributes; the shapes are the case's.
+    // Attributes only: the shapes come from the case.
     let halves = || NormQkvRope {
         eps: 1e-5,
         bias: false,
@@ -231,14 +231,14 @@ pub fn cases() -> Vec<Case> {
     let biased = || NormQkvRope { bias: true, ..halves() };
     let normed = || NormQkvRope { qk_norm: true, eps: 1e-3, ..halves() };
     let unrotated = || NormQkvRope { rope: false, ..halves() };
-    // Sequences that lie in no order and stand at no two positions in a row.
+    // Sequences in no order, whose rows have no consecutive positions.
     let apart = [(20, 3), (0, 7), (31, 0), (11, 5), (40, 1), (60, 6), (50, 9), (35, 2), (70, 4)];
     let mut cases = Vec::new();
     for dtype in DType::ALL {
         let cols = if dtype.block().0 == 256 { 768 } else { 160 };
         cases.extend([1, 5].map(|m| case(dtype, [3, 1, 1], 16, cols, &apart[..m], halves())));
     }
-    // Sequences whose rows choose other tables of angles, 11 rows each, of which the last 5 turn q.
+    // Sequences whose rows select different tables of angles, 11 rows each; the last 5 of them rotate q.
     let op = NormQkvRope {
         q_rows: 40,
         k_rows: 20,

@@ -1,6 +1,6 @@
 //! n = x / sqrt(mean(x²) + eps) · gain, row by row        y[m] = f(Wgate · n[m]) · (Wup · n[m])
 //!
-//! f: that of `swiglu`
+//! f: the function of `swiglu`
 //!
 //! x: (m, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (m, ffn)
 
@@ -100,7 +100,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(1e-5, DType::F32, m, ffn, k));
     }
     cases.extend([case(1e-5, DType::F16, 1, 154, 2113), case(1e-5, DType::F16, 8, 65, 2113)]);
-    // An eps that shows.
+    // An eps large enough to matter.
     cases.extend([case(0.5, DType::F32, 1, 5, 33), case(0.5, DType::F32, 3, 5, 33)]);
     cases.extend([gelu(DType::F32, 1, 33, 154), gelu(DType::F16, 5, 65, 97), gelu(DType::Q4_0, 3, 36, 160)]);
     cases.push(gelu(DType::Q8_0, 1, 2048, 640)); // Gemma 3 270M

@@ -1,4 +1,4 @@
-//! What products with a weight matrix share: kernels, how they are chosen, the CPU's loop, the shapes they are held to.
+//! The common parts of products with a weight matrix: kernels, their selection, the CPU's loop, and test shapes.
 
 use crate::formats::dequantize_row;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
@@ -6,7 +6,7 @@ use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, params, weight_kernel};
 use crate::tensor::DType;
 
-/// The params of a product, or the first of them.
+/// The params of a product, or their common first part.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct ProductParams {
@@ -20,7 +20,7 @@ pub struct ProductParams {
 }
 
 impl ProductParams {
-    /// Those of m rows of x with one part of w.
+    /// The params for m rows of x and one part of w.
     pub fn new(m: usize, w: &Operand, part: &Part) -> Self {
         let (n, cols) = w.ty.matrix();
         let [weight_blocks, cols, first, rows, out, m, stride] =
@@ -29,16 +29,16 @@ impl ProductParams {
     }
 }
 
-/// Few rows, read from workgroup memory or by broadcasts; and a matrix.
+/// The kernels for few rows, and the kernels for a matrix.
 pub struct ProductKernels {
     pub gemv: GemvKernels,
     pub gemm: GemmKernels,
 }
 
-/// Few rows: how a block of them is read from workgroup memory, by every thread or by broadcasts.
+/// Few rows: blocks of them are read from workgroup memory by every thread, or by broadcasts.
 pub type GemvKernels = [WeightKernels; 2];
 
-/// A matrix: in tiles of float32 or float16, by broadcasts, or by cooperative matrices of 8 × 8 or 16 × 16.
+/// A matrix: tiles of float32 or float16, broadcasts, or cooperative matrices of 8 × 8 or 16 × 16.
 pub struct GemmKernels {
     pub tiles_f32: WeightKernels,
     pub tiles_f16: WeightKernels,
@@ -46,7 +46,7 @@ pub struct GemmKernels {
     pub cooperative: [WeightKernels; 2],
 }
 
-/// Declares the kernels of a file that shared/gemv.wgsl completes:
+/// Declares the kernels of a file that includes shared/gemv.wgsl:
 /// `gemv_kernels!("file.wgsl", "entry", [modules], [accesses], Params, [constants])`.
 macro_rules! gemv_kernels {
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*]) => {
@@ -83,7 +83,7 @@ impl ProductKernels {
         self.gemv.iter().flatten().chain(self.gemm.all()).collect()
     }
 
-    /// The ways to x · Wᵀ; `slots` orders the bindings of one part, `constants` are behind the kernel's own.
+    /// The candidates for x · Wᵀ; `slots` orders the bindings of one part, and `constants` follow the kernel's own.
     pub fn candidates(
         &'static self,
         x: &Operand,
@@ -120,7 +120,8 @@ impl GemmKernels {
         tiles.into_iter().chain(&self.cooperative).flatten().collect()
     }
 
-    /// The ways to a product with `m` rows: see [`ProductKernels::candidates`]. `more` are params behind the common ones.
+    /// The candidates for a product with `m` rows: see [`ProductKernels::candidates`]. `more` are params after the
+    /// common ones.
     pub fn candidates(
         &'static self,
         m: usize,
@@ -130,7 +131,7 @@ impl GemmKernels {
         more: &[u32],
         slots: impl Fn(&Part) -> Vec<Slot>,
     ) -> Vec<Candidate> {
-        // A tile of so many rows of x and of W a workgroup.
+        // One workgroup per tile of so many rows of x and of W.
         let tiles =
             |kernels: &'static WeightKernels, own: &[(&'static str, f64)], [tile_m, tile_n]: [usize; 2], why| {
                 let dispatch = |part: Part| Dispatch {
@@ -158,17 +159,17 @@ impl GemmKernels {
     }
 }
 
-/// How many strips of a tile of 64 × 64 a subgroup has in registers, with cooperative matrices of a size: its share where
-/// subgroups are small, half of the tile at most.
+/// The number of strips of a 64 × 64 tile that a subgroup holds in registers, with cooperative matrices of `size`: an
+/// equal share of the strips where subgroups are small, and half of the tile at most.
 fn strips(size: u32, profile: &DeviceProfile) -> (&'static str, f64) {
     let threads = profile.subgroups.map_or(size, |(least, _)| least);
     ("STRIPS", f64::from((threads / size).clamp(1, 32 / size)))
 }
 
-/// What kernels that broadcast are good for.
+/// The reason given for candidates that use broadcasts.
 pub const BROADCASTS: &str = "on a CPU rasteriser a broadcast is faster than a load";
 
-/// The ways of a few-row operator; `dispatches` makes its work by some kernels.
+/// The candidates of an operator with few rows; `dispatches` makes its work from kernels.
 pub fn gemv_candidates(
     kernels: &'static GemvKernels,
     profile: &DeviceProfile,
@@ -180,38 +181,39 @@ pub fn gemv_candidates(
     if profile.rasteriser { vec![broadcasts, shared] } else { vec![shared, broadcasts] }
 }
 
-/// Whether rows of activations begin on a quad.
+/// Whether rows of activations begin on a quad, as a shader constant.
 fn aligned(cols: usize) -> (&'static str, f64) {
     ("ALIGNED", f64::from(u8::from(cols.is_multiple_of(4))))
 }
 
-/// Threads of a few-row kernel's workgroup at most.
+/// Maximum number of threads in a workgroup of a few-row kernel.
 const MOST_THREADS: u32 = 256;
 
-/// Rows of x that a workgroup of a few-row kernel takes at most.
+/// Maximum number of rows of x in a workgroup of a few-row kernel.
 const MOST_GEMV_ROWS: usize = 8;
 
-/// Lanes of a few-row kernel's workgroup, where heads do not ask for more.
+/// Lanes of a few-row kernel's workgroup, unless whole heads need more.
 pub const LANES: usize = 32;
 
-/// How a few-row kernel shares its work.
+/// The division of the work of a few-row kernel.
 pub struct GemvTuning {
     /// Rows of x.
     m: usize,
-    /// Threads that share a row of W. The sums of a row of x hang on it, so it does not hang on m.
+    /// Threads that share a row of W. It determines the order of sums, so it must not depend on m.
     split: u32,
-    /// Rows of x that a workgroup takes: the least power of two that holds them.
+    /// Rows of x per workgroup: the smallest power of two that is at least m, up to the limit.
     together: usize,
-    /// Pairs of rows of W that a thread has.
+    /// Pairs of rows of W per thread.
     pairs: usize,
-    /// Threads whose pairs are others: the rest of a workgroup shares their rows.
+    /// Threads with different pairs; the other threads of the workgroup share the rows of these.
     lanes: usize,
     aligned: (&'static str, f64),
 }
 
 impl GemvTuning {
-    /// For `rows` rows of W and all of x. More threads share a row of W where rows are few and cores many. On a rasteriser
-    /// loads of x cost most, so a thread uses each for two pairs where rows of x are several; a GPU has no registers for that.
+    /// For `rows` rows of W and all of x. More threads share a row of W where rows are few and cores are many. On CPU
+    /// rasterisers loads of x cost most, so with several rows of x a thread uses each load for two pairs; a GPU lacks
+    /// registers for that.
     pub fn new(rows: usize, x: &Operand, profile: &DeviceProfile) -> Self {
         let (m, cols) = x.ty.matrix();
         let wanted = match rows {
@@ -229,7 +231,7 @@ impl GemvTuning {
         }
     }
 
-    /// The same work by workgroups of so many lanes, with a pair each.
+    /// The same work in workgroups of `lanes` lanes, with one pair each.
     pub fn in_lanes(self, lanes: usize, profile: &DeviceProfile) -> Self {
         let split = self.split.min(profile.max_invocations.min(MOST_THREADS) / lanes as u32);
         GemvTuning { split, lanes, pairs: 1, ..self }
@@ -245,13 +247,14 @@ impl GemvTuning {
         ]
     }
 
-    /// Workgroups for `count` of what the first pairs of 32 lanes are `each` of: rows of W, or pairs of them.
+    /// The number of workgroups for `count` items (rows of W, or pairs of them), where 32 lanes with one pair each
+    /// cover `each` items.
     pub fn groups(&self, count: usize, each: usize) -> [u32; 3] {
         [groups(count, each * self.pairs * self.lanes / LANES), groups(self.m, MOST_GEMV_ROWS), 1]
     }
 }
 
-/// x · Wᵀ, row by row: what every operator with a product in it means.
+/// x · Wᵀ, row by row: the definition for every operator that contains a product.
 pub fn plain_product(x: &[f32], w: &Matrix, y: &mut [f32]) {
     let n = w.rows();
     let mut row = vec![0.0; w.cols];
@@ -263,7 +266,7 @@ pub fn plain_product(x: &[f32], w: &Matrix, y: &mut [f32]) {
     }
 }
 
-/// (m, n, k) of products whose weight is split, and the bytes of a binding: chunks of 64 rows, and of fewer.
+/// (m, n, k) of products whose weight is split, and the limit of a binding in bytes: chunks of 64 rows, and of fewer.
 pub fn split_shapes() -> [((DType, usize, usize, usize), u64); 4] {
     [
         ((DType::F32, 1, 150, 31), 70 * 128),
@@ -273,7 +276,7 @@ pub fn split_shapes() -> [((DType, usize, usize, usize), u64); 4] {
     ]
 }
 
-/// (m, n, k) that products of few rows are held to: every format, every number of rows that a workgroup takes, past it, and
+/// (m, n, k) of the test cases with few rows: every format, every number of rows that a workgroup has, one more, and
 /// rows that end inside a block.
 pub fn few_shapes() -> Vec<(DType, usize, usize, usize)> {
     let mut shapes = Vec::new();
@@ -301,7 +304,7 @@ pub fn few_shapes() -> Vec<(DType, usize, usize, usize)> {
     shapes
 }
 
-/// (m, n, k) that products of many rows are held to: every format, primes, one past a tile, rows that end inside a block.
+/// (m, n, k) of the test cases with many rows: every format, primes, one past a tile, rows that end inside a block.
 pub fn many_shapes() -> Vec<(DType, usize, usize, usize)> {
     let mut shapes = Vec::new();
     for dtype in DType::ALL {

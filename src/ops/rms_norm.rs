@@ -1,6 +1,6 @@
 //! y[r, c] = x[r, c] / sqrt(mean(x[r, :]²) + eps) · gain[c]
 //!
-//! x, y: (rows, cols)   gain: (cols), or (D) where each D columns are a head that is normalised by itself
+//! x, y: (rows, cols)   gain: (cols), or (D) where each head of D columns is normalised separately
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
@@ -24,7 +24,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 }
 
 impl RmsNorm {
-    /// All rows. Fused operators begin with it.
+    /// All rows. The references of fused operators use it.
     pub fn rows(&self, x: &[f32], gain: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
         for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
@@ -88,7 +88,7 @@ pub fn cases() -> Vec<Case> {
     };
     let large = Case::new(RmsNorm { eps: 0.5 }, vec![Given::f32([2, 65]), Given::f32([65])]);
     vec![
-        large, // an eps that shows
+        large, // an eps large enough to matter
         heads(1, 3, 2),
         heads(5, 7, 22),
         heads(33, 16, 128), // Qwen3-0.6B

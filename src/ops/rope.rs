@@ -4,8 +4,8 @@
 //! ```
 //! (a, b) is (i, i + D/2), or (2i, 2i + 1) where pairs are interleaved.
 //!
-//! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …; where there are several
-//! such tables one below the other, a row of x says which is its own
+//! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …; there may be several
+//! such tables one after another, from which each row of x selects its own
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
@@ -19,7 +19,7 @@ pub struct Rope {
     pub angles: Angles,
 }
 
-/// Which rows of the table of angles turn a row: its stretch · `each` + `first` + its position.
+/// The row of the table of angles that rotates a row: its stretch · `each` + `first` + its position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Angles {
     pub first: usize,
@@ -56,7 +56,7 @@ impl Rope {
         if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.head_dim / 2) }
     }
 
-    /// One head, by one row of angles.
+    /// Rotates one head by one row of angles.
     pub fn rotate(&self, x: &[f32], angles: &[f32], y: &mut [f32]) {
         for (i, angle) in angles.chunks_exact(2).enumerate() {
             let (a, b) = self.pair(i);
@@ -117,7 +117,7 @@ pub fn cases() -> Vec<Case> {
         let angles = Angles::default();
         Case::new(Rope { heads, head_dim, interleaved, angles }, reads).at(position)
     };
-    // Tables of 11 rows for each stretch, of which the last 5 turn queries.
+    // Tables of 11 rows for each stretch; the last 5 rows rotate queries.
     let angles = Angles { first: 6, each: 11 };
     let rows: Vec<Row> = [(2, 3), (0, 4), (1, 0), (2, 1)].map(|(stretch, at)| Row::at(at).stretched(stretch)).into();
     let reads = vec![Given::f32([4, 36]), Given::angles(33, 12)];

@@ -11,8 +11,8 @@
 //! logits: (m, vocab), those of the last m rows of the pass   sampled: (m, 2) = id, bits of logprob
 //! tokens: (capacity) u32, table: (512, 8) u32, the rows of the pass; both written in place
 //!
-//! The Gumbel maximum draws from softmax(l' / T). Filters keep equals of the last logit kept. min-p and top-p are
-//! taken at temperature T, top-p among what top-k and min-p kept.
+//! The Gumbel maximum draws from softmax(l' / T). Filters also keep logits equal to the last one kept. min-p and top-p
+//! are applied at temperature T, top-p to the tokens that top-k and min-p keep.
 
 use crate::kernel::source::ROWS;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
@@ -24,10 +24,10 @@ pub struct Sample {
     pub rows: usize,
 }
 
-/// Tokens that the repeat penalty looks back on.
+/// Number of previous tokens that the repeat penalty considers.
 pub const WINDOW: usize = 64;
 
-/// Words of a row of the table.
+/// Words per row of the table.
 pub const TABLE_COLS: usize = size_of::<Row>() / 4;
 
 #[repr(C)]
@@ -80,14 +80,14 @@ impl Operator for Sample {
     }
 }
 
-/// The chosen id and its logarithm; `seen` are the ids that the repeat penalty looks back on, as bits.
+/// The chosen id and its log-probability; `seen` are the ids that the repeat penalty considers, as bits.
 fn choose(logits: &[f32], row: &Row, seen: &[f32]) -> (u32, f32) {
     let mut penalised = logits.to_vec();
     if row.repeat_penalty != 1.0 {
         let mut seen: Vec<usize> = seen.iter().map(|id| id.to_bits() as usize).collect();
         seen.sort_unstable();
         seen.dedup();
-        // Ids past the vocabulary are rows of an image.
+        // Ids past the vocabulary refer to rows of an image.
         for id in seen.into_iter().filter(|&id| id < logits.len()) {
             penalised[id] = penalise(penalised[id], row);
         }
@@ -104,7 +104,7 @@ fn choose(logits: &[f32], row: &Row, seen: &[f32]) -> (u32, f32) {
     (id as u32, (f64::from(logits[id] - largest) - mass.ln()) as f32)
 }
 
-/// The logit of an id that was seen.
+/// The logit of a token within the window of the repeat penalty.
 pub fn penalise(logit: f32, row: &Row) -> f32 {
     if logit > 0.0 { logit / row.repeat_penalty } else { logit * row.repeat_penalty }
 }
@@ -173,7 +173,7 @@ pub fn cases() -> Vec<Case> {
         let tokens = Given::tokens(row.position as usize + 3, vocab as u32);
         Case::new(Sample { rows: 1 }, vec![logits]).state(vec![tokens, Given::table()]).rows(vec![row])
     };
-    // Given logits, and the tokens before: (position, token), all others 0.
+    // The given logits, and the previous tokens as (position, token); all others are 0.
     let given = |logits: &[f32], seen: &[(usize, u32)], rows: usize, row: Row| {
         let mut ids = vec![0; row.place() + rows + 2];
         seen.iter().for_each(|&(at, token)| ids[at] = token);
@@ -187,13 +187,13 @@ pub fn cases() -> Vec<Case> {
     [5, 130, 261].into_iter().for_each(|id| equals[id] = 2.0);
     let warm = Row { temperature: 0.8, seed: 7, ..Row::at(5) };
     vec![
-        given(&equals, &[], 1, Row::at(0)),                           // the lowest of equals
+        given(&equals, &[], 1, Row::at(0)),                           // the lowest id among equals
         given(&[1.0, 2.0, 1.9], &[(7, 1)], 1, penalty),               // the oldest token of the window: 2 / 1.3 < 1.9
         given(&[1.0, 2.0, 1.9], &[(6, 1)], 1, penalty),               // one before it: no penalty
         given(&[1.0, 2.0, 1.5], &[(9, 1), (70, 1)], 1, penalty),      // seen twice, divided once
         given(&[-2.0, -1.0, -1.1], &[(70, 1)], 1, penalty),           // negative: multiplied
-        given(&[1.0, 2.0, 1.9], &[(8, 1), (9, 2)], 3, penalty),       // three rows: the window ends behind them
-        given(&[1.0, 1.9, 2.0], &[(9, 3), (70, u32::MAX)], 1, penalty), // rows of an image: no logits of theirs
+        given(&[1.0, 2.0, 1.9], &[(8, 1), (9, 2)], 3, penalty),       // three rows: the window ends after them
+        given(&[1.0, 1.9, 2.0], &[(9, 3), (70, u32::MAX)], 1, penalty), // ids of image rows: they have no logits
         case(1, Row::at(0)),
         case(31, Row::at(3)),
         case(257, Row { repeat_penalty: 1.3, ..Row::at(70) }),

@@ -1,6 +1,6 @@
 //! y[r, c] = x[r, c] · s[0, c]
 //!
-//! x, y: (rows, cols)   s: (1, cols), a temporary: what squeeze-and-excitation makes of each channel
+//! x, y: (rows, cols)   s: (1, cols), a temporary: the factor of each channel in squeeze-and-excitation
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};

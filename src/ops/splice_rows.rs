@@ -2,8 +2,8 @@
 //!
 //! tokens: (capacity) u32   x, y: (n, cols)   rows: (m, cols), state: the rows of an image
 //!
-//! Row i of an image has the id vocab + i. What `embedding` makes of such an id is never read. An id past the last row
-//! takes the last row.
+//! Row i of an image has the id vocab + i. The output of `embedding` for such an id is never read. An id past the last
+//! row selects the last row.
 
 use crate::kernel::source::ROWS;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
@@ -11,9 +11,9 @@ use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups,
 
 #[derive(Clone, Debug)]
 pub struct SpliceRows {
-    /// Ids of the vocabulary: those from here on are rows.
+    /// Size of the vocabulary: ids from here on refer to rows.
     pub vocab: usize,
-    /// Of x and of rows.
+    /// Columns of x and of rows.
     pub cols: usize,
 }
 
@@ -79,7 +79,7 @@ impl Operator for SpliceRows {
 }
 
 pub fn cases() -> Vec<Case> {
-    // Ids of the step behind `position` others, a vocabulary of 100, and rows for ids from there on.
+    // Ids of a step after `position` others, a vocabulary of 100, and rows for the ids from 100 on.
     let case = |ids: &[u32], position: usize, rows: usize, cols: usize| {
         let tokens: Vec<u32> = std::iter::repeat_n(100, position).chain(ids.iter().copied()).collect();
         let tokens = Given { fill: Fill::Ids(tokens.clone()), ..Given::tokens(tokens.len(), 100) };
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
         case(&[100], 3, 1, 31),
         case(&[7, 100, 101, 102, 99, 0], 2, 3, 65), // an image in the middle
         case(&[102, 9, 100], 0, 4, 31),             // any row, in any order
-        case(&[103, 9999, u32::MAX], 1, 3, 65),     // past the last row
+        case(&[103, 9999, u32::MAX], 1, 3, 65),     // ids past the last row
         case(&[1, 2, 3], 5, 7, 257),                // no image here
         case(&prompt, 9, 144, 2048).bench(),        // MobileVLM-1.7B
     ]

@@ -15,17 +15,17 @@ pub struct Swiglu {
     pub gate: Gate,
 }
 
-/// The function of a gated unit. Fused operators keep one too.
+/// The function of a gated unit, also used by fused operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Gate {
     #[default]
     Silu,
-    /// GELU as its authors approximate it, which Gemma was trained with.
+    /// The tanh approximation of GELU, with which Gemma was trained.
     GeluTanh,
 }
 
 impl Gate {
-    /// The constant of kernels that shared/gate.wgsl completes.
+    /// The constant of kernels that include shared/gate.wgsl.
     pub fn constant(self) -> (&'static str, f64) {
         ("GELU", f64::from(u8::from(self == Gate::GeluTanh)))
     }
@@ -37,7 +37,7 @@ impl Gate {
             Gate::GeluTanh => {
                 let z = f64::from(z);
                 let u = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z * z * z);
-                // 1 + tanh(u) = 2 / (1 + exp(−2u)), where nothing cancels.
+                // 1 + tanh(u) = 2 / (1 + exp(−2u)), a form without cancellation.
                 (z / (1.0 + (-2.0 * u).exp())) as f32
             }
         }
@@ -92,7 +92,7 @@ impl Operator for Swiglu {
 
 pub fn cases() -> Vec<Case> {
     let case = |gate, rows: usize, cols: usize| {
-        // Up to ±8: every bend of the gate.
+        // Up to ±8: covers the nonlinear range of the gate.
         let gates = Given { fill: Fill::Random(8.0), ..Given::f32([rows, cols]) };
         Case::new(Swiglu { gate }, vec![gates, Given::f32([rows, cols])])
     };

@@ -1,4 +1,4 @@
-//! Weight matrices as operators see them: the rows of one or several stored tensors, in their own format.
+//! Weight matrices for operators: the rows of one or several stored tensors, in their own format.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::kernel::{DeviceProfile, Kernel, Plane, Slot};
 use crate::ops::Operand;
 use crate::tensor::{DType, Tensor};
 
-/// A matrix (rows, cols) for the CPU: tensors of one type and width, one below the other.
+/// A matrix (rows, cols) for the CPU: tensors of one type and width, concatenated by rows.
 #[derive(Clone, Debug)]
 pub struct Matrix {
     pub dtype: DType,
@@ -23,7 +23,7 @@ impl Matrix {
         Matrix { dtype, cols, parts }
     }
 
-    /// The tensors that lie one below the other.
+    /// The tensors that are concatenated.
     pub fn parts(&self) -> &[Tensor] {
         &self.parts
     }
@@ -78,12 +78,12 @@ macro_rules! weight_kernels {
 }
 pub(crate) use weight_kernels;
 
-/// The kernel for a format: tables are in the order of [`DType::ALL`].
+/// The kernel for a format; the kernels are in the order of [`DType::ALL`].
 pub fn weight_kernel(kernels: &'static WeightKernels, dtype: DType) -> &'static Kernel {
     &kernels[dtype as usize]
 }
 
-/// The part of a weight that lies in one chunk of the matrix it is stored in.
+/// The part of a weight that lies in one chunk of the stored matrix.
 pub struct Part {
     /// First row of the part within the chunk.
     pub first: usize,
@@ -94,7 +94,7 @@ pub struct Part {
     pub scales: Slot,
 }
 
-/// The parts of a weight, in order of rows.
+/// The parts of a weight, in row order.
 pub fn parts(weight: &Operand, profile: &DeviceProfile) -> Vec<Part> {
     let (rows, cols) = weight.ty.matrix();
     let (stored_rows, first) = weight.stored.map_or((rows, 0), |stored| (stored.rows, stored.first));
