@@ -1,4 +1,4 @@
-//! The ids by which layers and weights are judged: given windows, or windows drawn from documents.
+//! The calibration ids that judge layers and weights: given windows, or windows drawn from documents.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::checkpoint::Files;
 use crate::error::{Error, Result};
 use crate::generate::Tokenizer;
 
-/// What a model is judged by while it is pruned.
+/// The calibration data of a pruning run.
 #[derive(Clone, Debug)]
 pub struct Calibration {
-    /// Where it comes from; messages and reports name it.
+    /// The name of the source, for messages and reports.
     name: String,
     source: Source,
 }
@@ -21,7 +21,7 @@ pub struct Calibration {
 enum Source {
     /// Used at every step as they are.
     Windows(Vec<Vec<u32>>),
-    /// Texts from which every step draws its own windows.
+    /// Texts from which every step draws new windows.
     Documents(Vec<String>),
 }
 
@@ -31,14 +31,16 @@ impl Calibration {
         Self::checked("the calibration".into(), windows)
     }
 
-    /// Documents, from which every step draws windows with the seed of the run: each document once before any comes again.
+    /// Documents, from which every step draws windows with the seed of the run: each document is used once before any
+    /// is used again.
     pub fn documents<D: Into<String>>(documents: impl IntoIterator<Item = D>) -> Self {
         let documents = documents.into_iter().map(Into::into).collect();
         Calibration { name: "the calibration".into(), source: Source::Documents(documents) }
     }
 
-    /// Reads a file: `.safetensors` or `.json` with the ids of windows, (n, t), under a name that ends in `input_ids`;
-    /// `.jsonl` with a document a line as `{"text": …}`; any other file is text whose documents stand between blank lines.
+    /// Reads a file. `.safetensors` or `.json`: ids of windows, (n, t), under a name that ends in `input_ids`;
+    /// `.jsonl`: one document per line as `{"text": …}`; any other file: text whose documents are separated by blank
+    /// lines.
     pub fn open(file: impl AsRef<Path>) -> Result<Self> {
         let path = file.as_ref();
         let name = path.display().to_string();
@@ -81,7 +83,7 @@ impl Calibration {
         matches!(self.source, Source::Documents(_))
     }
 
-    /// What steps draw their windows from, `samples` of `window` ids each. Ids are below `vocab`.
+    /// The windows of each step, `samples` of `window` ids each. Ids must be below `vocab`.
     pub(super) fn draws(
         &self,
         tokenizer: &dyn Fn() -> Result<Tokenizer>,
@@ -128,9 +130,9 @@ impl Calibration {
 pub(super) enum Draws {
     Fixed(Vec<Vec<u32>>),
     Random {
-        /// Each at least as long as a window.
+        /// Each document is at least as long as a window.
         documents: Vec<Vec<u32>>,
-        /// Documents that have not come yet, the next one last.
+        /// Documents that have not been used yet, the next one last.
         order: Vec<usize>,
         samples: usize,
         window: usize,
@@ -161,7 +163,7 @@ impl Draws {
         }
     }
 
-    /// Ids of a window.
+    /// Number of ids per window.
     pub fn window(&self) -> usize {
         match self {
             Draws::Fixed(windows) => windows[0].len(),
@@ -169,7 +171,7 @@ impl Draws {
         }
     }
 
-    /// Windows of a step.
+    /// Number of windows per step.
     pub fn samples(&self) -> usize {
         match self {
             Draws::Fixed(windows) => windows.len(),
@@ -189,16 +191,16 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One of 0 .. limit.
+    /// A random number in 0 .. limit.
     fn below(&mut self, limit: usize) -> usize {
         ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 }
 
-/// The one name that ends in `input_ids`.
+/// The only name that ends in `input_ids`.
 fn one_name<'a>(file: &str, names: impl Iterator<Item = &'a str>) -> Result<&'a str> {
     let found: Vec<&str> = names.filter(|name| name.ends_with("input_ids")).collect();
-    // A golden file has ids for other uses beside those of the calibration.
+    // Golden files also contain ids that are not for calibration.
     let calibration: Vec<&str> = found.iter().copied().filter(|name| name.starts_with("calibration")).collect();
     match (&found[..], &calibration[..]) {
         ([name], _) | (_, [name]) => Ok(*name),
@@ -256,7 +258,7 @@ fn from_lines(file: &str, text: &str) -> Result<Vec<String>> {
     lines.map(document).collect()
 }
 
-/// What stands between blank lines.
+/// The texts that are separated by blank lines.
 fn paragraphs(text: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
     for line in text.lines() {

@@ -1,10 +1,11 @@
-//! Adapt-Pruner (Pan et al., 2025, arXiv 2502.03460): a model with fewer heads and feed-forward channels, layer by layer.
+//! Adapt-Pruner (Pan et al., 2025, arXiv 2502.03460): removes heads and feed-forward channels of a model, layer by
+//! layer.
 //!
-//! Layers matter unequally: one whose output is much like its input keeps its mapping when it shrinks, and gets a higher
-//! sparsity (the paper's layer-wise importance, and S = S_base − A · I). Inside a layer coupled structures are scored, a
-//! key/value head with its query heads, or a feed-forward channel, and the lowest go (its group importance). Pruning goes by
-//! many small steps (its incremental pruning), each of which looks at the model anew. Hidden size, embeddings, head, norms,
-//! head width and number of layers stay.
+//! Layers differ in importance: a layer whose output is similar to its input is less important and gets a higher
+//! sparsity (the paper's layer-wise importance, and S = S_base − A · I). Inside a layer, coupled structures are scored
+//! (a key/value head with its query heads, or a feed-forward channel), and those with the lowest scores are removed
+//! (its group importance). Pruning takes many small steps (its incremental pruning), and each step measures the model
+//! again. Hidden size, embeddings, head, norms, head width and number of layers do not change.
 //!
 //! ```text
 //! S_ℓ = 0
@@ -17,9 +18,9 @@
 //!         so that S_ℓ of what it had at the beginning are gone
 //! ```
 //!
-//! The paper trains between such runs; that is left to other programs. Formulas, reductions, signs and the order of
-//! operations are those of the authors' program (research4pan/AdaptPruner, `utils/hf_prune.py` and LLMPruner's `MetaPruner`),
-//! and so are the choices: `tests/golden/prune_taylor` and `tests/golden/prune_l2` hold them.
+//! The paper trains between such runs; other programs can do that. Formulas, reductions, signs and the order of
+//! operations are those of the authors' program (research4pan/AdaptPruner, `utils/hf_prune.py` and LLMPruner's
+//! `MetaPruner`), and the choices are the same: `tests/golden/prune_taylor` and `tests/golden/prune_l2` test this.
 
 mod calibration;
 mod gradient;

@@ -1,6 +1,6 @@
-//! What a pruning run is asked for.
+//! The options of a pruning run.
 
-/// How much smaller a model is to become, and by which rules.
+/// The target size of a pruned model, and the rules of the run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PruneOptions {
     pub(super) target: usize,
@@ -17,10 +17,11 @@ pub struct PruneOptions {
     pub(super) memory: usize,
 }
 
-/// What a weight is worth, from which key/value heads and channels get their scores.
+/// The importance of a weight, from which the scores of key/value heads and channels are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Importance {
-    /// |w · g|, g the gradient of the loss, summed over all batches; the authors' recipes. Gradients are computed on the CPU.
+    /// |w · g|, g the gradient of the loss, summed over all batches, as in the authors' recipes. Gradients are computed
+    /// on the CPU.
     #[default]
     Taylor,
     /// w²
@@ -29,26 +30,26 @@ pub enum Importance {
     L1,
 }
 
-/// How far a layer moves the residual stream, from input x to output y of each token.
+/// The importance of a layer: a distance between its input x and its output y in the residual stream, for each token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LayerImportance {
-    /// −cos(x, y): a layer that turns the stream more than others is pruned less. The authors' recipes.
+    /// −cos(x, y): a layer that changes the direction of the stream more is pruned less, as in the authors' recipes.
     #[default]
     Cosine,
-    /// −‖x − y‖₂, with the authors' sign: a layer that moves the stream more is pruned *more*.
+    /// −‖x − y‖₂, with the authors' sign: a layer that changes the stream more is pruned *more*.
     Euclidean,
     /// −‖x − y‖₁, with the same sign.
     Manhattan,
-    /// Every layer is alike: the authors' program without its adaptive switch.
+    /// All layers are equally important, as in the authors' program without its adaptive switch.
     Uniform,
 }
 
-/// Which query heads count for a key/value head of grouped-query attention. Those that are removed with it are always its
-/// own.
+/// The query heads that count towards the score of a key/value head in grouped-query attention. The query heads that
+/// are removed with it are always its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueryHeads {
-    /// As the authors' program adds them up: of K key/value heads, head k gets k, k + K, k + 2K, …, most of which belong to
-    /// other heads.
+    /// As in the authors' program: of K key/value heads, head k gets query heads k, k + K, k + 2K, …, most of which
+    /// belong to other key/value heads.
     #[default]
     Authors,
     /// The query heads that read it: k·r … k·r + r − 1.
@@ -56,7 +57,8 @@ pub enum QueryHeads {
 }
 
 impl PruneOptions {
-    /// Down to fewer than `parameters` numbers (a shared embedding counts once), by the settings of the authors' recipes.
+    /// Prunes to fewer than `parameters` parameters (a shared embedding counts once), with the settings of the authors'
+    /// recipes.
     pub fn target(parameters: usize) -> Self {
         PruneOptions {
             target: parameters,
@@ -74,68 +76,68 @@ impl PruneOptions {
         }
     }
 
-    /// T: the run takes at most so many steps, each of which removes about `ratio` / T. 50 unless told.
+    /// T: the largest number of steps, each of which removes about `ratio` / T. The default is 50.
     pub fn steps(mut self, steps: usize) -> Self {
         self.steps = steps;
         self
     }
 
-    /// ρ: the mean sparsity of the layers after all steps. 1 unless told.
+    /// ρ: the mean sparsity of the layers after all steps. The default is 1.
     pub fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// A: how much a layer's importance, within −1 .. 1, changes its sparsity in a step. 0.02 unless told.
+    /// A: how much a layer's importance, within −1 .. 1, changes its sparsity in a step. The default is 0.02.
     pub fn amplitude(mut self, amplitude: f64) -> Self {
         self.amplitude = amplitude;
         self
     }
 
-    /// What a weight is worth.
+    /// The importance of a weight.
     pub fn importance(mut self, importance: Importance) -> Self {
         self.importance = importance;
         self
     }
 
-    /// What a layer is worth.
+    /// The importance of a layer.
     pub fn layer_importance(mut self, importance: LayerImportance) -> Self {
         self.layer_importance = importance;
         self
     }
 
-    /// Which query heads count for a key/value head.
+    /// The query heads that count towards the score of a key/value head.
     pub fn query_heads(mut self, query_heads: QueryHeads) -> Self {
         self.query_heads = query_heads;
         self
     }
 
-    /// Windows of a batch, over which loss and layer importance are means. 16 unless told.
+    /// Windows per batch, over which loss and layer importance are averaged. The default is 16.
     pub fn batch(mut self, windows: usize) -> Self {
         self.batch = windows;
         self
     }
 
-    /// Windows that are drawn for each step, where the calibration is text. 512 unless told.
+    /// Windows drawn per step, where the calibration is text. The default is 512.
     pub fn samples(mut self, windows: usize) -> Self {
         self.samples = windows;
         self
     }
 
-    /// Ids of a window, where the calibration is text. 64 unless told.
+    /// Ids per window, where the calibration is text. The default is 64.
     pub fn window(mut self, ids: usize) -> Self {
         self.window = ids;
         self
     }
 
-    /// The same seed draws the same windows. 42 unless told.
+    /// The seed of the windows: the same seed draws the same windows. The default is 42.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Bytes for the activations that gradients need: within them, fewer windows go through the model at a time, and if one
-    /// is too many, activations are computed again. 1 GiB unless told.
+    /// The limit in bytes for the activations that gradients need: to keep within it, fewer windows go through the
+    /// model at a time, and if one window is too large, activations are recomputed. The default is 1 GiB.
     pub fn memory(mut self, bytes: usize) -> Self {
         self.memory = bytes;
         self
@@ -143,7 +145,7 @@ impl PruneOptions {
 }
 
 impl Importance {
-    /// As the command line and reports call it.
+    /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Importance::Taylor => "taylor",
@@ -154,7 +156,7 @@ impl Importance {
 }
 
 impl LayerImportance {
-    /// As the command line and reports call it.
+    /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             LayerImportance::Cosine => "cosine",
@@ -166,7 +168,7 @@ impl LayerImportance {
 }
 
 impl QueryHeads {
-    /// As the command line and reports call it.
+    /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             QueryHeads::Authors => "authors",

@@ -1,15 +1,15 @@
-//! What a run did, step by step, under the names of the authors' program.
+//! The report of a run, step by step, with the names of the authors' program.
 
 use serde::Serialize;
 
-/// What a run of pruning did.
+/// The report of a pruning run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PruneReport {
     /// `taylor`, `l2` or `l1`.
     pub importance: &'static str,
-    /// The authors' name for |w·g| summed over a group; none without gradients.
+    /// The authors' name for |w·g| summed over a group; `None` without gradients.
     pub taylor: Option<&'static str>,
-    /// How the members of a group are put together: `sum` or `mean`.
+    /// The reduction over the members of a group: `sum` or `mean`.
     pub group_reduction: &'static str,
     /// `cosine`, `euclidean`, `manhattan` or `uniform`.
     pub layer_importance: &'static str,
@@ -21,97 +21,97 @@ pub struct PruneReport {
     pub amplitude: f64,
     /// ρ
     pub pruning_ratio: f64,
-    /// Windows of a batch.
+    /// Windows per batch.
     pub batch_size: usize,
-    /// Where the ids come from.
+    /// The source of the ids.
     pub calibration: String,
-    /// Windows of a step.
+    /// Windows per step.
     pub samples: usize,
-    /// Ids of a window.
+    /// Ids per window.
     pub window: usize,
-    /// Where windows are drawn: by SplitMix64 from this seed.
+    /// The seed of SplitMix64, where windows are drawn.
     pub seed: Option<u64>,
     /// The device of the forward passes.
     pub device: Option<String>,
-    /// What gradients kept in memory.
+    /// The memory use of the gradients' activations.
     pub activations: Option<Activations>,
-    /// Numbers of the model. A shared embedding counts once.
+    /// Number of parameters of the model. A shared embedding counts once.
     pub parameters_before: usize,
-    /// Fewer than these were asked for.
+    /// The run ends when fewer parameters than this are left.
     pub target_parameters: usize,
-    /// Of at most `iterative_steps`.
+    /// Number of steps that were run, at most `iterative_steps`.
     pub steps_run: usize,
-    /// Numbers of what is left. Not below the target where all steps were not enough.
+    /// Number of parameters of the pruned model. It is not below the target if all steps were not enough.
     pub parameters_after: usize,
-    /// How close the closest choice was: (lowest score that stays − highest that goes) / the former.
+    /// The smallest margin of any choice: (lowest score that stays − highest that is removed) / the former.
     pub smallest_relative_margin_of_a_choice: Option<f64>,
-    /// What each step did.
+    /// The report of each step.
     pub steps: Vec<PruneStep>,
 }
 
-/// How the activations of a batch stayed within the memory that they were given.
+/// The division of a batch that kept its activations within the memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Activations {
     /// Windows that go through the model together.
     pub windows: usize,
-    /// Passes of layers whose activations are computed again on the way back.
+    /// Number of layer passes whose activations are recomputed in the backward pass.
     pub recomputed: usize,
-    /// The most bytes of any step.
+    /// The largest number of bytes in any step.
     pub bytes: usize,
-    /// What they may be.
+    /// The limit in bytes.
     pub limit: usize,
 }
 
-/// One step: of each layer what it is worth, how much of it is to be gone, and what was removed.
+/// One step: for each layer its importance, its target sparsity, and the removed parts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PruneStep {
-    /// From 1.
+    /// Index of the step, from 1.
     pub step: usize,
-    /// The mean loss of each batch, in nats; with gradients only.
+    /// The mean loss of each batch in nats; only with gradients.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub batch_losses: Vec<f32>,
     /// c
     pub layer_importance_sum: Vec<f64>,
     /// z
     pub layer_importance_normalised: Vec<f64>,
-    /// S, behind this step.
+    /// S, after this step.
     pub target_sparsity: Vec<f64>,
-    /// What heads and channels are worth.
+    /// Scores of heads and channels.
     pub importance: GroupImportance,
-    /// Indices as they were before the step.
+    /// Indices from before the step.
     pub removed_kv_heads: Vec<Vec<usize>>,
-    /// Those that read the removed key/value heads.
+    /// Query heads that read the removed key/value heads.
     pub removed_query_heads: Vec<Vec<usize>>,
-    /// Of the feed-forward blocks.
+    /// Channels of the feed-forward blocks.
     pub removed_channels: Vec<Vec<usize>>,
-    /// What is left of each layer.
+    /// Remaining query heads of each layer.
     pub num_attention_heads: Vec<usize>,
-    /// The same, of key/value heads.
+    /// Remaining key/value heads of each layer.
     pub num_key_value_heads: Vec<usize>,
-    /// The same, of channels.
+    /// Remaining channels of each layer.
     pub intermediate_size: Vec<usize>,
-    /// What is left of the model.
+    /// Remaining parameters of the model.
     pub parameters: usize,
 }
 
 /// Scores of each layer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GroupImportance {
-    /// Of each key/value head with its query heads.
+    /// Scores of each key/value head with its query heads.
     pub attn: Vec<Vec<f32>>,
-    /// Of each channel.
+    /// Scores of each channel.
     pub mlp: Vec<Vec<f32>>,
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PruneProgress {
-    /// The step at hand, from 1.
+    /// The current step, from 1.
     pub step: usize,
-    /// The most steps that there may be.
+    /// The largest number of steps.
     pub steps: usize,
-    /// Numbers of the model as it is.
+    /// Current number of parameters of the model.
     pub parameters: usize,
-    /// An estimate of how much of the whole run is done, 0 to 1.
+    /// An estimate of the completed share of the whole run, 0 to 1.
     pub share: f64,
 }

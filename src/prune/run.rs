@@ -18,38 +18,38 @@ use crate::error::{Error, Result};
 use crate::generate::{Device, Tokenizer, device};
 use crate::threads::Team;
 
-/// A pruned model in memory, and what was done to it.
+/// A pruned model in memory, and the report of the run.
 #[derive(Debug)]
 pub struct Pruned {
     checkpoint: Checkpoint,
-    /// What was done, step by step.
+    /// The report, step by step.
     pub report: PruneReport,
 }
 
 impl Pruned {
-    /// Writes the model as a Hugging Face folder: `config.json` with lists of heads, key/value heads and feed-forward widths,
-    /// the weights in the types that they had, byte for byte, and the files of the tokenizer. The folder appears whole or not
-    /// at all; one that is there already is an error, or with `replace` makes way if it holds a model.
+    /// Writes the model as a Hugging Face folder: `config.json` with lists of heads, key/value heads and feed-forward
+    /// widths, the unchanged bytes of the remaining weights, and the tokenizer's files. The folder appears complete or
+    /// not at all; an existing folder is an error, or with `replace` is replaced if it holds a model.
     pub fn save(&self, folder: impl AsRef<Path>, replace: bool) -> Result<()> {
         self.checkpoint.save(folder.as_ref(), replace)
     }
 }
 
-/// Removes key/value heads, with the query heads that read them, and feed-forward channels of a Hugging Face folder until
-/// fewer parameters than the target are left, by Adapt-Pruner without training. Nothing is put back: the last step goes past
-/// the target.
+/// Removes key/value heads, with the query heads that read them, and feed-forward channels of a Hugging Face folder
+/// until fewer parameters than the target are left, by Adapt-Pruner without training. The last step may remove more
+/// than needed, and nothing is added back.
 ///
-/// The method is that of Pan et al., 2025 (arXiv 2502.03460): layer-wise importance by the similarity of a layer's input and
-/// output, a sparsity of its own for each layer, group importance of coupled structures, and incremental pruning by small
-/// steps. Formulas, reductions and the order of operations are those of the authors' program (research4pan/AdaptPruner,
-/// `utils/hf_prune.py` and its `MetaPruner`), and so are the choices, in f32 and with [`QueryHeads::Authors`]; the paper's
-/// training between runs is left to other programs.
+/// The method is that of Pan et al., 2025 (arXiv 2502.03460): layer-wise importance by the similarity of a layer's
+/// input and output, a sparsity of its own for each layer, group importance of coupled structures, and incremental
+/// pruning by small steps. Formulas, reductions and the order of operations are those of the authors' program
+/// (research4pan/AdaptPruner, `utils/hf_prune.py` and its `MetaPruner`), and in f32 and with [`QueryHeads::Authors`]
+/// the choices are the same; the training between runs is left to other programs.
 ///
 /// [`QueryHeads::Authors`]: crate::QueryHeads::Authors
 ///
-/// `device` runs the forward passes by which layers are judged. Gradients, for [`Importance::Taylor`], are computed on the
-/// CPU; there the same pass serves both. `progress` is told how far the run is, and ends it with [`ControlFlow::Break`]:
-/// then nothing comes back.
+/// `device` runs the forward passes that measure layer importance. Gradients, for [`Importance::Taylor`], are computed
+/// on the CPU; if `device` is the CPU, one pass serves both. `progress` receives the progress of the run, and ends it
+/// by returning [`ControlFlow::Break`]: then the result is `None`.
 ///
 /// ```no_run
 /// use std::ops::ControlFlow;
@@ -70,8 +70,9 @@ impl Pruned {
 ///
 /// # Errors
 ///
-/// The model cannot be read, or is a GGUF file, or has a vision half; the target is not below the model's size, or below
-/// what one head and one channel a layer leave; the calibration has no window that fits; the device cannot run the model.
+/// The model cannot be read, or is a GGUF file, or has a vision half; the target is not below the model's size, or is
+/// below the size with one head and one channel per layer; no window of the calibration fits; the device cannot run the
+/// model.
 pub fn prune(
     files: impl Into<Files>,
     device: &Device,
@@ -107,7 +108,7 @@ pub fn prune(
     let run = Run {
         options,
         device,
-        // With gradients the CPU goes through the model anyway.
+        // With gradients the CPU runs the forward passes anyway.
         on_device: options.layer_importance != LayerImportance::Uniform && !(taylor && cpu),
         team: Team::of_cores(),
         first: widths(&checkpoint),
@@ -123,9 +124,9 @@ pub fn prune(
     }
 }
 
-/// Why a run ended early.
+/// The reason why a run ended early.
 enum Ended {
-    /// The caller had enough.
+    /// The caller stopped it.
     Stopped,
     Failed(Error),
 }
@@ -136,24 +137,24 @@ impl From<Error> for Ended {
     }
 }
 
-/// A run under way.
+/// A run in progress.
 struct Run<'a> {
     options: &'a PruneOptions,
     device: &'a Device,
-    /// Whether layers are judged by passes on the device.
+    /// Whether the device measures layer importance.
     on_device: bool,
     team: Team,
-    /// The model as it is.
+    /// The current model.
     checkpoint: Checkpoint,
     draws: Draws,
-    /// Elements of attention and channels of each layer, as they were at the beginning.
+    /// Elements of attention and channels of each layer at the beginning of the run.
     first: Vec<[usize; 2]>,
     /// S
     sparsity: Vec<f64>,
     report: PruneReport,
 }
 
-/// What a step has found out about the model.
+/// The measurements of a step.
 struct Measured {
     /// c
     layers: Vec<f64>,
@@ -173,7 +174,7 @@ impl Run<'_> {
         Ok(Pruned { checkpoint: self.checkpoint, report: self.report })
     }
 
-    /// Judges layers and groups.
+    /// Measures the importance of layers and groups.
     fn measure(
         &mut self,
         step: usize,
@@ -181,7 +182,7 @@ impl Run<'_> {
     ) -> Result<Measured, Ended> {
         let windows = self.draws.next();
         let taylor = self.options.importance == Importance::Taylor;
-        // The way there on the device, and there and back on the CPU.
+        // Units of work: one per forward pass on the device, three per forward and backward pass on the CPU.
         let work = windows.len() * (usize::from(self.on_device) + 3 * usize::from(taylor));
         let mut ahead = self.ahead(step, work.max(1), progress);
         ahead.add(0)?;
@@ -196,7 +197,7 @@ impl Run<'_> {
         Ok(Measured { layers: importance.finish(), losses, scores })
     }
 
-    /// Judges layers by forward passes on the device.
+    /// Measures layer importance by forward passes on the device.
     fn pass_through_device(
         &mut self,
         windows: &[Vec<u32>],
@@ -218,7 +219,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Scores by |w·g|, and the losses of the batches. Where the device is the CPU, layers are judged by the same passes.
+    /// Computes scores by |w·g|, and the losses of the batches. If the device is the CPU, the same passes measure layer
+    /// importance.
     fn score_by_gradients(
         &mut self,
         windows: &[Vec<u32>],
@@ -233,7 +235,7 @@ impl Run<'_> {
         }
         let mut gradients = decoder.gradients();
         let memory = decoder.memory(o.batch.min(windows.len()), window, o.memory);
-        // The first step's is the most.
+        // The first step needs the most memory.
         self.report.activations.get_or_insert(Activations {
             windows: memory.windows,
             recomputed: memory.recomputed,
@@ -270,10 +272,10 @@ impl Run<'_> {
         Ok((scores.collect(), losses))
     }
 
-    /// Refuses a model whose gradients would be those of another function: the passes on the CPU that gradients go back
-    /// through are held to those of the engine, which runs more architectures.
+    /// Refuses a model for which the gradients would be wrong: the CPU passes of the gradients must agree with the
+    /// engine, which supports more architectures.
     fn compare(&self, decoder: &Decoder, window: &[u32]) -> Result<()> {
-        /// Both are in f32; they differ by 1e-5 or so.
+        /// Both compute in f32 and differ by about 1e-5.
         const MOST: f64 = 1e-2;
         let mut expected: Vec<Vec<f32>> = Vec::new();
         let engine = self.engine(window.len())?;
@@ -298,7 +300,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Scores by the weights alone.
+    /// Computes scores from the weights alone.
     fn score_by_size(&self) -> Result<Vec<Scores>> {
         let (o, config) = (self.options, &self.checkpoint.config);
         let score = |layer| {
@@ -308,13 +310,13 @@ impl Run<'_> {
         (0..config.layers).map(score).collect()
     }
 
-    /// The model as it is, on the device. In f32, so that the choices are those of the authors' program.
+    /// The current model on the device, in f32, so that the choices are those of the authors' program.
     fn engine(&self, window: usize) -> Result<Arc<dyn Engine>> {
         let options = EngineOptions { full_precision: true, context: Some(window), ..EngineOptions::default() };
         device::load(&self.checkpoint, self.device, &options, &|_, _| ())
     }
 
-    /// Removes the lowest of each layer, and writes down what was done.
+    /// Removes the groups with the lowest scores in each layer, and reports them.
     fn remove(&mut self, step: usize, measured: Measured) -> Result<()> {
         let (o, config) = (self.options, &self.checkpoint.config);
         let z = normalised(&measured.layers);
@@ -370,14 +372,14 @@ impl Run<'_> {
     }
 }
 
-/// How far a run is.
+/// The progress of a run.
 struct Ahead<'a> {
     step: usize,
     steps: usize,
     parameters: usize,
-    /// Steps that are left, by an estimate, with the one at hand.
+    /// An estimate of the remaining steps, including the current one.
     left: f64,
-    /// Of the work of this step.
+    /// Units of work of this step that are done.
     done: usize,
     all: usize,
     progress: &'a mut dyn FnMut(PruneProgress) -> ControlFlow<()>,
@@ -392,7 +394,8 @@ impl Run<'_> {
     ) -> Ahead<'a> {
         let (o, config) = (self.options, &self.checkpoint.config);
         let (before, parameters) = (self.report.parameters_before, self.report.parameters_after);
-        // What a step removes: as those behind us did, or the ratio's share of all that can be removed.
+        // The parameters that a step removes: the average of the previous steps, or at first the ratio's share of
+        // everything removable.
         let removable = || {
             let layer = |layer: usize| {
                 2 * (config.heads[layer] + config.kv_heads[layer]) * config.head_dim + 3 * config.ffn[layer]
@@ -410,7 +413,7 @@ impl Run<'_> {
 }
 
 impl Ahead<'_> {
-    /// So much more is done.
+    /// Adds completed units of work.
     fn add(&mut self, done: usize) -> Result<(), Ended> {
         self.done += done;
         let Ahead { step, steps, parameters, left, .. } = *self;
@@ -423,10 +426,10 @@ impl Ahead<'_> {
     }
 }
 
-/// The architectures whose configurations may give each layer heads and channels of its own.
+/// The architectures whose configurations can give each layer its own heads and channels.
 const PRUNED: [&str; 4] = ["mobilellm", "llama", "llama4_text", "qwen2"];
 
-/// Refuses what cannot be pruned, before any work.
+/// Refuses models that cannot be pruned, before any work.
 fn check(checkpoint: &Checkpoint, options: &PruneOptions) -> Result<()> {
     let (path, config) = (checkpoint.path.display(), &checkpoint.config);
     if let Source::Gguf(_) = checkpoint.source() {

@@ -6,8 +6,8 @@
 //! channel    f[c] = rowsum(e(gate))[c] + rowsum(e(up))[c] + colsum(e(down))[c]
 //! ```
 //!
-//! e is |w·g|, w² or |w|. With w² and |w| both are means over the four and three members (the authors' reduction), which
-//! changes no choice: scores of different layers never meet.
+//! e is |w·g|, w² or |w|. With w² and |w| both scores are means over the four and three members (the authors'
+//! reduction). This changes no choice, because scores of different layers are never compared.
 
 use super::gradient::Matrices;
 use super::options::{Importance, QueryHeads};
@@ -16,14 +16,14 @@ use crate::checkpoint::Config;
 /// The scores of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Of each key/value head.
+    /// Scores of the key/value heads.
     pub attention: Vec<f64>,
-    /// Of each channel.
+    /// Scores of the channels.
     pub channels: Vec<f64>,
 }
 
 impl Scores {
-    /// Of `layer`, from its matrices as they are now. `gradients` are those of the loss, for [`Importance::Taylor`].
+    /// The scores of `layer`, from its current matrices. `gradients` are those of the loss, for [`Importance::Taylor`].
     pub fn of(
         config: &Config,
         layer: usize,
@@ -76,7 +76,7 @@ impl Scores {
     }
 }
 
-/// What each element is worth.
+/// The importance of each element.
 fn elements(importance: Importance, w: &[f32], g: &[f32]) -> Vec<f32> {
     match importance {
         Importance::Taylor => {
@@ -92,7 +92,7 @@ fn elements(importance: Importance, w: &[f32], g: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// The two ways to add up query heads, on a layer whose matrices have one telling element each.
+    /// The two ways to add up query heads, on a layer whose matrices have one significant element each.
     #[test]
     fn query_heads_are_the_authors_or_their_own() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
@@ -108,7 +108,7 @@ mod tests {
             up: vec![-2.0; 3],
             down: vec![3.0; 3],
         };
-        // Query head 1 reads key/value head 0, and the authors add it to 1.
+        // Query head 1 reads key/value head 0, and the authors add it to key/value head 1.
         w.q[2 * 3] = -8.0;
         let of = |importance, query_heads| Scores::of(&config, 0, &w, None, importance, query_heads);
         assert_eq!(of(Importance::L1, QueryHeads::Own).attention, [2.0, 0.0]);

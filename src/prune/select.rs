@@ -1,11 +1,11 @@
-//! From what layers and groups are worth to what is removed.
+//! The choice of the parts to remove, from the importance of layers and groups.
 
 use crate::error::{Error, Result};
 
-/// The largest share of a layer that is asked for.
+/// The largest sparsity of a layer.
 const MOST: f64 = 0.99;
 
-/// z: importance of layers relative to their mean, within −1 .. 1. All alike, all zero.
+/// z: importance of layers relative to their mean, within −1 .. 1. Zeros where all layers are equal.
 ///
 /// z = c − mean(c), divided by max |z|
 pub fn normalised(c: &[f64]) -> Vec<f64> {
@@ -19,17 +19,18 @@ pub fn sparsity(before: f64, ratio: f64, steps: usize, amplitude: f64, z: f64) -
     (before + ratio / steps as f64 - amplitude * z).clamp(0.0, MOST)
 }
 
-/// How many of `now` groups of `size` go, so that of the `first` elements at the beginning of the run a share S is gone.
+/// The number of groups to remove, of `now` groups of `size`, so that a share S of the `first` elements at the
+/// beginning of the run is removed in total.
 ///
-/// m = now·size − int(first · (1 − S)) elements, m / size groups. None where all of them would go.
+/// m = now·size − int(first · (1 − S)) elements, m / size groups. 0 where all of them would be removed.
 pub fn removals(now: usize, size: usize, first: usize, sparsity: f64) -> usize {
     let kept = (first as f64 * (1.0 - sparsity)) as usize;
     let groups = (now * size).saturating_sub(kept) / size;
     if groups >= now { 0 } else { groups }
 }
 
-/// The `count` groups with the lowest scores, in ascending order of index; of equal ones the first. With them, how far the
-/// best of them is below the worst that stays, relative to the latter.
+/// The indices of the `count` groups with the lowest scores, in ascending order; the first ones where scores are equal.
+/// Also the margin: how far the highest of these scores is below the lowest of the others, relative to the latter.
 pub fn lowest(scores: &[f64], count: usize) -> Result<(Vec<usize>, f64)> {
     if scores.iter().any(|score| !score.is_finite()) {
         return Err(Error::checkpoint(
@@ -37,7 +38,7 @@ pub fn lowest(scores: &[f64], count: usize) -> Result<(Vec<usize>, f64)> {
         ));
     }
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    // A stable sort: equal scores stay in order.
+    // A stable sort keeps equal scores in index order.
     order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
     let margin = match (count.checked_sub(1), order.get(count)) {
         (Some(last), Some(&kept)) => (scores[kept] - scores[order[last]]) / scores[kept].abs().max(f64::MIN_POSITIVE),
@@ -48,7 +49,7 @@ pub fn lowest(scores: &[f64], count: usize) -> Result<(Vec<usize>, f64)> {
     Ok((removed, margin))
 }
 
-/// Those of 0 .. count that are not `removed`, which is in ascending order.
+/// The numbers in 0 .. count that are not in `removed`, which is in ascending order.
 pub fn others(count: usize, removed: &[usize]) -> Vec<usize> {
     (0..count).filter(|index| removed.binary_search(index).is_err()).collect()
 }
@@ -72,9 +73,9 @@ mod tests {
 
     #[test]
     fn whole_groups_go_and_never_all() {
-        // int() cuts toward zero: 64 · 0.95 = 60.8 channels stay as 60.
+        // int() truncates: 64 · 0.95 = 60.8 channels stay as 60.
         assert_eq!(removals(64, 1, 64, 0.05), 4);
-        // A head of 8 goes once 16 of 24 elements are to stay: 24 · 0.7 = 16.8.
+        // A head of 8 is removed when 16 of 24 elements are to stay: 24 · 0.7 = 16.8.
         assert_eq!((removals(3, 8, 24, 0.29), removals(3, 8, 24, 0.3)), (0, 1));
         assert_eq!(removals(2, 8, 24, 0.3), 0);
         assert_eq!((removals(1, 8, 24, 0.99), removals(1, 1, 64, 0.99), removals(2, 1, 8, 0.99)), (0, 0, 0));

@@ -1,24 +1,25 @@
-//! Layer importance: how far each layer moves the residual stream, on any device.
+//! Layer importance: how much each layer changes the residual stream, on any device.
 //!
 //! ```text
 //! cosine  v = −x·y / (max(|x|, 1e-8) · max(|y|, 1e-8))    euclidean  v = −‖x − y‖₂    manhattan  v = −‖x − y‖₁
 //! c_ℓ = Σ over batches of the mean of v over the tokens of the batch
 //! ```
 //!
-//! x and y are a token's residual stream before and behind layer ℓ. A layer that is executed twice adds both.
+//! x and y are a token's residual stream before and after layer ℓ. A layer that is executed twice adds the values of
+//! both passes.
 
 use super::options::LayerImportance;
 use crate::backend::{Output, Session, Step, Want};
 use crate::error::Result;
 use crate::kernel::{Family, Row};
 
-/// Takes the number of a pass, or of its layer, and the hidden states before and behind it.
+/// Receives the number of a pass, or of its layer, and the hidden states before and after it.
 pub type Each<'a> = dyn FnMut(usize, &[f32], &[f32]) + 'a;
 
-/// c of each layer, in the making.
+/// The accumulators of c for each layer.
 pub struct Streams {
     distance: LayerImportance,
-    /// c of the batches before.
+    /// c of the previous batches.
     done: Vec<f64>,
     /// Sums of v over the tokens of this batch.
     batch: Vec<f64>,
@@ -29,13 +30,13 @@ impl Streams {
         Streams { distance, done: vec![0.0; layers], batch: vec![0.0; layers] }
     }
 
-    /// Input and output of a layer, (rows, hidden).
+    /// Adds the input and output of a layer, (rows, hidden).
     pub fn add(&mut self, layer: usize, x: &[f32], y: &[f32], hidden: usize) {
         let tokens = x.chunks_exact(hidden).zip(y.chunks_exact(hidden));
         self.batch[layer] += tokens.map(|(x, y)| value(self.distance, x, y)).sum::<f64>();
     }
 
-    /// Ends a batch of so many tokens: its mean counts as much as that of any other.
+    /// Ends a batch of `tokens` tokens: every batch has the same weight in c.
     pub fn end_batch(&mut self, tokens: usize) {
         for (done, sum) in self.done.iter_mut().zip(&mut self.batch) {
             *done += std::mem::take(sum) / tokens as f64;
@@ -48,7 +49,7 @@ impl Streams {
     }
 }
 
-/// v of a token.
+/// v for one token.
 fn value(distance: LayerImportance, x: &[f32], y: &[f32]) -> f64 {
     let sum = |term: fn(f64, f64) -> f64| x.iter().zip(y).map(|(&x, &y)| term(x.into(), y.into())).sum::<f64>();
     -match distance {
@@ -62,8 +63,8 @@ fn value(distance: LayerImportance, x: &[f32], y: &[f32]) -> f64 {
     }
 }
 
-/// Sends a window through a model, at most `chunk` rows at a time, and gives `each` the hidden states before and behind every
-/// pass of a layer, (rows, hidden).
+/// Runs a window through a model, at most `chunk` rows at a time, and calls `each` with the hidden states before and
+/// after every pass of a layer, (rows, hidden).
 pub fn pass(session: &mut dyn Session, chunk: usize, window: &[u32], each: &mut Each) -> Result<()> {
     session.set_tokens(0, window)?;
     for position in (0..window.len()).step_by(chunk) {

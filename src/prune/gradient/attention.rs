@@ -5,7 +5,7 @@
 //! dv = Pᵀ do        dP = do vᵀ        dS = P ⊙ (dP − rowsum(dP ⊙ P)) / √D        dq = dS k        dk = dSᵀ q
 //! ```
 //!
-//! for each window and query head; k and v of a key/value head are those of all its query heads, and their gradients add up.
+//! for each window and query head; all query heads of a key/value head use its k and v, and their gradients are added.
 
 use crate::cpu::Scratch;
 use crate::cpu::dense::{Dense, View};
@@ -35,7 +35,7 @@ impl Attention {
                 let kv_head = head / (heads / kv_heads);
                 let q = part(q, t, heads, d, w, head);
                 let (k, v) = (part(k, t, kv_heads, d, w, kv_head), part(v, t, kv_heads, d, w, kv_head));
-                // SAFETY: a window's head is one item.
+                // SAFETY: each item is one head of one window.
                 let p = unsafe { all_p.part(item * t * t..(item + 1) * t * t) };
                 Dense { a: q, b: k.t(), size: [t, d, t], add: false }.run_alone(&mut scratch, p);
                 p.chunks_exact_mut(t).enumerate().for_each(|(row, p)| softmax(p, row + 1, scale));
@@ -47,7 +47,7 @@ impl Attention {
         (p, o)
     }
 
-    /// dq, dk and dv of d_o, in the shapes of q, k, v and o.
+    /// dq, dk and dv for the gradient d_o, in the shapes of q, k, v and o.
     pub fn backward(
         &self,
         q: &[f32],
@@ -82,7 +82,7 @@ impl Attention {
                     let ds = View::new(&ds, t);
                     Dense { a: ds, b: k, size: [t, t, d], add: false }.run_alone(&mut scratch, &mut dq);
                     Dense { a: ds.t(), b: q, size: [t, t, d], add }.run_alone(&mut scratch, &mut dk);
-                    // SAFETY: a window's key/value head, with its query heads, is one item.
+                    // SAFETY: each item is one key/value head of one window, with its query heads.
                     unsafe { write(&dq, t, heads, d, w, head, &all_dq) };
                 }
                 // SAFETY: as above.
@@ -100,20 +100,20 @@ fn part(x: &[f32], t: usize, heads: usize, d: usize, w: usize, head: usize) -> V
     View { data: &x[w * t * heads * d + head * d..], row: heads * d, col: 1 }
 }
 
-/// Writes what [`part`] reads.
+/// Writes the elements that [`part`] reads.
 ///
 /// # Safety
 ///
-/// Nobody else reads or writes this window's head meanwhile.
+/// No other thread reads or writes this head of this window at the same time.
 unsafe fn write(x: &[f32], t: usize, heads: usize, d: usize, w: usize, head: usize, y: &Parts<f32>) {
     for (row, x) in x.chunks_exact(d).enumerate() {
         let start = ((w * t + row) * heads + head) * d;
-        // SAFETY: by the caller.
+        // SAFETY: guaranteed by the caller.
         unsafe { y.part(start..start + d) }.copy_from_slice(x);
     }
 }
 
-/// softmax(scale · x) of the first `seen`; zero behind them.
+/// softmax(scale · x) of the first `seen` elements; the others become zero.
 fn softmax(x: &mut [f32], seen: usize, scale: f32) {
     let (x, unseen) = x.split_at_mut(seen);
     unseen.fill(0.0);

@@ -5,7 +5,7 @@
 //! h₂ = RMS(x₂)    s = silu(h₂ W_gᵀ) ⊙ h₂ W_uᵀ                        y = x₂ + s W_dᵀ
 //! ```
 //!
-//! and back, where RMSᵇ is the gradient of RMS, and dW is added to what is there:
+//! The backward pass, where RMSᵇ is the gradient of RMS, and dW is added to the existing gradients:
 //!
 //! ```text
 //! dW_d = dyᵀ s      ds = dy W_d        dg, du = those of silu(g) ⊙ u      dW_g = dgᵀ h₂     dW_u = duᵀ h₂
@@ -26,10 +26,10 @@ use crate::ops::rope::Rope;
 use crate::ops::swiglu::Gate;
 use crate::threads::Team;
 
-/// A block with its widths. Rows are those of windows of the same length, one after the other.
+/// A block with its widths. The rows are those of windows of the same length, one window after another.
 pub struct Block<'a> {
     pub layer: &'a Layer,
-    /// Rows of a window.
+    /// Rows per window.
     pub window: usize,
     pub hidden: usize,
     pub heads: usize,
@@ -40,13 +40,13 @@ pub struct Block<'a> {
     pub eps: f32,
     /// cos and sin of each position's angles: (window, D)
     pub angles: &'a [f32],
-    /// How heads are rotated; not in layers without rope.
+    /// The rotation of heads; `None` in layers without rope.
     pub rope: Option<Rope>,
-    /// eps of the weightless norm of q and k behind rope, where there is one.
+    /// eps of the weightless norm of q and k after rope, where there is one.
     pub qk_norm: Option<f32>,
 }
 
-/// What the way back needs of the way there, m rows.
+/// The activations of m rows that the backward pass needs.
 pub struct Activations {
     h1: Vec<f32>, // (m, hidden)
     q: Vec<f32>,  // (m, heads · D), rotated
@@ -61,13 +61,13 @@ pub struct Activations {
 }
 
 impl Block<'_> {
-    /// Bytes of [`Activations`] of a window.
+    /// Size of [`Activations`] per window in bytes.
     pub fn activation_bytes(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         4 * self.window * (3 * self.hidden + 2 * q + 2 * kv + self.heads * self.window + 2 * self.ffn)
     }
 
-    /// y of x, (m, hidden), and what [`Block::backward`] needs.
+    /// y for x, (m, hidden), and the activations that [`Block::backward`] needs.
     pub fn forward(&self, x: &[f32], team: &Team) -> (Activations, Vec<f32>) {
         let w = &self.layer.matrices;
         let (hidden, ffn) = (self.hidden, self.ffn);
@@ -98,7 +98,7 @@ impl Block<'_> {
         (Activations { h1, q, k, v, p, o, x2, h2, g, u }, y)
     }
 
-    /// dx of dy, (m, hidden). Adds to the gradients of the layer's matrices.
+    /// dx for dy, (m, hidden). Adds to the gradients of the layer's matrices.
     pub fn backward(
         &self,
         x: &[f32],
@@ -114,7 +114,7 @@ impl Block<'_> {
         let s = self.swiglu(&a.g, &a.u, team);
         add_outer(&dy, &s, hidden, ffn, &mut gradients.down, team);
         let ds = times(&dy, &w.down, hidden, ffn, team);
-        // `s` has no more use, and becomes dg.
+        // `s` is not needed any more, so its memory is used for dg.
         let (mut dg, mut du) = (s, vec![0.0; a.u.len()]);
         both(team, (&mut dg, ffn), (&mut du, ffn), |row, dg, du| {
             let row = row * ffn..(row + 1) * ffn;
@@ -179,7 +179,7 @@ impl Block<'_> {
         s
     }
 
-    /// Turns the heads of rows by the angles of their positions, `sign` 1, or back, −1.
+    /// Rotates the heads of all rows by the angles of their positions: `sign` 1 is forward, −1 is backward.
     fn rotate(&self, x: &mut [f32], width: usize, sign: f32, team: &Team) {
         let Some(rope) = &self.rope else { return };
         let d = self.head_dim;
@@ -196,7 +196,7 @@ impl Block<'_> {
         });
     }
 
-    /// Heads of unit mean square, where the model has them so.
+    /// Normalises heads to unit mean square, where the model does so.
     fn unit<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
         let Some(eps) = self.qk_norm else { return x.into() };
         let mut y = vec![0.0; x.len()];

@@ -1,4 +1,4 @@
-//! A decoder there and back: embedding, blocks, head and loss.
+//! Forward and backward pass of a decoder: embedding, blocks, head and loss.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::prune::streams::Each;
 use crate::tensor::Tensor;
 use crate::threads::Team;
 
-/// The tensors of a layer that [`Decoder`] knows. A model with more is another function, whose gradients are others.
+/// The tensors of a layer that [`Decoder`] supports. A model with other tensors is a different function with other
+/// gradients.
 const KNOWN: [&str; 12] = [
     "input_layernorm.weight",
     "mlp.down_proj.weight",
@@ -43,12 +44,12 @@ pub struct Decoder {
     pub layers: Vec<Layer>,
 }
 
-/// How much of a batch is in memory at a time.
+/// The part of a batch that is in memory at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// Windows that go through the model together.
     pub windows: usize,
-    /// Passes of layers whose activations are computed again on the way back.
+    /// Number of layer passes whose activations are recomputed in the backward pass.
     pub recomputed: usize,
     pub bytes: usize,
 }
@@ -97,22 +98,22 @@ impl Decoder {
         })
     }
 
-    /// Zeros for each of the layers' elements.
+    /// Gradients of all layers, set to zero.
     pub fn gradients(&self) -> Vec<Matrices> {
         self.layers.iter().map(|layer| layer.matrices.zeros()).collect()
     }
 
-    /// How a batch of `batch` windows goes through within `limit` bytes: fewer windows at a time before activations are
-    /// computed again, and one window at the least.
+    /// The division of a batch of `batch` windows that keeps within `limit` bytes: first it reduces the windows at a
+    /// time, down to one, and only then recomputes activations.
     pub fn memory(&self, batch: usize, window: usize, limit: usize) -> Memory {
         let passes: Vec<usize> = self.passes().collect();
-        // Of a window: the streams of all passes, and the activations of each.
+        // Bytes per window: the streams of all passes, and the activations of each pass.
         let streams = 4 * window * self.config.hidden * (passes.len() + 2);
         let kept: Vec<usize> = passes.iter().map(|&layer| self.block(layer, window).activation_bytes()).collect();
         let most = kept.iter().copied().max().unwrap_or(0);
         let whole = streams + most + kept.iter().sum::<usize>();
         let windows = (limit / whole).clamp(1, batch.max(1));
-        // The last passes are needed first. The one at hand is always there.
+        // The backward pass needs the last passes first. The current pass is always in memory.
         let mut bytes = windows * whole;
         let mut recomputed = 0;
         while bytes > limit && recomputed < kept.len() {
@@ -122,14 +123,14 @@ impl Decoder {
         Memory { windows, recomputed, bytes }
     }
 
-    /// The layers in the order of execution.
+    /// The layers in execution order.
     fn passes(&self) -> impl Iterator<Item = usize> {
         let repeats = if self.config.layer_sharing { 2 } else { 1 };
         (0..self.config.layers).flat_map(move |layer| std::iter::repeat_n(layer, repeats))
     }
 
-    /// The mean loss of a batch of windows, all of the same length. Adds to `gradients`, and tells `seen` layer, input and
-    /// output of each pass, (rows, hidden), for some of the windows at a time. Stops where `go_on` says so.
+    /// The mean loss of a batch of windows of the same length. Adds to `gradients`, and calls `seen` with layer, input
+    /// and output of each pass, (rows, hidden), for some of the windows at a time. Stops where `go_on` returns false.
     pub fn batch(
         &self,
         windows: &[Vec<u32>],
@@ -207,7 +208,7 @@ impl Decoder {
         }
     }
 
-    /// The losses of some windows, added and times `scale`, and their gradient with respect to x (rows, hidden).
+    /// The sum of the losses of some windows, times `scale`, and its gradient with respect to x (rows, hidden).
     ///
     /// n = RMS(x)   logits = n · Wᵀ   dlogits = scale · (softmax − onehot)   dn = dlogits · W
     fn head_gradient(&self, x: &[f32], windows: &[Vec<u32>], scale: f32, team: &Team) -> (f64, Vec<f32>) {

@@ -1,9 +1,9 @@
-//! The weights of a layer in f32, and what belongs to each of their elements.
+//! The weights of a layer in f32, and values of the same shapes, such as gradients.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
-/// The seven matrices of a layer, or what belongs to each of their elements.
+/// The seven matrices of a layer, or one value for each of their elements.
 #[derive(Clone, Debug, Default)]
 pub struct Matrices {
     pub q: Vec<f32>,    // (heads · D, hidden)
@@ -34,7 +34,7 @@ impl Matrices {
         })
     }
 
-    /// Zeros for each of the elements.
+    /// Zeros in the shapes of the matrices.
     pub fn zeros(&self) -> Self {
         let zeros = |x: &Vec<f32>| vec![0.0; x.len()];
         Matrices {
@@ -49,7 +49,7 @@ impl Matrices {
     }
 }
 
-/// A layer's weights in f32. A model without biases has empty ones.
+/// A layer's weights in f32. The biases are empty in a model without biases.
 #[derive(Debug, Default)]
 pub struct Layer {
     pub matrices: Matrices,

@@ -1,8 +1,8 @@
-//! Gradients of the cross entropy with respect to the matrices of a decoder's layers, by hand.
+//! Gradients of the cross entropy with respect to the matrices of a decoder's layers, from formulas derived by hand.
 //!
-//! The loss of a batch is the mean over B·(t − 1) positions of −log softmax(logits[i])[id[i + 1]]. What flows back from the
-//! logits is (softmax − onehot) / (B·(t − 1)), and nothing from the last position of a window. Gradients of embeddings, head
-//! and norms are not needed. Products are those of [`crate::cpu::dense`], shared by the cores.
+//! The loss of a batch is the mean over B·(t − 1) positions of −log softmax(logits[i])[id[i + 1]]. The gradient of the
+//! logits is (softmax − onehot) / (B·(t − 1)), and zero at the last position of a window. Gradients of embeddings, head
+//! and norms are not needed. Products are those of [`crate::cpu::dense`], divided among the cores.
 
 mod attention;
 mod block;

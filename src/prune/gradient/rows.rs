@@ -1,8 +1,8 @@
-//! Rows shared by the members of a team.
+//! Division of rows among the threads of a team.
 
 use crate::threads::{Parts, Team};
 
-/// Calls `work(row, a, b)` for each row of two results of as many rows, given with their widths.
+/// Calls `work(row, a, b)` for each row of two results with the same number of rows, whose widths are given.
 pub fn both<'a>(
     team: &Team,
     (a, a_width): (&'a mut [f32], usize),
@@ -16,7 +16,7 @@ pub fn both<'a>(
     team.run(|member| {
         member.each(rows.div_ceil(some), |i| {
             for row in piece(i, some, rows) {
-                // SAFETY: each row is in one item.
+                // SAFETY: each row belongs to one item.
                 let a = unsafe { a.part(row * a_width..(row + 1) * a_width) };
                 // SAFETY: as above.
                 let b = unsafe { b.part(row * b_width..(row + 1) * b_width) };
@@ -26,7 +26,7 @@ pub fn both<'a>(
     });
 }
 
-/// The part of `count` items that is number `i` of parts of `size`.
+/// The range of part `i` when `count` items are divided into parts of `size`.
 fn piece(i: usize, size: usize, count: usize) -> std::ops::Range<usize> {
     i * size..count.min((i + 1) * size)
 }

@@ -1,4 +1,4 @@
-//! Gradients against differences of the function itself, operator by operator and as a whole.
+//! Gradients against finite differences of the function, for each operator and for the whole model.
 
 use std::ops::ControlFlow;
 
@@ -12,7 +12,7 @@ use crate::ops::rope::{Angles, Rope};
 use crate::ops::swiglu::Gate;
 use crate::threads::Team;
 
-/// Numbers within −size .. size, always the same.
+/// Numbers within −size .. size, reproducible from the seed.
 fn numbers(count: usize, seed: u32, size: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let mut next = || {
@@ -22,15 +22,15 @@ fn numbers(count: usize, seed: u32, size: f32) -> Vec<f32> {
     (0..count).map(|_| size * next()).collect()
 }
 
-/// What `dy · y` is.
+/// The dot product `dy · y`.
 fn along(dy: &[f32], y: &[f32]) -> f64 {
     dy.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// Compares a gradient with central differences of `loss` at `x`, in some elements.
+/// Compares a gradient with central differences of `loss` at `x`, for some elements.
 ///
-/// The loss is computed in f32, so a step h costs 1e-7 / h, and its curvature h²: at 1e-2 both are far below the tolerance,
-/// 3e-3 of the largest element.
+/// The loss is computed in f32, so a step h has a rounding error of 1e-7 / h and a curvature error of h²: at 1e-2 both
+/// are far below the tolerance, 3e-3 of the largest element.
 fn differences(what: &str, x: &[f32], gradient: &[f32], mut loss: impl FnMut(&[f32]) -> f64) {
     const STEP: f32 = 1e-2;
     assert_eq!(x.len(), gradient.len(), "{what}");
@@ -168,14 +168,14 @@ fn a_block_goes_back() {
                 along(&dy, &small_block(&moved, &angles, rope.clone(), qk_norm).forward(&x, &team).1)
             });
         }
-        // They add to what is there.
+        // A second call adds to the gradients.
         let once = gradients.clone();
         let _ = block(&weights).backward(&x, &activations, dy, &mut gradients, &team);
         assert!(once.k.iter().zip(&gradients.k).all(|(once, twice)| (2.0 * once - twice).abs() < 1e-4));
     }
 }
 
-/// The whole model: its loss, a model whose layers are executed twice, and what memory may not change.
+/// The whole model: its loss, a model whose layers are executed twice, and independence from the memory limit.
 #[test]
 fn a_model_goes_back() {
     let team = Team::new(2);
@@ -194,7 +194,7 @@ fn a_model_goes_back() {
         };
         let (loss, gradients, memory) = run(&decoder, 1 << 30);
         assert_eq!((memory.windows, memory.recomputed), (3, 0), "{name}");
-        // Losses are about ln(vocab); their last digits are the noise of the differences.
+        // Losses are about ln(vocab); the error of the differences comes from their last digits.
         let w = decoder.layers[1].matrices.v.clone();
         assert!(loss > 1.0, "{name}: a loss of {loss}");
         differences(name, &w, &gradients[1].v, |w| {
@@ -203,7 +203,7 @@ fn a_model_goes_back() {
         });
         decoder.layers[1].matrices.v.copy_from_slice(&w);
 
-        // One window at a time, and every activation computed again: other sums, the same numbers.
+        // One window at a time, and every activation recomputed: another order of sums, the same results.
         let (again, small, memory) = run(&decoder, 1);
         assert_eq!(memory.windows, 1, "{name}");
         assert!(memory.recomputed >= decoder.layers.len(), "{name}: {memory:?}");
