@@ -1,6 +1,6 @@
 // y = f(x), f by `kind`
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32,

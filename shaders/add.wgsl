@@ -1,6 +1,6 @@
 // y = a + b
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32,

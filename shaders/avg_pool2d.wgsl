@@ -1,8 +1,8 @@
 // y[(i, j), c] = mean of x[(a, b), c] over the window of cell (i, j):
 //     a = ⌊i·height/out_height⌋ .. ⌈(i + 1)·height/out_height⌉, b likewise
 //
-// A workgroup takes 64 channels of one cell, and PARTS threads share a channel: every PARTS-th pixel of the window is
-// one's own, then the first adds up the others'.
+// A workgroup computes 64 channels of one cell. PARTS threads share a channel: each sums every PARTS-th pixel of the
+// window, then the first thread adds the partial sums.
 
 struct Params {
     height: u32,

@@ -1,13 +1,13 @@
 // cache[slot + position, head, d] = x[r, head · D + d], slot and position of row r
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     rows: u32,
     heads: u32,
     head_dim: u32,    // D
     head_stride: u32, // D rounded up to 4
-    each: u32,        // 0: the rows follow the first one; a picture may have more rows than the table
+    each: u32,        // 0: rows are consecutive from the first one on; a picture may have more rows than the table
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
@@ -17,7 +17,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn cache_write(@builtin(global_invocation_id) id: vec3<u32>) {
-    let head = id.x / params.head_dim;   // over all rows
+    let head = id.x / params.head_dim;   // counted over all rows
     if head >= params.rows * params.heads {
         return;
     }

@@ -1,6 +1,6 @@
 // y[0, :] = class[:] + positions[0, :]        y[1 + p, :] = patches[p, :] + positions[1 + p, :]
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32, // elements of y

@@ -1,6 +1,6 @@
 // y[r, :] = c[r · cols ..]
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32, // elements of y

@@ -1,6 +1,7 @@
 // y[(i, j), c] = bias[c] + Σ_{a, b < 3} taps[c, a, b] · x[(stride·i + a − 1, stride·j + b − 1), c]
 //
-// Pixels outside the picture are 0. One thread an element: neighbours take neighbouring channels of one pixel.
+// Pixels outside the picture are 0. One thread per element: neighbouring threads have neighbouring channels of one
+// pixel.
 
 struct Params {
     count: u32,     // elements of y
@@ -9,7 +10,7 @@ struct Params {
     channels: u32,
     out_width: u32,
     stride: u32,
-    bias: u32,      // 0: none, its binding is not read
+    bias: u32,      // 0: there is none, and its binding is not read
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>; // (height · width, channels)
@@ -23,7 +24,7 @@ fn depthwise_conv2d(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
     for (var i = id.x; i < params.count; i += 64u * groups.x) {
         let c = i % params.channels;
         let pixel = i / params.channels;
-        // Counted from 1: row and column 0 are the border.
+        // Indices start from 1: row and column 0 are the padding.
         let top = params.stride * (pixel / params.out_width);
         let left = params.stride * (pixel % params.out_width);
         var sum = 0.0;

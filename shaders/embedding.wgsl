@@ -1,6 +1,6 @@
 // y[r, :] = scale · W[tokens[slot + position], :], slot and position of row r
 //
-// One thread writes 32 columns of one row. Rows whose token is in another chunk of W are left alone.
+// One thread writes 32 columns of one row. Rows whose token is in another chunk of W stay unchanged.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns

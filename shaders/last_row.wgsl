@@ -1,6 +1,6 @@
 // y[c] = x[rows − 1, c]
 //
-// One thread a column.
+// One thread per column.
 
 struct Params {
     rows: u32,

@@ -1,7 +1,7 @@
 // y[r, c] = (x[r, c] − mean) / sqrt(variance + eps) · gain[c] + bias[c]
 //
-// One workgroup a row. The mean first and then the differences from it, whose squares do not cancel; what they add up
-// to is what rounding took from the mean.
+// One workgroup per row. It computes the mean first and then the squared differences from it, which avoids
+// cancellation; the mean of the differences corrects the rounding of the mean.
 
 struct Params {
     cols: u32,
@@ -36,7 +36,7 @@ fn layer_norm(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_i
     }
 }
 
-// The sum of all threads' values over the columns, in all of them. Called by all of them.
+// The mean over the columns of all threads' values, returned to every thread. All threads must call it.
 fn average(thread: u32, value: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     sums[thread] = value;

@@ -1,6 +1,6 @@
 // y[r, c] = residual[r, c] + x[r, c] / sqrt(mean(x[r, :]²) + eps) · gain[c]
 //
-// One workgroup a row.
+// One workgroup per row.
 
 struct Params {
     cols: u32,

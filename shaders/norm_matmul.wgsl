@@ -8,7 +8,7 @@ struct Params {
     cols: u32,          // k
     first: u32,         // first row of W within the chunk
     rows: u32,          // rows n to compute
-    out: u32,           // where they begin in a row of y
+    out: u32,           // column of y where they begin
     m: u32,             // rows of x
     stride: u32,        // columns of y
     eps: f32,

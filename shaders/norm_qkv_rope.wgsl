@@ -1,11 +1,11 @@
 // n = x / sqrt(mean(x²) + eps) · gain; the rows of W · n[m] + bias are q, k and v of row m, one head after the other;
-// with a QK-norm heads of q and k are normalised by gains of their own; q and k are rotated by the angles of the row's
-// position, or left as they are; k and v go to the cache.
+// with a QK-norm heads of q and k are normalised with gains of their own; q and k are rotated by the angles of the
+// row's position, or not at all; k and v are written to the cache.
 //
-// One workgroup computes LANES pairs of rows of W for up to 8 rows of x (shared/gemv, shared/norm); with a QK-norm they are
-// whole heads, and the products are handed out twice: for the squares of the heads, and for their elements. A pair is what rope
-// rotates together: rows i and i + D/2 of a head, or 2i and 2i + 1 where pairs are interleaved; rows of v are paired
-// alike and left as they are.
+// One workgroup computes LANES pairs of rows of W for up to 8 rows of x (shared/gemv, shared/norm). With a QK-norm
+// these are whole heads, and the products are passed to `store2` twice: for the squares of the heads, then for their
+// elements. A pair is rotated together by rope: rows i and i + D/2 of a head, or 2i and 2i + 1 where pairs are
+// interleaved. Rows of v are paired in the same way and not rotated.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns
@@ -20,10 +20,10 @@ struct Params {
     head_stride: u32,   // D rounded up to 4: a head in the cache
     kv_heads: u32,
     interleaved: u32,
-    bias: u32,          // whether there is one
-    rope: u32,          // whether q and k rotate
-    q_angles: u32,      // rows of the table from those that turn k to those that turn q
-    each: u32,          // rows of the table for each of the tables that rows choose from
+    bias: u32,          // whether there is a bias
+    rope: u32,          // whether q and k are rotated
+    q_angles: u32,      // offset in the table from the angles of k to those of q
+    each: u32,          // rows per table, where rows select one of several tables
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;      // (m, cols)
@@ -39,7 +39,7 @@ struct Params {
 
 override QK_NORM: u32 = 0u;
 
-var<private> measuring: bool; // squares of pairs into `lane_squares`, not yet elements
+var<private> measuring: bool; // whether `store2` adds squares to `lane_squares` instead of writing elements
 
 @compute @workgroup_size(LANES * SPLIT)
 fn norm_qkv_rope(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
@@ -70,13 +70,13 @@ fn pair_rows(pair: u32) -> vec2<u32> {
     return head + vec2<u32>(i, i + half_dim);
 }
 
-// Element i of what stands behind the gain.
+// Element i of the vectors after the gain.
 fn behind_gain(i: u32) -> f32 {
     let at = params.cols + i;
     return gain[at / 4u][at % 4u];
 }
 
-// Every sum as `fma`, as in shared/gemv: the bits of a row do not hang on how many rows there are.
+// Every sum is an `fma`, as in shared/gemv: the bits of a row must not depend on the number of rows.
 fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     let rows = params.q_rows + params.k_rows + params.v_rows;
     let pair = LANES * group.x + lane;
@@ -127,7 +127,7 @@ fn store2(r: u32, lane: u32, group: vec3<u32>, sums: vec2<f32>) {
     }
 }
 
-// 1 / sqrt(mean(·²) + eps) of the head whose first pair is at a lane.
+// 1 / sqrt(mean(·²) + eps) of the head whose first pair belongs to lane `first`.
 fn head_factor(r: u32, first: u32) -> f32 {
     var total = 0.0;
     for (var i = 0u; i < params.head_dim / 2u; i++) {

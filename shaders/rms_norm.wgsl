@@ -1,6 +1,6 @@
 // y[r, c] = x[r, c] / sqrt(mean(x[r, :]²) + eps) · gain[c]
 //
-// One workgroup a row, or a head of one.
+// One workgroup per row, or per head where heads are normalised separately.
 
 struct Params {
     cols: u32,

@@ -2,15 +2,15 @@
 //     y[a] = x[a] · cos − x[b] · sin        y[b] = x[b] · cos + x[a] · sin
 // (a, b) is (i, i + D/2), or (2i, 2i + 1) where pairs are interleaved.
 //
-// One thread a pair.
+// One thread per pair.
 
 struct Params {
     rows: u32,
     heads: u32,
     head_dim: u32,    // D
     interleaved: u32,
-    first: u32,       // row of the table at which those of position 0 begin
-    each: u32,        // rows of the table for each of the tables that rows choose from
+    first: u32,       // first row of the table for position 0
+    each: u32,        // rows per table, where rows select one of several tables
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (rows, heads · D)
@@ -23,7 +23,7 @@ struct Params {
 fn rope(@builtin(global_invocation_id) id: vec3<u32>) {
     let half_dim = params.head_dim / 2u;
     let i = id.x % half_dim;
-    let head = id.x / half_dim;   // over all rows
+    let head = id.x / half_dim;   // counted over all rows
     let row = head / params.heads;
     if row >= params.rows {
         return;

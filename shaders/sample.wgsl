@@ -5,17 +5,17 @@
 //     else   : among tokens kept by top-k, top-p and min-p: argmax l' / T − ln(−ln u(seed, position, id))
 //     logprob = logits[id] − ln Σ exp logits
 //
-// The Gumbel maximum draws from softmax(l' / T) without a running sum. Filters are thresholds on l', found by
-// bisection over the ordered bits of a float, so nothing is sorted; equals of the last one kept are kept too.
-// One workgroup a row of logits. It moves its row of the table on to the token that it wrote, so that a decoding step
-// needs nothing from the host. (The table is bound for writing here, and so not as the uniform `batch`.)
+// The Gumbel maximum draws from softmax(l' / T) without a running sum. Filters are thresholds on l', found by bisection
+// over the ordered bits of a float, so nothing is sorted; logits equal to the last one kept are also kept. One
+// workgroup per row of logits. It also advances its row of the table to the new token, so that a decoding step needs
+// nothing from the host. (The table is bound for writing here, and so not as the uniform `batch`.)
 
 struct Params {
     vocab: u32,
     first: u32,   // the row of the table that the first row of logits belongs to
 }
 
-@group(0) @binding(0) var<storage, read_write> logits: array<f32>;   // (m, vocab); penalties are undone on the way out
+@group(0) @binding(0) var<storage, read_write> logits: array<f32>;   // (m, vocab); penalties are undone at the end
 @group(0) @binding(1) var<storage, read_write> tokens: array<u32>;   // (capacity)
 @group(0) @binding(2) var<storage, read_write> table: array<Row>;    // (512)
 @group(0) @binding(3) var<storage, read_write> sampled: array<u32>;  // (m, 2): id, bits of its logprob
@@ -119,7 +119,7 @@ fn kept(thread: u32, base: u32, row: Row) -> u32 {
     }
     let top_k = row.top_k & 0xffffffu;
     if top_k > 0u && top_k < params.vocab {
-        // The largest key that at least k logits reach.
+        // Finds the largest key that the keys of at least k logits equal or exceed.
         var key = 0u;
         for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
             if count(thread, base, key | bit) >= top_k {
@@ -141,7 +141,7 @@ fn kept(thread: u32, base: u32, row: Row) -> u32 {
     return min(threshold, ordered(most));
 }
 
-// Keys in the order of the floats.
+// Maps a float to a key with the same order.
 fn ordered(v: f32) -> u32 {
     let bits = bitcast<u32>(v);
     return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
@@ -164,7 +164,7 @@ fn largest(thread: u32, base: u32) -> f32 {
     return values[0];
 }
 
-// Σ exp((logit − most) / temperature) over logits whose key reaches the threshold.
+// Σ exp((logit − most) / temperature) over the logits whose key is at least the threshold.
 fn total(thread: u32, base: u32, most: f32, threshold: u32, temperature: f32) -> f32 {
     var v = 0.0;
     for (var i = thread; i < params.vocab; i += WG) {
@@ -175,7 +175,7 @@ fn total(thread: u32, base: u32, most: f32, threshold: u32, temperature: f32) ->
     return sum(thread, v);
 }
 
-// How many logits' keys reach the threshold.
+// The number of logits whose key is at least the threshold.
 fn count(thread: u32, base: u32, threshold: u32) -> u32 {
     var v = 0.0;
     for (var i = thread; i < params.vocab; i += WG) {
@@ -184,7 +184,7 @@ fn count(thread: u32, base: u32, threshold: u32) -> u32 {
     return u32(sum(thread, v));
 }
 
-// The sum of all threads' values; the same in all of them.
+// The sum over all threads, returned to every thread.
 fn sum(thread: u32, value: f32) -> f32 {
     workgroupBarrier();
     values[thread] = value;

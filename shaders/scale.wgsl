@@ -1,6 +1,6 @@
 // y[r, c] = x[r, c] · s[0, c]
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32,

@@ -1,10 +1,10 @@
 // y[r, :] = x[first + r, :]
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32, // elements of y
-    start: u32, // element of x that y begins with
+    start: u32, // first element of x that is copied
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>; // (first + rows, cols)

@@ -1,6 +1,6 @@
 // y[r, :] = rows[t − vocab, :] where t = tokens[slot + position] of row r is past the vocabulary, else x[r, :]
 //
-// One thread an element. An id past the last row takes the last row.
+// One thread per element. An id past the last row selects the last row.
 
 struct Params {
     count: u32,  // elements of y

@@ -1,6 +1,6 @@
-// y = f(gate) · up, f by GELU (shared/gate)
+// y = f(gate) · up, f is silu or GELU, by GELU (shared/gate)
 //
-// One thread an element.
+// One thread per element.
 
 struct Params {
     count: u32,

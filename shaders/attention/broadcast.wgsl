@@ -1,13 +1,13 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows follow
-// each other), of which a window leaves the last ones; else 0 .. position + rows for every row
+// t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows are
+// consecutive), or the last `window` of these with a window; else 0 .. position + rows for every row
 //
-// tile.wgsl for a rasteriser on the CPU, where a load is a loop over lanes and a broadcast one instruction. One workgroup
-// of 64 threads takes 32 rows of one query head; keys go by 64 with a running maximum and sum for each row. Both
-// products are 16 rows by two columns a thread: its half of the rows with keys l and l + 32, then with columns l and
-// l + 32 of the values (and l + 64, l + 96). Lane i loads quads of rows i and i + 8, and all lanes get them by broadcast.
-// For the softmax a row has two threads. Heads up to 128. Subgroups are 8 to 32 neighbouring threads.
+// The variant of tile.wgsl for CPU rasterisers, which run a load once per lane and a broadcast as one instruction. One
+// workgroup of 64 threads computes 32 rows of one query head, over blocks of 64 keys with a running maximum and sum per
+// row. In both products a thread has 16 rows and two columns: first keys l and l + 32, then columns l and l + 32 of the
+// values (and l + 64, l + 96). Lane i loads quads of rows i and i + 8 and broadcasts them. The softmax uses two threads
+// per row. D is at most 128. A subgroup is 8 to 32 neighbouring threads.
 
 struct Params {
     heads: u32,
@@ -18,8 +18,8 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
-    window: u32,      // rows that a causal row sees at most, the last of them itself
-    keys: u32,        // that every row sees, where attention is not causal
+    window: u32,      // the largest number of rows that a causal row attends to, itself included
+    keys: u32,        // the number of keys, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -34,10 +34,10 @@ const KEYS: u32 = 64u;
 const LOWEST: f32 = -3.0e38;
 
 var<workgroup> scores: array<f32, ROWS * KEYS>;
-var<workgroup> pairs: array<f32, 64>; // what each of a row's two threads has: first maxima, then sums
+var<workgroup> pairs: array<f32, 64>; // values of each of a row's two threads: first maxima, then sums
 var<workgroup> kept: array<f32, ROWS>;
 
-// 16 rows by two columns: four rows to a vector.
+// 16 rows by two columns; each vector holds four rows.
 struct Sums {
     a0: vec4<f32>,
     a1: vec4<f32>,
@@ -58,12 +58,12 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     let scale = vec2<f32>(query_scale(rows.x, head), query_scale(rows.y, head));
 
     var near = Sums(); // columns up to 64
-    var far = Sums();  // and the others
+    var far = Sums();  // the other columns
     var largest = LOWEST;
     var total = 0.0;
     let row = thread / 2u;
     let length = place().y + select(params.keys, min((group.y + 1u) * ROWS, params.rows), params.causal != 0u);
-    // Whole blocks of keys, so that a row adds in one order wherever its tile begins.
+    // Loops over whole blocks of keys, so that the order of a row's sums does not depend on its tile.
     for (var start = first_keys(group.y * ROWS).x / KEYS * KEYS; start < length; start += KEYS) {
         score(thread, start, length, row0, rows, scale, head, kv);
         workgroupBarrier();
@@ -100,18 +100,18 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     store_columns(far, thread, 64u, row0, head);
 }
 
-// Where the keys begin, and the position of the first row.
+// The slot, where the keys begin, and the position of the first row.
 fn place() -> vec2<u32> {
     return vec2<u32>(batch[0].slot, batch[0].position);
 }
 
-// The first keys that four rows see, by their window.
+// The first keys that each of four rows attends to with the window.
 fn first_keys(row: u32) -> vec4<u32> {
     let ends = vec4<u32>(place().y + row + 1u) + vec4<u32>(0u, 1u, 2u, 3u);
     return ends - min(ends, vec4<u32>(params.window));
 }
 
-// What a row of q is multiplied by.
+// The factor of a row of q.
 fn query_scale(row: u32, head: u32) -> f32 {
     if params.eps < 0.0 {
         return params.scale;
@@ -137,7 +137,7 @@ fn query_quad(row: u32, head: u32, i: u32) -> vec4<f32> {
     return v;
 }
 
-// scores of this thread's rows with its two keys; far below everything where the row may not see the key.
+// The scores of this thread's rows with its two keys; LOWEST where the row does not attend to the key.
 fn score(
     thread: u32,
     start: u32,
@@ -174,7 +174,7 @@ fn score(
     put(row + 12u, t.y, factor.y * sums.b3, start, row0 + 12u, length);
 }
 
-// Scores of four rows, from `first` on of all rows, with a key.
+// Writes the scores of four rows with a key; `first` is the first of them among all rows.
 fn put(row: u32, t: u32, v: vec4<f32>, start: u32, first: u32, length: u32) {
     var last = vec4<u32>(length - 1u);
     if params.causal != 0u {
@@ -210,7 +210,7 @@ fn weigh(sums: Sums, thread: u32, column: u32, start: u32, count: u32, length: u
     return s;
 }
 
-// A column of four values; those past the last meet scores of zero.
+// One column of four values. Positions past the last are multiplied by scores of zero.
 fn value_quad(first: u32, length: u32, kv: u32, column: u32) -> vec4<f32> {
     let stride = params.kv_heads * (params.head_stride / 4u);
     let at = min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(length - 1u)) * stride + kv + column / 4u;
@@ -218,7 +218,8 @@ fn value_quad(first: u32, length: u32, kv: u32, column: u32) -> vec4<f32> {
     return vec4<f32>(f32(values[at.x][j]), f32(values[at.y][j]), f32(values[at.z][j]), f32(values[at.w][j]));
 }
 
-// Sums with four more products each: `low` and `high` are lane i's quads of rows i and i + 8, v and w the columns'.
+// Adds four more products to each sum: `low` and `high` are lane i's quads of rows i and i + 8, v and w those of the
+// columns.
 fn add_products(sums: Sums, low: vec4<f32>, high: vec4<f32>, v: vec4<f32>, w: vec4<f32>) -> Sums {
     var s = sums;
     let x0 = subgroupBroadcast(low, 0u);

@@ -1,12 +1,12 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t counts from the slot of row r: 0 .. its position + 1, of which a window leaves the last ones
+// t counts from the slot of row r: 0 .. its position + 1, or the last `window` of these with a window
 //
-// row.wgsl for a rasteriser on the CPU, where a load is a loop over lanes and a broadcast one instruction. One workgroup of
-// 64 threads takes a row and HEADS query heads of one KV head, which share every load of keys and values. First a thread
-// has a key of 64: eight lanes hold eight quads of a query, and all get them by broadcast. Then it has four columns of v
-// and every so many eighth key: eight lanes hold the weights of eight keys. D is a multiple of four subgroups, at most
-// 128. Subgroups are 8 to 32 neighbouring threads.
+// The variant of row.wgsl for CPU rasterisers, which run a load once per lane and a broadcast as one instruction. One
+// workgroup of 64 threads computes one row of HEADS query heads of one KV head, which share every load of keys and
+// values. For the scores each thread has one key of 64: eight lanes load eight quads of a query and broadcast them. For
+// the sums each thread has four columns of v and a share of the keys: eight lanes hold the weights of eight keys. D is
+// a multiple of four subgroups and at most 128. A subgroup is 8 to 32 neighbouring threads.
 
 struct Params {
     heads: u32,
@@ -17,8 +17,8 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,      // 1
-    window: u32,      // rows that a row sees at most, the last of them itself
-    keys: u32,        // of other kernels
+    window: u32,      // the largest number of rows that a row attends to, itself included
+    keys: u32,        // not used here
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -34,9 +34,9 @@ const CHUNK: u32 = 512u;
 const MOST_QUADS: u32 = 32u; // D up to 128
 const LOWEST: f32 = -3.0e38;
 
-var<workgroup> query: array<vec4<f32>, 4u * MOST_QUADS>; // of each head
-var<workgroup> factors: array<f32, 4>;                   // what a head's query is multiplied by
-var<workgroup> scores: array<vec4<f32>, CHUNK>;          // of each head with a key, then its weight
+var<workgroup> query: array<vec4<f32>, 4u * MOST_QUADS>; // of all heads
+var<workgroup> factors: array<f32, 4>;                   // the factor of each head's query
+var<workgroup> scores: array<vec4<f32>, CHUNK>;          // of all heads with a key; later the key's weights
 var<workgroup> shared4: array<vec4<f32>, WG>;
 
 // Four columns of each head.
@@ -52,7 +52,7 @@ fn heads(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gr
     let together = params.heads / params.kv_heads;
     let tiles = (together + HEADS - 1u) / HEADS;
     let kv_head = group.x / tiles;
-    let within = group.x % tiles * HEADS; // the first of its heads among those of the KV head
+    let within = group.x % tiles * HEADS; // the first of its heads within the KV head
     let head = kv_head * together + within;
     let count_heads = min(HEADS, together - within);
     let quads = params.head_dim / 4u;
@@ -73,7 +73,7 @@ fn heads(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gr
     workgroupBarrier();
     let factor = vec4<f32>(factors[0], factors[1], factors[2], factors[3]);
 
-    // Threads of a column take eight keys in turn.
+    // Threads with the same columns take blocks of eight keys in turn.
     let column = thread % quads;
     let part = thread / quads;
     let parts = WG / quads;
@@ -84,7 +84,7 @@ fn heads(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gr
         let count = min(CHUNK, length - start);
         var most = vec4<f32>(LOWEST);
         for (var t0 = 0u; t0 < count; t0 += WG) {
-            // The same for all lanes of a subgroup.
+            // The condition is uniform in a subgroup.
             if t0 + thread / 32u * 32u < count {
                 let t = t0 + thread;
                 let at = (first + start + min(t, count - 1u)) * stride + kv_head * quads;
@@ -109,7 +109,7 @@ fn heads(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gr
         for (var t0 = 8u * part; t0 < select(0u, count, part < parts); t0 += 8u * parts) {
             let mine = scores[t0 + thread % 8u];
             let at = (first + start) * stride + kv_head * quads + column;
-            // Weights of keys past the last are zero.
+            // The weights of keys past the last are zero.
             let last = count - 1u - t0;
             sums = add_value(sums, subgroupBroadcast(mine, 0u), at + t0 * stride);
             sums = add_value(sums, subgroupBroadcast(mine, 1u), at + (t0 + min(1u, last)) * stride);
@@ -135,7 +135,7 @@ fn heads(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gr
     }
 }
 
-// What a head's query is multiplied by.
+// The factor of a head's query.
 fn query_factor(head: u32, quads: u32) -> f32 {
     if params.eps < 0.0 {
         return params.scale;
@@ -148,7 +148,7 @@ fn query_factor(head: u32, quads: u32) -> f32 {
     return params.scale * inverseSqrt(squares / f32(params.head_dim) + params.eps);
 }
 
-// The products of a key with each head's query. Called by all lanes of a subgroup.
+// The products of a key with each head's query. All lanes of a subgroup must call it.
 fn key_products(thread: u32, at: u32, quads: u32) -> vec4<f32> {
     var p0 = vec4<f32>(0.0);
     var p1 = vec4<f32>(0.0);
@@ -189,7 +189,7 @@ fn key_products(thread: u32, at: u32, quads: u32) -> vec4<f32> {
     return products;
 }
 
-// sums + Σ_i x_i · k[i], where lane i has x_i.
+// sums + Σ_i x_i · k[i], where lane i holds x_i.
 fn add_products(sums: vec4<f32>, x: vec4<f32>, k: array<vec4<f32>, 8>) -> vec4<f32> {
     var p = fma(subgroupBroadcast(x, 0u), k[0], sums);
     p = fma(subgroupBroadcast(x, 1u), k[1], p);
@@ -201,7 +201,7 @@ fn add_products(sums: vec4<f32>, x: vec4<f32>, k: array<vec4<f32>, 8>) -> vec4<f
     return fma(subgroupBroadcast(x, 7u), k[7], p);
 }
 
-// sums + p · v, for the quad of values at `at` and each head's weight of its key.
+// sums + p · v, for the quad of values at `at` and the weights p of its key for all heads.
 fn add_value(sums: Sums, p: vec4<f32>, at: u32) -> Sums {
     let v = vec4<f32>(values[at]);
     var s = sums;
@@ -222,7 +222,8 @@ fn across(v: vec4<f32>) -> f32 {
     return v.x + v.y + v.z + v.w;
 }
 
-// What a thread's columns of a head are, its share of the keys in each. Called by all threads.
+// Writes the results of a thread's columns for a head; every thread adds its share of the keys. All threads must call
+// it.
 fn store(thread: u32, h: u32, count: u32, base: u32, share: vec4<f32>) {
     let quads = params.head_dim / 4u;
     shared4[thread] = share;
@@ -241,7 +242,7 @@ fn store(thread: u32, h: u32, count: u32, base: u32, share: vec4<f32>) {
     workgroupBarrier();
 }
 
-// The largest values of all threads, in all of them. Called by all of them.
+// The maximum over all threads, returned to every thread. All threads must call it.
 fn group_max(thread: u32, value: vec4<f32>) -> vec4<f32> {
     workgroupBarrier();
     shared4[thread] = value;
@@ -255,7 +256,7 @@ fn group_max(thread: u32, value: vec4<f32>) -> vec4<f32> {
     return shared4[0];
 }
 
-// The sums of all threads' values, in all of them. Called by all of them.
+// The sum over all threads, returned to every thread. All threads must call it.
 fn group_sum(thread: u32, value: vec4<f32>) -> vec4<f32> {
     workgroupBarrier();
     shared4[thread] = value;

@@ -1,11 +1,11 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t counts from the slot of row r: 0 .. its position + 1 where attention is causal, of which a window leaves the last ones;
-// else 0 .. position of row 0 + keys
+// t counts from the slot of row r: 0 .. its position + 1 where attention is causal, or the last `window` of these with
+// a window; else 0 .. position of row 0 + keys
 //
-// One workgroup a row and query head: right for decoding, where rows are few. Keys go by in chunks of CHUNK whose
-// scores fit workgroup memory; a running maximum and sum (online softmax) join the chunks, so memory does not grow
-// with the context. Where `eps` is not negative, q and k are first brought to unit mean square (weightless QK-norm).
+// One workgroup per row and query head, for decoding, where rows are few. Keys are processed in chunks of CHUNK whose
+// scores fit workgroup memory, with a running maximum and sum (online softmax), so memory does not grow with the
+// context. If `eps` is not negative, q and k are first normalised to unit mean square (weightless QK-norm).
 
 struct Params {
     heads: u32,
@@ -16,8 +16,8 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
-    window: u32,      // rows that a causal row sees at most, the last of them itself
-    keys: u32,        // that every row sees, where attention is not causal
+    window: u32,      // the largest number of rows that a causal row attends to, itself included
+    keys: u32,        // the number of keys, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -45,7 +45,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     let stride = params.kv_heads * quads;
     var first = batch[group.y].slot;
     var length = batch[group.y].position + 1u;
-    // The rows of a picture are more than the table has; the first stands for all.
+    // A picture may have more rows than the table, so its first row is used for all of them.
     if params.causal == 0u {
         first = batch[0].slot;
         length = batch[0].position + params.keys;
@@ -72,7 +72,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
         scale *= inverseSqrt(squares / f32(params.head_dim) + params.eps);
     }
 
-    // Threads of a column group add up the same four columns of v over every `groups`-th key.
+    // Threads with the same four columns of v take every `groups`-th key.
     let groups = max(WG / quads, 1u);
     var largest = -3.0e38;
     var total = 0.0;
@@ -132,7 +132,7 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     }
 }
 
-// The largest value of all threads, in all of them. Called by all of them.
+// The maximum over all threads, returned to every thread. All threads must call it.
 fn group_max(thread: u32, value: f32) -> f32 {
     workgroupBarrier();
     reduced[thread] = value;
@@ -146,7 +146,7 @@ fn group_max(thread: u32, value: f32) -> f32 {
     return reduced[0];
 }
 
-// The sum of all threads' values, in all of them. Called by all of them.
+// The sum over all threads, returned to every thread. All threads must call it.
 fn group_sum(thread: u32, value: f32) -> f32 {
     workgroupBarrier();
     reduced[thread] = value;

@@ -1,12 +1,11 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
-// t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows follow
-// each other), of which a window leaves the last ones; else 0 .. position + rows for every row
+// t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows are
+// consecutive), or the last `window` of these with a window; else 0 .. position + rows for every row
 //
-// One workgroup of 64 threads takes 16 rows of one query head: right for prompts. Keys go by 32 at a time with a
-// running maximum and sum for each row (online softmax). For the scores, thread t has key t % 32 and eight rows; for
-// the softmax row t % 16 and every fourth key, for the sums up to two items, each four columns of four rows. Heads up to
-// 128.
+// One workgroup of 64 threads computes 16 rows of one query head, for prompts, over blocks of 32 keys with a running
+// maximum and sum per row (online softmax). For the scores, thread t has key t % 32 and eight rows; for the softmax,
+// row t % 16 and every fourth key; for the sums, up to two items of four columns and four rows. D is at most 128.
 
 struct Params {
     heads: u32,
@@ -17,8 +16,8 @@ struct Params {
     eps: f32,         // < 0: no QK-norm
     rows: u32,
     causal: u32,
-    window: u32,      // rows that a causal row sees at most, the last of them itself
-    keys: u32,        // that every row sees, where attention is not causal
+    window: u32,      // the largest number of rows that a causal row attends to, itself included
+    keys: u32,        // the number of keys, where attention is not causal
 }
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;      // (rows, heads · D)
@@ -34,7 +33,7 @@ const LOWEST: f32 = -3.0e38;
 
 var<workgroup> queries: array<vec4<f32>, 32u * ROWS>;      // (D / 4, rows)
 var<workgroup> scores: array<vec4<f32>, KEYS * ROWS / 4u>; // (keys, rows / 4)
-var<workgroup> parts: array<vec4<f32>, ROWS>;              // (4 threads of a row, rows / 4): maxima, in the end sums
+var<workgroup> parts: array<vec4<f32>, ROWS>;              // (4 threads of a row, rows / 4): maxima, at the end sums
 var<workgroup> kept: array<vec4<f32>, ROWS / 4u>;
 
 @compute @workgroup_size(64)
@@ -46,7 +45,7 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     let kv = place().x * stride + (head / (params.heads / params.kv_heads)) * quads;
     load_queries(thread, head, row0, quads);
 
-    // Two items of this thread: columns 4c .. of rows 4g ...
+    // Two items of this thread: columns from 4c on and rows from 4g on.
     let c0 = thread % quads;
     let g0 = thread / quads;
     let c1 = (thread + 64u) % quads;
@@ -60,13 +59,13 @@ fn tile(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     var b2 = vec4<f32>(0.0);
     var b3 = vec4<f32>(0.0);
 
-    // Of this thread's row: the largest score so far, and the sum over this thread's keys.
+    // The largest score of this thread's row so far, and the sum over this thread's keys.
     let row = thread % ROWS;
     var largest = LOWEST;
     var total = 0.0;
 
     let length = place().y + select(params.keys, min(row0 + ROWS, params.rows), params.causal != 0u);
-    // Whole blocks of keys, so that a row adds in one order wherever its tile begins.
+    // Loops over whole blocks of keys, so that the order of a row's sums does not depend on its tile.
     for (var start = first_keys(row0).x / KEYS * KEYS; start < length; start += KEYS) {
         score(thread, start, length, row0, stride, kv, quads);
         workgroupBarrier();
@@ -177,7 +176,7 @@ fn load_queries(thread: u32, head: u32, row0: u32, quads: u32) {
     workgroupBarrier();
 }
 
-// scores[key, row] of this thread's key and eight rows; far below everything where the row may not see the key.
+// Writes scores[key, row] for this thread's key and eight rows; LOWEST where the row does not attend to the key.
 fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, quads: u32) {
     let t = thread % KEYS;
     let rows = (thread / KEYS) * 8u;
@@ -215,18 +214,18 @@ fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, 
     scores[at + 1u] = select(vec4<f32>(LOWEST), high, highs);
 }
 
-// Where the keys begin, and the position of the first row.
+// The slot, where the keys begin, and the position of the first row.
 fn place() -> vec2<u32> {
     return vec2<u32>(batch[0].slot, batch[0].position);
 }
 
-// The first keys that four rows see, by their window.
+// The first keys that each of four rows attends to with the window.
 fn first_keys(row: u32) -> vec4<u32> {
     let ends = vec4<u32>(place().y + row + 1u) + vec4<u32>(0u, 1u, 2u, 3u);
     return ends - min(ends, vec4<u32>(params.window));
 }
 
-// The last keys that four rows see: each its own where attention is causal, else the last of all.
+// The last keys that four rows attend to: for each row its own position where attention is causal, else the last key.
 fn last_keys(row: u32, length: u32) -> vec4<u32> {
     if params.causal == 0u {
         return vec4<u32>(length - 1u);

@@ -1,4 +1,4 @@
-// y[p, n] = Σ_k W[n, k] · patch_p[k], for the rows n of one chunk of W: squares of the picture as a matrix product.
+// y[p, n] = Σ_k W[n, k] · patch_p[k], for the rows n of one chunk of W: patches of the picture in a matrix product.
 //
 // Patch p is the square at (p / grid, p % grid); k counts its channels, then its rows, then its columns, as W does.
 // One workgroup computes 32 × 64 of y (shared/gemm).
@@ -8,11 +8,11 @@ struct Params {
     cols: u32,          // k = channels · patch²
     first: u32,         // first row of W within the chunk
     rows: u32,          // rows n to compute
-    out: u32,           // where they begin in a row of y
+    out: u32,           // column of y where they begin
     m: u32,             // patches: grid²
     stride: u32,        // columns of y
     size: u32,          // S, pixels of a side
-    side: u32,          // pixels of a patch's side
+    side: u32,          // side of a patch in pixels
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;        // (channels, S, S)
@@ -26,7 +26,7 @@ fn gemm(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     tile_product(thread, group);
 }
 
-// Pixels 4·quad.. of a patch, zero past its end.
+// Pixels from 4·quad on of a patch, zero past its end.
 fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     let grid = params.size / params.side;
     let corner = (row / grid * params.size + row % grid) * params.side;
@@ -34,7 +34,7 @@ fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     for (var i = 0u; i < 4u; i++) {
         let k = 4u * quad + i;
         if k < params.cols {
-            let line = k / params.side; // of all channels
+            let line = k / params.side; // line of pixels, counted over all channels
             let channel = line / params.side;
             v[i] = x[(channel * params.size + line % params.side) * params.size + corner + k % params.side];
         }

@@ -1,13 +1,13 @@
 // y[m, n] = residual[m, n] + f(bias[n] + Σ_k x[m, k] · W[n, k]), for the rows n of one chunk of W.
 //
-// One workgroup computes 32 × 64 of y (shared/gemm). shared/epilogue_* say which of bias and residual there are.
+// One workgroup computes 32 × 64 of y (shared/gemm). shared/epilogue_* add bias and residual where there are any.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,          // k
     first: u32,         // first row of W within the chunk
     rows: u32,          // rows n to compute
-    out: u32,           // where they begin in a row of y
+    out: u32,           // column of y where they begin
     m: u32,             // rows of x
     stride: u32,        // columns of y
 }

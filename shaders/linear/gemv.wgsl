@@ -1,14 +1,14 @@
 // y[m, n] = residual[m, n] + f(bias[n] + Σ_k W[n, k] · x[m, k]), for the rows of one chunk of W and few rows of x.
 //
 // One workgroup computes 64 rows n of up to 8 rows m; a thread has rows lane and lane + 32 of them (shared/gemv).
-// shared/epilogue_* say which of bias and residual there are.
+// shared/epilogue_* add bias and residual where there are any.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns
     cols: u32,          // k
     first: u32,         // first row of W within the chunk
     rows: u32,          // rows n to compute
-    out: u32,           // where they begin in a row of y
+    out: u32,           // column of y where they begin
     m: u32,             // rows of x
     stride: u32,        // columns of y
 }

@@ -1,5 +1,4 @@
-// What a product does with its sum for row m and column n of y: residual + f(bias + sum), f by ACTIVATION
-// (shared/activation).
+// The result of a product for row m and column n of y: residual + f(bias + sum), f by ACTIVATION (shared/activation).
 override ACTIVATION: u32 = 0u;
 
 @group(0) @binding(4) var<storage, read> bias: array<f32>;           // (stride)

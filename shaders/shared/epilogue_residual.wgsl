@@ -1,4 +1,4 @@
-// What a product does with its sum for row m and column n of y: residual + f(sum), f by ACTIVATION (shared/activation).
+// The result of a product for row m and column n of y: residual + f(sum), f by ACTIVATION (shared/activation).
 override ACTIVATION: u32 = 0u;
 
 @group(0) @binding(4) var<storage, read_write> residual: array<f32>; // (m, stride)

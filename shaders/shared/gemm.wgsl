@@ -1,8 +1,8 @@
-// The product of a tile of 32 rows of x with 64 rows of W; `store(row, n, value)` of the kernel takes each result.
+// The product of a tile of 32 rows of x with 64 rows of W; the kernel's `store(row, n, value)` receives each result.
 //
-// A workgroup is 64 threads. For every block of 32 columns both tiles go to workgroup memory as quads of columns, the
-// weights unpacked once for all 32 rows. Thread (a, b) = (thread / 8, thread % 8) then has rows 4a .. 4a + 3 of x and
-// rows b, b + 8, … b + 56 of W: 12 loads for 128 multiply-adds. Strides of 9 keep neighbouring rows in different banks.
+// 64 threads per workgroup. Each block of 32 columns of both tiles is copied to workgroup memory as quads; weights are
+// unpacked once for all 32 rows. Thread (a, b) = (thread / 8, thread % 8) has rows 4a .. 4a + 3 of x and rows b, b + 8,
+// … b + 56 of W: 12 loads for 128 multiply-adds. Strides of 9 put neighbouring rows in different banks.
 
 const TILE_M: u32 = 32u;
 const TILE_N: u32 = 64u;

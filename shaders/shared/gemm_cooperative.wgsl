@@ -1,22 +1,22 @@
-// The product of a tile of 64 rows of x with 64 rows of W by cooperative matrices; `store(row, n, value)` of the kernel
-// takes each result.
+// The product of a tile of 64 rows of x with 64 rows of W by cooperative matrices; the kernel's `store(row, n, value)`
+// receives each result.
 //
-// A workgroup is 64 threads. For every block of 32 columns both tiles go to workgroup memory as float16, the weights
-// unpacked once for all 64 rows. The result is strips of SIZE columns, SIDE matrices of SIZE × SIZE below each other;
-// a subgroup has the float32 sums of STRIPS of them in registers at a time, and there are SIDE subgroups at most: they
-// have SIZE threads or more.
+// A workgroup has 64 threads. For every block of 32 columns it copies both tiles to workgroup memory as float16 and
+// unpacks the weights once for all 64 rows. The result is divided into strips of SIZE columns, each SIDE matrices of
+// SIZE × SIZE. A subgroup holds the float32 sums of STRIPS strips in registers at a time. There are at most SIDE
+// subgroups, because each has SIZE threads or more.
 //
-// How threads are dealt to subgroups is the driver's business, so subgroups are numbered by the order they come in.
+// The driver decides which threads form a subgroup, so subgroups are numbered in the order in which they arrive.
 
 override STRIPS: u32 = 1u;
 
 const TILE: u32 = 64u;
 const SIDE: u32 = TILE / SIZE;
-const STRIDE: u32 = 40u; // rows begin on 16 bytes, as matrices are loaded, and in different banks
+const STRIDE: u32 = 40u; // rows begin at multiples of 16 bytes, as matrix loads require, and in different banks
 
 var<workgroup> x_tile: array<f16, TILE * STRIDE>;
 var<workgroup> w_tile: array<f16, TILE * STRIDE>;
-var<workgroup> results: array<f32, SIDE * SIZE * SIZE>; // a matrix of each subgroup
+var<workgroup> results: array<f32, SIDE * SIZE * SIZE>; // one matrix per subgroup
 var<workgroup> arrived: atomic<u32>;
 
 fn tile_product(thread: u32, group: vec3<u32>) {
@@ -33,7 +33,8 @@ fn tile_product(thread: u32, group: vec3<u32>) {
     let subgroup = subgroupAdd(number);
     workgroupBarrier();
     let subgroups = atomicLoad(&arrived);
-    // Once round where STRIPS is right for the subgroups that there are. Where it is too many, some do the last strip again.
+    // One iteration where STRIPS fits the number of subgroups. Where STRIPS is too large, some subgroups repeat the
+    // last strip.
     for (var strips = 0u; strips < SIDE; strips += subgroups * STRIPS) {
         let first = strips + subgroup * STRIPS;
         var sums: array<MatrixC, SIDE * SIDE / 2u>;
@@ -90,7 +91,7 @@ fn put_w(row: u32, quad: u32, v: vec4<f32>) {
     w_tile[at + 3u] = f16(v.w);
 }
 
-// An activation past float16 would be infinite, and a product with infinity makes a whole row NaN.
+// An activation past the range of float16 would become infinite, and a product with infinity makes a whole row NaN.
 fn put_x(row: u32, quad: u32, v: vec4<f32>) {
     let at = row * STRIDE + 4u * quad;
     let h = vec4<f16>(clamp(v, vec4<f32>(-65504.0), vec4<f32>(65504.0)));

@@ -1,9 +1,9 @@
-// The product of a tile of 16 rows of x with 128 rows of W; `store(row, n, value)` of the kernel takes each result.
+// The product of a tile of 16 rows of x with 128 rows of W; the kernel's `store(row, n, value)` receives each result.
 //
-// A workgroup is 64 threads, and a thread has two rows of W in registers, a block of 32 columns at a time, against all
-// 16 rows of x. Lane l loads quads of rows l and l + 8 of x, and all lanes get them by broadcast: for a rasteriser on the
-// CPU, where a load is a loop over lanes and a broadcast one instruction. (shared/gemm suits GPUs.)
-// Subgroups are 8 to 64 neighbouring threads.
+// A workgroup has 64 threads. Each thread holds a block of 32 columns of two rows of W in registers and multiplies it
+// with all 16 rows of x. Lane l loads quads of rows l and l + 8 of x and broadcasts them. This suits CPU rasterisers,
+// which run a load once per lane and a broadcast as one instruction; shared/gemm suits GPUs. A subgroup is 8 to 64
+// neighbouring threads.
 
 const TILE_M: u32 = 16u;
 const TILE_N: u32 = 128u;
@@ -12,7 +12,7 @@ var<private> first0: vec4<f32>; // rows 0 .. 3 of x with the first row of W
 var<private> first1: vec4<f32>;
 var<private> first2: vec4<f32>;
 var<private> first3: vec4<f32>;
-var<private> second0: vec4<f32>; // and with the second
+var<private> second0: vec4<f32>; // rows 0 .. 3 of x with the second row of W
 var<private> second1: vec4<f32>;
 var<private> second2: vec4<f32>;
 var<private> second3: vec4<f32>;
@@ -44,7 +44,7 @@ fn tile_product(thread: u32, group: vec3<u32>) {
     store4(m0 + 12u, n.y, second3);
 }
 
-// Four columns of everything.
+// Multiplies four columns of both rows of W with all rows of x.
 fn columns(m: vec2<u32>, quad: u32, v: vec4<f32>, w: vec4<f32>) {
     let low = x_quad(m.x, quad);
     let high = x_quad(m.y, quad);

@@ -1,17 +1,17 @@
-// The products of pairs of rows of W with ROWS rows of x, up to 8; a thread has PAIRS pairs:
+// The products of pairs of rows of W with ROWS rows of x, up to 8; each thread computes PAIRS pairs:
 //     store2(r, lane, group, sums)       sums[i] = Σ_k W[row[i], k] · activation(r, row of x, k)
 //
-// A workgroup is LANES × SPLIT threads, and does the work of PAIRS groups of LANES pairs, which `group.x` counts in
-// `weight_rows` and `store2`. Neighbouring lanes own neighbouring rows of W, so their loads of codes are neighbours too;
-// the SPLIT threads of a lane share its rows and take every SPLIT-th block of 32 columns. The rows of x go through
-// workgroup memory, STAGE vec4s of all of them at a time; `block_quads` (shared/quads_*) reads a block of one. A block of
-// W is unpacked once for all rows of x. The kernel defines `activation(r, row, quad)`: columns 4·quad.. of a row of x, zero
-// past its end; `weight_rows(lane, group)`: a pair of rows of W, any two past the last; and `store2`, which takes the
-// results of a pair, if there is one.
+// A workgroup has LANES × SPLIT threads and computes PAIRS groups of LANES pairs, which `group.x` counts in
+// `weight_rows` and `store2`. Neighbouring lanes have neighbouring rows of W, so their loads of codes are adjacent; the
+// SPLIT threads of a lane share its rows and take every SPLIT-th block of 32 columns. The rows of x are staged in
+// workgroup memory, STAGE vec4s of each row at a time; `block_quads` (shared/quads_*) reads a block of one row. A block
+// of W is unpacked once for all rows of x. The kernel defines `activation(r, row, quad)`: columns from 4·quad on of a
+// row of x, zero past its end; `weight_rows(lane, group)`: a pair of rows of W, any two past the last; and `store2`,
+// which receives the results of a pair, if it exists.
 //
-// The result of a row of x has the same bits whatever ROWS and PAIRS are and whichever row it is: block b belongs to split
-// b % SPLIT, thread t stages quads t, t + THREADS, …, and every sum is a chain of `fma` in one order, which no compiler may
-// contract in another way.
+// The result of a row of x has the same bits for all values of ROWS and PAIRS and for every place of the row: block b
+// belongs to split b % SPLIT, thread t stages quads t, t + THREADS, …, and every sum is a chain of `fma` in a fixed
+// order, which a compiler cannot contract differently.
 
 override SPLIT: u32 = 4u; // 2, 4 or 8
 override ROWS: u32 = 1u;  // 1, 2, 4 or 8
@@ -21,7 +21,7 @@ const STAGE: u32 = 512u;
 
 var<workgroup> staged: array<vec4<f32>, STAGE>;
 
-// Of the first pair, by row of x.
+// Sums of the first pair, by row of x.
 var<private> sums0: vec2<f32>;
 var<private> sums1: vec2<f32>;
 var<private> sums2: vec2<f32>;
@@ -31,7 +31,7 @@ var<private> sums5: vec2<f32>;
 var<private> sums6: vec2<f32>;
 var<private> sums7: vec2<f32>;
 
-// Of the second.
+// Sums of the second pair.
 var<private> more0: vec2<f32>;
 var<private> more1: vec2<f32>;
 var<private> more2: vec2<f32>;
@@ -41,7 +41,8 @@ var<private> more5: vec2<f32>;
 var<private> more6: vec2<f32>;
 var<private> more7: vec2<f32>;
 
-// The share of this thread in the products with rows ROWS · group.y .. of x. Called by all threads of the workgroup.
+// This thread's share of the products with the rows of x from ROWS · group.y on. All threads of the workgroup must call
+// it.
 fn row_products(thread: u32, group: vec3<u32>) {
     let threads = LANES * SPLIT;
     let depth = STAGE / ROWS;
@@ -117,7 +118,7 @@ fn row_products(thread: u32, group: vec3<u32>) {
     }
 }
 
-// A block of two rows of W times a block of x.
+// Multiplies a block of two rows of W with a block of x.
 fn block_products(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, x: array<vec4<f32>, 8>) -> vec2<f32> {
     var p = a[0] * x[0];
     var q = b[0] * x[0];
@@ -138,7 +139,7 @@ fn block_products(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, x: array<vec4<
     return vec2<f32>(p.x + p.y + p.z + p.w, q.x + q.y + q.z + q.w);
 }
 
-// Adds up the shares and hands them to `store2`. Called by all threads of the workgroup.
+// Adds up the shares and passes them to `store2`. All threads of the workgroup must call it.
 fn store_products(thread: u32, group: vec3<u32>) {
     let first = vec3<u32>(PAIRS * group.x, group.yz);
     store_pair(thread, first, vec4<f32>(sums0, sums1), vec4<f32>(sums2, sums3), vec4<f32>(sums4, sums5), vec4<f32>(sums6, sums7));
@@ -149,7 +150,7 @@ fn store_products(thread: u32, group: vec3<u32>) {
     }
 }
 
-// The sums of a pair with rows 0 and 1, 2 and 3, … of x: four rows at a time, and the splits take turns.
+// Stores the sums of a pair with rows 0 and 1, 2 and 3, … of x: four rows at a time, and the splits take turns.
 fn store_pair(thread: u32, group: vec3<u32>, r01: vec4<f32>, r23: vec4<f32>, r45: vec4<f32>, r67: vec4<f32>) {
     let threads = LANES * SPLIT;
     staged[thread] = r01;
@@ -171,7 +172,7 @@ fn store_pair(thread: u32, group: vec3<u32>, r01: vec4<f32>, r23: vec4<f32>, r45
     }
 }
 
-// Row r, whose shares stand in place `at` of four.
+// Stores row r, whose shares are at index `at` of four.
 fn store_row(at: u32, r: u32, thread: u32, group: vec3<u32>) {
     if ROWS * group.y + r >= params.m {
         return;

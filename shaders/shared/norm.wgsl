@@ -1,7 +1,8 @@
-// The activations of a few-row product behind an RMS norm, x[row, k] · gain[k], and the factor that is left for the end:
+// The activations of a few-row product after an RMS norm, x[row, k] · gain[k], and the factor that is applied to the
+// sums:
 //     factors[r] = 1 / sqrt(mean(x²) + eps)
 //
-// Each quad of a row is staged by exactly one thread, so its squares are added up there.
+// Each quad of a row is staged by exactly one thread, so this thread adds up its squares.
 
 var<private> squares: array<f32, 8>;
 var<workgroup> lane_squares: array<array<f32, 8>, LANES>; // by lane, then by row of x
@@ -16,7 +17,7 @@ fn activation(r: u32, row: u32, quad: u32) -> vec4<f32> {
     return v * gain[quad];
 }
 
-// Called by all threads of the workgroup, between the product and its results.
+// All threads of the workgroup must call it, between the product and the stores.
 fn rms_factors(thread: u32) {
     let threads = LANES * SPLIT;
     staged[thread] = vec4<f32>(squares[0], squares[1], squares[2], squares[3]);

@@ -1,4 +1,4 @@
-// A block of the staged vector, its 8 quads read from workgroup memory by every thread.
+// A block of the staged vector: every thread reads its 8 quads from workgroup memory.
 fn block_quads(thread: u32, i: u32) -> array<vec4<f32>, 8> {
     return array<vec4<f32>, 8>(
         staged[i],

@@ -1,6 +1,6 @@
-// A block of the staged vector, its 8 quads read by 8 lanes and broadcast: for a rasteriser on the CPU, where a load is
-// a loop over lanes and a broadcast one instruction. Subgroups are 8 to 32 neighbouring threads, which
-// share a block.
+// A block of the staged vector: 8 lanes read its 8 quads and broadcast them. This suits CPU rasterisers, which run a
+// load once per lane and a broadcast as one instruction. A subgroup is 8 to 32 neighbouring threads, which share a
+// block.
 fn block_quads(thread: u32, i: u32) -> array<vec4<f32>, 8> {
     let mine = staged[i + thread % 8u];
     return array<vec4<f32>, 8>(

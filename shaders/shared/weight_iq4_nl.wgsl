@@ -14,8 +14,8 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     );
 }
 
-// What four codes of 4 bits stand for, from the low halves of the bytes. The 16 values are bytes of four words: the upper two
-// bits of a code choose the word, the lower two the byte.
+// The values of four codes of 4 bits, from the low halves of the bytes. The 16 values are the bytes of four words: the
+// upper two bits of a code choose the word, the lower two the byte.
 fn codebook(word: u32) -> vec4<f32> {
     let q = unpack4xU8(word & 0x0f0f0f0fu);
     let odd = (q & vec4<u32>(4u)) != vec4<u32>(0u);

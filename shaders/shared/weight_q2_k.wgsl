@@ -1,5 +1,5 @@
-// 32 weights of a row, q2_k: w = (d · sc) · q − dmin · m; sc and m are halves of a byte for 16 columns, d and dmin for 8 blocks;
-// a quad holds two blocks, and 16 elements are a word.
+// 32 weights of a row, q2_k: w = (d · sc) · q − dmin · m; sc and m are halves of a byte for each 16 columns, d and dmin
+// for each 8 blocks; a quad holds two blocks, and a word 16 elements.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let pairs = (params.weight_blocks + 1u) / 2u;
     let quad = codes[place(row, pairs, block / 2u)];
@@ -22,7 +22,7 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     );
 }
 
-// Four codes of 2 bits, from the lowest of the bytes.
+// Four codes of 2 bits, from the lowest bits of the bytes.
 fn twos(word: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8(word & 0x03030303u));
 }

@@ -1,5 +1,5 @@
-// 32 weights of a row, q3_k: w = d · sc · (q − 4); sc an i8 for 16 columns, d for 256; bits 0 and 1 as in q2_k, bit 2 in a word of
-// its own.
+// 32 weights of a row, q3_k: w = d · sc · (q − 4); sc an i8 for each 16 columns, d for each 256; bits 0 and 1 as in
+// q2_k, bit 2 in a separate word.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let pairs = (params.weight_blocks + 1u) / 2u;
     let quad = codes[place(row, pairs, block / 2u)];
@@ -24,7 +24,7 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     );
 }
 
-// Four codes of 3 bits less 4: the lowest two bits of the bytes of `word`, bit 0 of the bytes of `high`.
+// Four codes of 3 bits minus 4: the lowest two bits of the bytes of `word`, and bit 0 of the bytes of `high`.
 fn threes(word: u32, high: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8((word & 0x03030303u) | ((high & 0x01010101u) << 2u))) - 4.0;
 }

@@ -1,4 +1,4 @@
-// 32 weights of a row, q5_0: w = d · (q − 16); bit 4 of q stands in a word of its own.
+// 32 weights of a row, q5_0: w = d · (q − 16); bit 4 of q is in a separate word.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let q = codes[place(row, params.weight_blocks, block)];
     let halves = (params.weight_blocks + 1u) / 2u;
@@ -17,7 +17,7 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     );
 }
 
-// Four codes of 5 bits: low halves of the bytes of `word`, bit 0 of the bytes of `high`.
+// Four codes of 5 bits: the low halves of the bytes of `word`, and bit 0 of the bytes of `high`.
 fn nibbles(word: u32, high: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8((word & 0x0f0f0f0fu) | ((high & 0x01010101u) << 4u)));
 }

@@ -1,4 +1,4 @@
-// 32 weights of a row, q5_k: w = (d · sc) · q − dmin · m, as q4_k with a fifth bit in a word of its own.
+// 32 weights of a row, q5_k: w = (d · sc) · q − dmin · m, as q4_k with the fifth bit in a separate word.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let q = codes[place(row, params.weight_blocks, block)];
     let supers = (params.weight_blocks + 7u) / 8u;
@@ -21,7 +21,7 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     );
 }
 
-// Four codes of 5 bits: low halves of the bytes of `word`, bit 0 of the bytes of `high`.
+// Four codes of 5 bits: the low halves of the bytes of `word`, and bit 0 of the bytes of `high`.
 fn nibbles(word: u32, high: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8((word & 0x0f0f0f0fu) | ((high & 0x01010101u) << 4u)));
 }

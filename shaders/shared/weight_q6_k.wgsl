@@ -1,4 +1,5 @@
-// 32 weights of a row, q6_k: w = d · sc · (q − 32); sc an i8 for 16 columns, d for 256; bits 4 and 5 in two words of their own.
+// 32 weights of a row, q6_k: w = d · sc · (q − 32); sc an i8 for each 16 columns, d for each 256; bits 4 and 5 in two
+// separate words.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let q = codes[place(row, params.weight_blocks, block)];
     let first = ((params.weight_blocks + 7u) / 8u + 1u) / 2u; // words of d
@@ -24,7 +25,7 @@ fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     );
 }
 
-// Four codes of 6 bits less 32: low halves of the bytes of `word`, bits 0 and 1 of the bytes of `high`.
+// Four codes of 6 bits minus 32: the low halves of the bytes of `word`, and bits 0 and 1 of the bytes of `high`.
 fn sixes(word: u32, high: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8((word & 0x0f0f0f0fu) | ((high & 0x03030303u) << 4u))) - 32.0;
 }

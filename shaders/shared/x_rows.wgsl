@@ -1,9 +1,9 @@
 // The activations of a product: rows of x.
 
-// Whether rows of x begin on a quad: their columns are a multiple of 4.
+// Whether rows of x begin on a quad: the number of columns is a multiple of 4.
 override ALIGNED: u32 = 1u;
 
-// Columns 4·quad.. of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
+// Columns from 4·quad on of a row of x, zero past the end. Rows that do not begin on a quad are read float by float.
 fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     let k = 4u * quad;
     let at = row * params.cols + k;

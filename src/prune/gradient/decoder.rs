@@ -130,7 +130,7 @@ impl Decoder {
     }
 
     /// The mean loss of a batch of windows of the same length. Adds to `gradients`, and calls `seen` with layer, input
-    /// and output of each pass, (rows, hidden), for some of the windows at a time. Stops where `go_on` returns false.
+    /// and output of each pass, (rows, hidden), for some of the windows at a time. Stops where `go_on` breaks.
     pub fn batch(
         &self,
         windows: &[Vec<u32>],
