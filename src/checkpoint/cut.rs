@@ -23,7 +23,7 @@ enum Unit {
     Channel,
 }
 
-/// The tensors of a layer that depend on its heads and channels: (name, dimension, what the dimension counts).
+/// The tensors of a layer that depend on its heads and channels: (name, dimension, unit of the dimension).
 const CUT: [(&str, usize, Unit); 12] = [
     ("self_attn.q_proj.weight", 0, Unit::QueryHead), // (heads · D, hidden)
     ("self_attn.q_proj.bias", 0, Unit::QueryHead),   // (heads · D)

@@ -147,7 +147,7 @@ impl<'a> Machine<'a> {
                 }
                 // MARK
                 b'(' => self.marks.push(self.stack.len()),
-                // EMPTY_LIST, APPEND, APPENDS: lists occur in metadata only, so what they hold is not kept.
+                // EMPTY_LIST, APPEND, APPENDS: lists occur in metadata only, so their elements are dropped.
                 b']' => self.stack.push(Object::List),
                 b'a' => drop(self.pop()?),
                 b'e' => drop(self.pop_marked()?),

@@ -42,7 +42,7 @@ impl Tiktoken {
     }
 }
 
-/// The keys of `generation_config.json` that say how conversations are written.
+/// The keys of `generation_config.json` that define the format of conversations.
 #[derive(Deserialize)]
 struct GenerationJson {
     chat_format: Option<String>,

@@ -1,8 +1,8 @@
 //! q3_k: w = d · (sc − 32) · (q − 4), with sc of 6 bits for each 16 elements
 //!
 //! block   256 weights in 110 bytes: hmask(32) qs(64) scales(12) d(2). Element 128n + 32r + l (l < 32) has bits 2r and
-//!         2r + 1 of qs[32n + l] and above them bit 4n + r of hmask[l]. Of sc i, the low 4 bits are the low (i < 8) or high half
-//!         of scales[i mod 8], the others bits 2 · ⌊i / 4⌋ and on of scales[8 + i mod 4]
+//!         2r + 1 of qs[32n + l] and above them bit 4n + r of hmask[l]. The low 4 bits of sc i are the low (i < 8) or
+//!         high half of scales[i mod 8], and its high 2 bits start at bit 2 · ⌊i / 4⌋ of scales[8 + i mod 4]
 //! device  codes: half a quad for 32 columns, as q2_k; scales: d for 256 columns, then sc − 32 of both 16 columns as i8, then
 //!         the third bit of each element ([`bits::spread_bits`])
 

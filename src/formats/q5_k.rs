@@ -2,7 +2,7 @@
 //!
 //! block   256 weights in 176 bytes: d(2) dmin(2) scales(12) qh(32) qs(128). Element 64c + 32h + l is as in q4_k, and bit 4 of
 //!         it is bit 2c + h of qh[l]
-//! device  as q4_k; then, behind the scales, bit 4 of each element ([`bits::spread_bits`])
+//! device  as q4_k; then, after the scales, bit 4 of each element ([`bits::spread_bits`])
 
 use super::{Format, Halves, Part, bits, q4_k};
 

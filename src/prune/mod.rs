@@ -9,13 +9,13 @@
 //!
 //! ```text
 //! S_ℓ = 0
-//! for step = 1 … T, until fewer parameters than asked for are left:
+//! for step = 1 … T, until fewer parameters than the target are left:
 //!     X = windows of ids
 //!     z = importance of the layers on X, normalised                        streams.rs, select.rs
 //!     S_ℓ = clamp(S_ℓ + ρ / T − A z_ℓ, 0, 0.99)                            select.rs
 //!     g = Σ over batches of the loss's gradients, for |w·g|                gradient/
 //!     of each layer remove the heads and channels with the lowest scores,  scores.rs, checkpoint/cut.rs
-//!         so that S_ℓ of what it had at the beginning are gone
+//!         so that a share S_ℓ of its original elements is removed
 //! ```
 //!
 //! The paper trains between such runs; other programs can do that. Formulas, reductions, signs and the order of
