@@ -1,7 +1,6 @@
 // y[(i, j), c] = bias[c] + Σ_{a, b < 3} taps[c, a, b] · x[(stride·i + a − 1, stride·j + b − 1), c]
 //
-// Pixels outside the picture are 0. One thread per element: neighbouring threads have neighbouring channels of one
-// pixel.
+// Pixels outside the picture are 0. One thread per element: neighbours have neighbouring channels of one pixel.
 
 struct Params {
     count: u32,     // elements of y

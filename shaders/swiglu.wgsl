@@ -1,4 +1,4 @@
-// y = f(gate) · up, f is silu or GELU, by GELU (shared/gate)
+// y = f(gate) · up, f: silu, or gelu tanh where the constant GELU is 1 (shared/gate)
 //
 // One thread per element.
 

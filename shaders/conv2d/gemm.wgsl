@@ -8,7 +8,7 @@ struct Params {
     cols: u32,          // k = channels · patch²
     first: u32,         // first row of W within the chunk
     rows: u32,          // rows n to compute
-    out: u32,           // column of y where they begin
+    out: u32,           // first column of y to write
     m: u32,             // patches: grid²
     stride: u32,        // columns of y
     size: u32,          // S, pixels of a side

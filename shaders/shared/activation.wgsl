@@ -2,7 +2,7 @@
 fn activate(kind: u32, x: f32) -> f32 {
     switch kind {
         case 1u: { return gelu(x); }
-        // The bound prevents overflow of exp, where σ is 0 in float32 anyway.
+        // The bound prevents overflow of exp, where σ is practically 0.
         case 2u: { return x / (1.0 + exp(min(-1.702 * x, 80.0))); }
         case 3u: { return max(x, 0.0); }
         case 4u: { return x * clamp(x + 3.0, 0.0, 6.0) / 6.0; }
@@ -12,8 +12,7 @@ fn activate(kind: u32, x: f32) -> f32 {
 }
 
 // x/2 · (1 + erf(x / √2)), computed with erfc(z) = exp(−z²) · (1 + v · R(v)), v = z / (2 + z), for z = |x| / √2:
-// smooth, exact at 0, and accurate in the lower tail. R is a Chebyshev fit for z in 0 .. 12; the error of erfc is below
-// 1e-7.
+// smooth, exact at 0, and accurate in the lower tail. R is a Chebyshev fit for z in 0 .. 12; erfc is within 1e-7.
 fn gelu(x: f32) -> f32 {
     let z = min(abs(x) * 0.70710678, 12.0);
     let v = z / (2.0 + z);
