@@ -218,8 +218,7 @@ fn value_quad(first: u32, length: u32, kv: u32, column: u32) -> vec4<f32> {
     return vec4<f32>(f32(values[at.x][j]), f32(values[at.y][j]), f32(values[at.z][j]), f32(values[at.w][j]));
 }
 
-// Adds four more products to each sum: `low` and `high` are lane i's quads of rows i and i + 8, v and w those of the
-// columns.
+// Adds four more products to each sum: `low` and `high` are lane i's quads of rows i and i + 8, v and w the columns'.
 fn add_products(sums: Sums, low: vec4<f32>, high: vec4<f32>, v: vec4<f32>, w: vec4<f32>) -> Sums {
     var s = sums;
     let x0 = subgroupBroadcast(low, 0u);

@@ -222,8 +222,7 @@ fn across(v: vec4<f32>) -> f32 {
     return v.x + v.y + v.z + v.w;
 }
 
-// Writes the results of a thread's columns for a head; every thread adds its share of the keys. All threads must call
-// it.
+// Writes a thread's columns of a head; every thread adds its share of the keys. All threads must call it.
 fn store(thread: u32, h: u32, count: u32, base: u32, share: vec4<f32>) {
     let quads = params.head_dim / 4u;
     shared4[thread] = share;

@@ -33,8 +33,7 @@ fn tile_product(thread: u32, group: vec3<u32>) {
     let subgroup = subgroupAdd(number);
     workgroupBarrier();
     let subgroups = atomicLoad(&arrived);
-    // One iteration where STRIPS fits the number of subgroups. Where STRIPS is too large, some subgroups repeat the
-    // last strip.
+    // One iteration where STRIPS fits the number of subgroups. If STRIPS is too large, some subgroups repeat a strip.
     for (var strips = 0u; strips < SIDE; strips += subgroups * STRIPS) {
         let first = strips + subgroup * STRIPS;
         var sums: array<MatrixC, SIDE * SIDE / 2u>;

@@ -41,8 +41,7 @@ var<private> more5: vec2<f32>;
 var<private> more6: vec2<f32>;
 var<private> more7: vec2<f32>;
 
-// This thread's share of the products with the rows of x from ROWS · group.y on. All threads of the workgroup must call
-// it.
+// This thread's share of the products with rows ROWS · group.y .. of x. All threads of the workgroup must call it.
 fn row_products(thread: u32, group: vec3<u32>) {
     let threads = LANES * SPLIT;
     let depth = STAGE / ROWS;

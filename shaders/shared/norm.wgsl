@@ -1,5 +1,4 @@
-// The activations of a few-row product after an RMS norm, x[row, k] · gain[k], and the factor that is applied to the
-// sums:
+// The activations of a few-row product after an RMS norm, x[row, k] · gain[k], and the factor of the sums:
 //     factors[r] = 1 / sqrt(mean(x²) + eps)
 //
 // Each quad of a row is staged by exactly one thread, so this thread adds up its squares.

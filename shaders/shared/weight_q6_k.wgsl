@@ -1,5 +1,5 @@
-// 32 weights of a row, q6_k: w = d · sc · (q − 32); sc an i8 for each 16 columns, d for each 256; bits 4 and 5 in two
-// separate words.
+// 32 weights of a row, q6_k: w = d · sc · (q − 32); sc an i8 for each 16 columns, d for 256; bits 4 and 5 in other
+// words.
 fn weight32(row: u32, block: u32) -> array<vec4<f32>, 8> {
     let q = codes[place(row, params.weight_blocks, block)];
     let first = ((params.weight_blocks + 7u) / 8u + 1u) / 2u; // words of d

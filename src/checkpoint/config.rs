@@ -1,5 +1,4 @@
-//! The configuration of a checkpoint: the description in its files, completed by the shapes of its tensors →
-//! [`Config`].
+//! The configuration of a checkpoint: its files' description, completed by the shapes of its tensors → [`Config`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -132,8 +131,7 @@ pub(super) enum Scaling {
     Linear {
         factor: f64,
     },
-    /// By wavelength λ = 2π / θ: θ of short wavelengths is kept, θ of long ones is divided by `factor`, with a ramp in
-    /// between.
+    /// By wavelength λ = 2π / θ: θ of short wavelengths is kept, of long ones divided by `factor`, with a ramp between.
     Llama3 {
         factor: f64,
         low: f64,

@@ -74,8 +74,8 @@ impl Gguf {
         }
         let (tensor_count, value_count) = (cursor.u64()?, cursor.u64()?);
 
-        // The counts come from the file and may be wrong, so nothing is allocated by them; the loops end at the end of
-        // the bytes.
+        // Counts come from the file and may be wrong: nothing is allocated by them, and the loops end where the bytes
+        // end.
         let mut metadata = BTreeMap::new();
         for _ in 0..value_count {
             let key = cursor.string()?;

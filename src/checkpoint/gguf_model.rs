@@ -40,8 +40,7 @@ const GEMMA3_PATTERN: usize = 6;
 const SMOLLM3_PATTERN: usize = 4;
 
 impl Gguf {
-    /// Whether rows of q and k are interleaved: the converter does so for `llama` and for architectures derived from
-    /// it.
+    /// Whether rows of q and k are interleaved: the converter does so for `llama` and architectures derived from it.
     pub(super) fn permuted(&self) -> bool {
         let architecture = self.metadata("general.architecture").and_then(Value::as_str);
         matches!(architecture, Some("llama" | "smollm3"))

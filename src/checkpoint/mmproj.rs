@@ -1,5 +1,4 @@
-//! llama.cpp's `mmproj`, the second file of a vision-language model: GGUF metadata `clip.…` and tensors → a vision
-//! half.
+//! llama.cpp's `mmproj`, the second file of a vision-language model: GGUF keys `clip.…` and tensors → a vision half.
 
 use std::collections::BTreeMap;
 use std::path::Path;

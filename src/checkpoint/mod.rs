@@ -65,8 +65,7 @@ pub fn is_mobilevlm(files: &Files) -> Result<bool> {
     Ok(json.get("model_type").is_some_and(|model_type| model_type == config::MOBILEVLM))
 }
 
-/// The error for a path that is neither a folder nor a file: usually nothing exists there, but it may be a device, pipe
-/// or socket.
+/// The error for a path that is neither a folder nor a file: mostly a missing path, but also devices and sockets.
 fn not_there(files: &Files) -> Error {
     let path = files.path();
     let what = if files.exists(path) { "is neither a folder nor a file" } else { "does not exist" };
@@ -198,8 +197,7 @@ impl Checkpoint {
 
     /// The tensor called `name`, checked to have `shape`. Vectors (norms) are converted to f32 from any type.
     ///
-    /// The tensor is mapped where the file's layout can be used directly. [`Bytes::release`] frees its pages after an
-    /// upload.
+    /// The tensor is mapped where the file's layout can be used. [`Bytes::release`] frees its pages after an upload.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.stored(name, shape)?.load(name, self.weights)
     }

@@ -1,8 +1,7 @@
 //! The pickle of a state dict, read by a stack machine that only builds tensors. It executes nothing, and [`Global`]
 //! lists all names that a file may use.
 //!
-//! Objects refer to containers by index, so that a file cannot create deeply nested or cyclic objects that are hard to
-//! drop.
+//! Objects refer to containers by index, so that no file can create nested or cyclic objects that are hard to drop.
 
 use std::collections::HashMap;
 

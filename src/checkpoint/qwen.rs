@@ -256,8 +256,7 @@ fn decoder(tensors: &mut Tensors, description: &Description, known: Option<usize
     Ok(named)
 }
 
-/// q or k with its rows reordered so that rope's pairs are half a head apart, for models that rotate only a part of
-/// each head.
+/// q or k with its rows reordered so that rope's pairs are half a head apart, where rope rotates a part of a head.
 fn rotated(description: &Description, weight: Stored, bias: Stored) -> Result<[Stored; 2]> {
     let (Some(head_dim), Some(rotated)) = (description.head_dim, description.rope.rotated) else {
         return Ok([weight, bias]);

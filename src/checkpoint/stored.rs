@@ -1,5 +1,4 @@
-//! A tensor as a file stores it: any element type, any strides. [`Stored::load`] converts it to a tensor that can be
-//! run.
+//! A tensor as a file stores it: any element type, any strides. [`Stored::load`] converts it to a form that can be run.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -188,8 +187,7 @@ impl Stored {
     }
 }
 
-/// The type of a matrix after `--weights`. Block types stay as they are; rows that are not a multiple of 32 long become
-/// f16.
+/// The type of a matrix after `--weights`. Block types do not change; rows that blocks of 32 do not divide become f16.
 fn target(stored: DType, cols: usize, wanted: DType) -> DType {
     match stored {
         DType::F32 | DType::F16 | DType::BF16 if cols.is_multiple_of(wanted.block().0) => wanted,

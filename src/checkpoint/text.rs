@@ -42,8 +42,7 @@ pub enum Vocabulary {
         model: SentencePiece,
         prefix: Prefix,
     },
-    /// GPT-2's byte-level BPE in GGUF: `pre` names the family of its pre-tokenizer, and merges have the form `left
-    /// right`.
+    /// GPT-2's byte-level BPE in GGUF: `pre` names the family of its pre-tokenizer; a merge is written `left right`.
     ByteLevel {
         pre: String,
         tokens: Vec<String>,
@@ -108,8 +107,8 @@ impl TextFiles {
         }
     }
 
-    /// Reads `tokenizer.json`, else `tokenizer.model`, else `qwen.tiktoken`, and the JSON files beside it, if there are
-    /// any.
+    /// Reads `tokenizer.json`, else `tokenizer.model`, else `qwen.tiktoken`, and the JSON files beside it, where they
+    /// exist.
     pub fn read(files: &Files) -> Result<Option<Self>> {
         let folder = files.path();
         let config = read_json(files, &folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);

@@ -1,5 +1,4 @@
-//! `qwen.tiktoken`: one token per line, as the base64 of its bytes and its rank. Also the related settings of a Qwen
-//! folder.
+//! `qwen.tiktoken`: one token per line, as the base64 of its bytes and its rank. Also related settings of the folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -26,8 +26,8 @@ struct Json {
     mm_use_im_patch_token: Option<bool>,
 }
 
-/// Completes a MobileVLM folder whose own tensors, by canonical names, are `own`. `given` is the tower that the user
-/// specified.
+/// Completes a MobileVLM folder whose own tensors, by canonical names, are `own`. `given` is the user's choice of
+/// tower.
 pub fn read(
     files: &Files,
     own: BTreeMap<String, Stored>,

@@ -282,8 +282,7 @@ impl Part {
         }
     }
 
-    /// Moves the listed tensors, reshaped to the shapes of the model, and refuses all others except those that are
-    /// `unused`.
+    /// Moves the listed tensors, in the shapes of the model, and refuses all others except those that are `unused`.
     fn arrange(
         mut self,
         entries: &[Entry],

@@ -1,5 +1,4 @@
-//! Bit operations that several formats share: codes of four bits, and the device layout of single bits and pairs of
-//! bits.
+//! Bit operations that several formats share: codes of four bits, and the device layout of single bits and bit pairs.
 
 use super::Halves;
 

@@ -15,8 +15,7 @@ pub(crate) mod tests;
 
 use std::fmt;
 
-/// The table of formats: a variant of [`DType`], and its module, whose name is also that of the format and of its
-/// shader.
+/// The table of formats: a variant of [`DType`], and its module, which has the name of the format and of its shader.
 ///
 /// `formats!([callback] arguments)` becomes `callback! { [arguments] F32 f32 F16 f16 … }`.
 macro_rules! formats {

@@ -11,8 +11,7 @@ pub struct Known {
     pub tried: Tried,
 }
 
-/// The weights that the architecture has been tested with, besides checkpoints with random weights and their reference
-/// outputs.
+/// The weights that the architecture has been tested with, besides random weights and their reference outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
     /// The published weights of this model.

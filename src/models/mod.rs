@@ -1,5 +1,4 @@
-//! Models: each file follows its paper from top to bottom and builds a graph, without weight formats, devices or
-//! fusion.
+//! Models: each file follows its paper from top to bottom and builds a graph. No weight formats, devices or fusion.
 
 mod angles;
 mod blocks;

@@ -56,8 +56,7 @@ impl Recipe {
         Ok(tensors)
     }
 
-    /// The format of a tensor. A missing tensor gets an arbitrary format: building the graph reports that it is
-    /// missing.
+    /// The format of a tensor. For a missing tensor any format will do, because building the graph reports the tensor.
     fn format(&self, name: &str) -> DType {
         self.formats.get(name).copied().unwrap_or(DType::F32)
     }

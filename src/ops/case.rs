@@ -176,8 +176,8 @@ impl Given {
         }
     }
 
-    /// The content of a weight in its format. Blocks have random codes and scales that bound the values by those of the
-    /// fill.
+    /// The content of a weight in its format. Blocks have random codes and scales that bound the values as the fill
+    /// does.
     pub fn tensor(&self, seed: u64) -> Tensor {
         let (dtype, (rows, cols)) = (self.ty.dtype(), self.ty.matrix());
         let scale = if let Fill::Random(scale) = self.fill { scale } else { 1.0 };

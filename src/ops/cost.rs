@@ -1,5 +1,4 @@
-//! Lower bounds of a case's cost: bytes that must move and operations that must be done. Benches divide both by the
-//! time.
+//! Lower bounds of a case's cost: bytes that must move, operations that must be done. Benches divide both by the time.
 
 use std::any::Any;
 
@@ -11,8 +10,7 @@ use crate::ops::splice_rows::SpliceRows;
 use crate::ops::{Elem, Operator, TensorType};
 
 impl Case {
-    /// Bytes that are read and written, each counted once; of tables, embeddings and caches only the rows that are
-    /// used.
+    /// Bytes that are read and written, each once; of tables, embeddings and caches only the rows that are used.
     pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
         let (rows, results) = (self.row_count(), self.results());
         // Each row of a splice comes from x or from an image, so only x is counted.

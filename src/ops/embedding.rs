@@ -95,8 +95,7 @@ pub fn cases() -> Vec<Case> {
         let reads = vec![Given::tokens(5, 13), Given::weight(DType::F16, 13, cols)];
         cases.push(Case::new(Embedding { rows: 5, scale: 1.0 }, reads));
     }
-    // A table in chunks of 32 rows, with tokens in every chunk: each chunk must leave the rows of other chunks
-    // unchanged.
+    // A table in chunks of 32 rows, with tokens in every chunk: a chunk must leave the rows of other chunks unchanged.
     let mut tokens = Given::tokens(7, 90);
     tokens.fill = Fill::Ids(vec![0, 31, 32, 63, 64, 88, 89]);
     let reads = vec![tokens, Given::weight(DType::Q4_0, 90, 160)];

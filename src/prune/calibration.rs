@@ -31,8 +31,7 @@ impl Calibration {
         Self::checked("the calibration".into(), windows)
     }
 
-    /// Documents, from which every step draws windows with the seed of the run: each document is used once before any
-    /// is used again.
+    /// Documents, from which each step draws windows with the run's seed: each is used once before any is used again.
     pub fn documents<D: Into<String>>(documents: impl IntoIterator<Item = D>) -> Self {
         let documents = documents.into_iter().map(Into::into).collect();
         Calibration { name: "the calibration".into(), source: Source::Documents(documents) }

@@ -1,4 +1,4 @@
-//! Adapt-Pruner (Pan et al., 2025, arXiv 2502.03460): removes heads and feed-forward channels of a model, layer by
+//! Adapt-Pruner (Pan et al., 2025, arXiv 2502.03460): removes a model's heads and feed-forward channels, layer by
 //! layer.
 //!
 //! Layers differ in importance: a layer whose output is similar to its input is less important and gets a higher

@@ -57,8 +57,7 @@ pub enum QueryHeads {
 }
 
 impl PruneOptions {
-    /// Prunes to fewer than `parameters` parameters (a shared embedding counts once), with the settings of the authors'
-    /// recipes.
+    /// Prunes to fewer than `parameters` parameters (a shared embedding counts once), as the authors' recipes do.
     pub fn target(parameters: usize) -> Self {
         PruneOptions {
             target: parameters,

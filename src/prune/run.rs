@@ -394,8 +394,8 @@ impl Run<'_> {
     ) -> Ahead<'a> {
         let (o, config) = (self.options, &self.checkpoint.config);
         let (before, parameters) = (self.report.parameters_before, self.report.parameters_after);
-        // The parameters that a step removes: the average of the previous steps, or at first the ratio's share of
-        // everything removable.
+        // The parameters that a step removes: the average so far, or at first the ratio's share of everything
+        // removable.
         let removable = || {
             let layer = |layer: usize| {
                 2 * (config.heads[layer] + config.kv_heads[layer]) * config.head_dim + 3 * config.ffn[layer]

@@ -171,8 +171,7 @@ fn a_folder_with_another_vision_half() {
     complains(join(&folder, &mmproj), &["image_aspect_ratio", "`anyres`"]);
 }
 
-/// Where both widths are equal, shapes cannot tell which matrix is the first: the names of MobileVLM's files are
-/// assumed.
+/// Where both widths are equal, shapes cannot tell the first matrix: the names of MobileVLM's files are assumed.
 #[test]
 fn square_feed_forward_parts_have_legacy_names() {
     let scratch = Scratch::new();

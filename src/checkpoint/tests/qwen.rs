@@ -121,8 +121,7 @@ fn fused_projections_are_taken_apart() {
     }
 }
 
-/// Where rope rotates a part of each head, the rows of each pair and their biases move half a head apart; scores do not
-/// change.
+/// Where rope rotates a part of each head, pairs and their biases move half a head apart; scores do not change.
 #[test]
 fn partly_rotated_heads_are_put_in_order() {
     let checkpoint = folder_of("qwenvl_a", |json| json["rotary_pct"] = json!(0.25), weights(keep)).expect("a folder");

@@ -168,8 +168,7 @@ fn reshaped_tensors_are_those_of_the_file() {
     }
 }
 
-/// V1 takes the tower of the folder and V2 that of the checkpoint, as MobileVLM's own loader does; a given tower takes
-/// precedence.
+/// V1 takes the tower of the folder and V2 that of the checkpoint, as MobileVLM's loader does; a given tower wins.
 #[test]
 fn which_tower() {
     let scratch = Scratch::new();

@@ -16,8 +16,7 @@ use crate::prune::streams::Each;
 use crate::tensor::Tensor;
 use crate::threads::Team;
 
-/// The tensors of a layer that [`Decoder`] supports. A model with other tensors is a different function with other
-/// gradients.
+/// The tensors of a layer that [`Decoder`] supports. With other tensors a model is a different function.
 const KNOWN: [&str; 12] = [
     "input_layernorm.weight",
     "mlp.down_proj.weight",
