@@ -1,4 +1,4 @@
-//! `Device::check` finds what is wrong, and nothing else.
+//! `Device::check` reports the kernels that are wrong, and no others.
 
 use crate::support::adapters;
 use dunlin::backend::check::check;
@@ -33,12 +33,12 @@ fn what_is_wrong_is_found_and_nothing_else() {
     }
 }
 
-/// `add` with a fault.
+/// `add` with a deliberate fault.
 #[derive(Debug)]
 enum Faulty {
-    /// Its reference copies x.
+    /// The reference is wrong: it copies x.
     Reference,
-    /// Its shader is no WGSL.
+    /// The shader is not valid WGSL.
     Shader,
 }
 

@@ -1,4 +1,4 @@
-//! A row's bits do not depend on the other rows of its pass: alone, in company, in another order, in another chunk.
+//! A row's result has the same bits whatever other rows are in its pass: alone, with others, in another order or chunk.
 
 use crate::support::adapters;
 use dunlin::backend::check::Prepared;
@@ -14,12 +14,12 @@ use dunlin::ops::swiglu::Gate;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::tensor::DType;
 
-/// A case with all rows, of which passes take some.
+/// A case with all its rows; each pass takes some of them.
 struct Whole {
     case: Case,
-    /// Which of its reads have a row for each of the pass.
+    /// The indices of the inputs that have one row for each row of the pass.
     by_row: Vec<usize>,
-    /// Elements of a row's place in each state.
+    /// The number of elements that a row has in each state.
     width: usize,
 }
 
@@ -39,7 +39,7 @@ impl Whole {
         case.rows(rows.iter().map(|&r| self.case.rows[r]).collect())
     }
 
-    /// The bits of each row of a pass: its part of the result, and what it leaves in states.
+    /// The bits that each row of a pass produces: its part of the result and its part of each state.
     fn bits(&self, rows: &[usize], gpu: &Gpu, profile: &DeviceProfile) -> Vec<Vec<u32>> {
         let case = self.of(rows);
         let found = Prepared::new(&case).on_device(&case, gpu, profile).expect("runs");
@@ -53,7 +53,7 @@ impl Whole {
         rows.iter().enumerate().map(row).collect()
     }
 
-    /// Holds each of `passes` to the first of them, on every adapter, by every variant of the kernels.
+    /// Compares every pass in `passes` with the first one, on every adapter, with every variant of the kernels.
     fn hold(&self, passes: &[Vec<usize>]) {
         for adapter in adapters::all() {
             let gpu = Gpu::open(adapter.index).expect("adapter opens");
@@ -72,7 +72,7 @@ impl Whole {
     }
 }
 
-/// Kernels that suit the adapter and, on a rasteriser, those of hardware; in float32 and in float16.
+/// The adapter's own kernels and, on a rasteriser, the kernels for hardware too; each in float32 and in float16.
 fn variants(gpu: &Gpu) -> Vec<DeviceProfile> {
     let mut variants = vec![gpu.profile.clone()];
     if gpu.profile.rasteriser {
@@ -84,26 +84,26 @@ fn variants(gpu: &Gpu) -> Vec<DeviceProfile> {
     variants
 }
 
-/// Sequences that lie in no order and stand at no two positions in a row.
+/// Rows of sequences in no particular order; no two neighbouring rows have consecutive positions.
 fn apart() -> Vec<Row> {
     let at = [(20, 3), (0, 7), (31, 0), (11, 5), (40, 1), (60, 6), (50, 9), (35, 2), (70, 4)];
     at.map(|(slot, position)| Row { slot, ..Row::at(position) }).into()
 }
 
-/// All nine; then alone, two, three, five and eight of them, in other orders.
+/// All nine rows in one pass; then passes of one, two, three, five and eight of them, in other orders.
 fn few() -> Vec<Vec<usize>> {
     let all: Vec<usize> = (0..9).collect();
     vec![all, vec![0], vec![8], vec![4, 7], vec![2, 0, 8], vec![8, 6, 4, 2, 0], vec![7, 6, 5, 4, 3, 2, 1, 0]]
 }
 
-/// 40 rows that follow each other; then the first alone, the first seven, and others in the middle.
+/// 40 consecutive rows in one pass; then passes of the first row, the first seven, and some from the middle.
 fn many() -> Vec<Vec<usize>> {
     vec![(0..40).collect(), vec![0], (0..7).collect(), vec![33], (5..12).collect(), (16..40).collect()]
 }
 
 #[test]
 fn a_product_of_few_rows() {
-    // Several stages of the vector, of a length that is no multiple of any; a format with a minimum.
+    // The vector has several stages, and its length is a multiple of none of them; one format stores a minimum.
     for (dtype, n, k) in [(DType::F16, 70, 1111), (DType::Q4_1, 70, 1184), (DType::Q6_K, 33, 768)] {
         let op = Linear { bias: true, activation: Some(Kind::Gelu), residual: true };
         let reads = vec![Given::f32([9, k]), Given::weight(dtype, n, k), Given::f32([n]), Given::f32([9, n])];

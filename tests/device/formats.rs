@@ -1,9 +1,9 @@
-//! Weights as shaders decode them: the blocks of tests/fixtures/blocks, which the PyPI package `gguf` decoded, through
-//! the kernels that read weights, on every adapter.
+//! Shaders decode weights correctly: every kernel that reads weights, on every adapter, reads the blocks of
+//! tests/fixtures/blocks, whose values the PyPI package `gguf` computed.
 //!
-//! Equal, with no tolerance: a scale is f16 (11 bits) and codes are small, so d · q has at most 23 bits and is exact in
-//! f32, and what is left is one addition, which devices round correctly. Two things may differ, and are said below:
-//! numbers too small for a normal one may be zero, and products with tiles of f16 round the weight to f16.
+//! Results must be equal: a scale is f16 (11 bits) and codes are small, so d · q has at most 23 bits and is exact in
+//! f32; the one addition left is rounded correctly by devices. Two exceptions are stated below: subnormal numbers may
+//! become zero, and products with tiles of f16 round the weight to f16.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use dunlin::ops::linear::Linear;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::tensor::{Bytes, DType, RowOrder, Tensor};
 
-/// Blocks of a fixture as a matrix, and its elements.
+/// The blocks of a fixture as a matrix, and the elements of that matrix.
 struct Blocks {
     dtype: DType,
     rows: usize,
@@ -33,7 +33,7 @@ impl Blocks {
         let (bytes, values) = content[4..].split_at(dtype.row_bytes(count));
         let values: Vec<f32> = values.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect();
         assert_eq!(values.len(), count, "{dtype}");
-        // Rows of several blocks; those of plain types end inside a block of the device's layout.
+        // Rows have several blocks. Rows of plain types end inside a block of the device's layout.
         let cols = match dtype {
             DType::F32 => 60,
             DType::F16 | DType::BF16 => 443,
@@ -44,7 +44,7 @@ impl Blocks {
         Blocks { dtype, rows: count / cols, cols, bytes: bytes.to_vec(), values }
     }
 
-    /// The same with blocks replaced by zeros where `keep` refuses one of their elements.
+    /// The same blocks, but a block becomes zero if `keep` rejects one of its elements.
     fn only(mut self, keep: impl Fn(f32) -> bool) -> Self {
         let (elements, size) = self.dtype.block();
         let (mut kept, count) = (0, self.values.len() / elements);
@@ -65,7 +65,7 @@ impl Blocks {
         Tensor { dtype: self.dtype, shape: vec![self.rows, self.cols], bytes, order: RowOrder::Stored }
     }
 
-    /// The case with these blocks as its weight, which it reads as its second input.
+    /// The case with these blocks as the weight, which is its second input.
     fn prepare(&self, case: &Case) -> Prepared {
         let mut prepared = Prepared::new(case);
         assert!(prepared.weights.insert("read1".into(), self.tensor()).is_some());
@@ -77,7 +77,7 @@ impl Blocks {
     }
 }
 
-/// Calls `check` with every adapter's device, its profile and a name for messages.
+/// Calls `check` with the device and the profile of every adapter, and a name for messages.
 fn on_every_adapter(check: impl Fn(&Gpu, &DeviceProfile, &str)) {
     for adapter in adapters::all() {
         let gpu = Gpu::open(adapter.index).expect("adapter opens");
@@ -94,7 +94,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
 }
 
-/// Equal; NaN is NaN, and what is no normal number may be zero.
+/// Values must be equal. NaN equals NaN, and a subnormal number may be zero.
 fn same(at: &str, found: &[f32], wanted: &[f32]) {
     assert_eq!(found.len(), wanted.len(), "{at}");
     for (i, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
@@ -125,13 +125,13 @@ fn embedding_decodes_as_gguf_does() {
 fn matrix_times_vector_decodes_as_gguf_does() {
     on_every_adapter(|gpu, profile, adapter| {
         for dtype in DType::ALL {
-            // 0 · ∞ is no zero.
+            // 0 · ∞ is NaN, so blocks with infinite elements are left out.
             let blocks = Blocks::read(dtype).only(f32::is_finite);
             let case = Case::new(Linear::default(), vec![Given::f32([1, blocks.cols]), blocks.weight()]).few();
             let prepared = blocks.prepare(&case);
             let runner = prepared.runner(gpu, profile).expect("prepares");
             let x = prepared.filled[0].0;
-            // One column at a time: the product with a unit vector is that column.
+            // One column at a time: the product of W with a unit vector is a column of W.
             for col in 0..blocks.cols {
                 let mut unit = vec![0f32; blocks.cols];
                 unit[col] = 1.0;
@@ -151,7 +151,7 @@ fn unit(n: usize) -> Given {
     Given { ty: TensorType::f32([n, n]), fill: Fill::Ids(bits) }
 }
 
-/// The product with the unit matrix, which is the transposed weight: found and wanted.
+/// The product with the unit matrix, which is the transposed weight: the device's values and the expected ones.
 fn transposed(blocks: &Blocks, gpu: &Gpu, profile: &DeviceProfile) -> (Vec<f32>, Vec<f32>) {
     let case = Case::new(Linear::default(), vec![unit(blocks.cols), blocks.weight()]);
     let found = blocks.prepare(&case).on_device(&case, gpu, profile).expect("runs");
@@ -171,7 +171,7 @@ fn matrix_times_matrix_decodes_as_gguf_does() {
     });
 }
 
-/// Tiles of f16 hold weights rounded to f16, in either direction; its denormals may be zero.
+/// Tiles of f16 hold weights rounded to f16, up or down; f16 subnormals may be zero.
 #[test]
 fn tiles_of_half_precision_round_and_nothing_else() {
     for adapter in adapters::all() {

@@ -1,6 +1,6 @@
-//! A fused plan computes what the unfused one does: by the references on the CPU, and on every adapter.
+//! A fused plan computes the same as the unfused one: by the references on the CPU, and on every adapter.
 //!
-//! Golden models, and random ones of any widths, formats and bindings, where fusion goes only part of the way.
+//! The models are golden ones, and random ones of any widths, formats and bindings that allow only some of the fusions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use dunlin::ops::{Elem, Given, Matrix};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::tensor::{DType, Tensor};
 
-/// The same products and sums in another order: a few ulp of float32 a layer.
+/// Fusion changes the order of sums: a few ulp of float32 in each layer.
 const CLOSE: f64 = 1e-5;
-/// With a KV cache of float16, an ulp before rounding may be 2⁻¹¹ after it.
+/// With a KV cache of float16, a difference of one float32 ulp may round to a difference of 2⁻¹¹.
 const CLOSE_HALF: f64 = 2e-3;
 
-/// Tokens that are run: some at once, then one by one.
+/// The number of tokens that each test runs: some at once, then one by one.
 const PROMPT: usize = 5;
 const STEPS: usize = 9;
 
-/// A prompt, or a step that decodes.
+/// The pass for a prompt, or for a decoding step.
 fn pass(rows: usize) -> Pass {
     Pass { family: if rows == 1 { Family::Few } else { Family::Many }, ..Pass::prompt(rows, Want::Trace) }
 }
@@ -42,7 +42,7 @@ struct Toy {
     vectors: BTreeMap<String, Vec<f32>>,
 }
 
-/// What is read back: which step and output, and its floats.
+/// Outputs read back: the name of step and output, and the values.
 type Outputs = Vec<(String, Vec<f32>)>;
 
 impl Toy {
@@ -92,7 +92,7 @@ impl Toy {
         (0..STEPS).map(|i| (i * 7 % self.config.vocab) as u32).collect()
     }
 
-    /// A prompt and then single tokens, by the references.
+    /// Runs a prompt and then single tokens, with the references.
     fn on_cpu(&self, profile: &DeviceProfile, fusion: Fusion) -> Outputs {
         let (prompt, decode) = (self.plan(PROMPT, profile, fusion), self.plan(1, profile, fusion));
         let mut state = HashMap::new();
@@ -114,7 +114,7 @@ impl Toy {
         outputs
     }
 
-    /// The weights of a graph, those that fusion joined as matrices of several tensors.
+    /// The weights of a graph. Weights that fusion joined are matrices of several tensors.
     fn weights(&self, graph: &Graph) -> Weights {
         let mut weights = Weights::default();
         for value in &graph.values {
@@ -133,7 +133,7 @@ impl Toy {
         weights
     }
 
-    /// A prompt, and by itself the same tokens one by one.
+    /// Runs a prompt, and in another session the same tokens one by one.
     fn on_adapter(&self, gpu: &Gpu, profile: &DeviceProfile, fusion: Fusion) -> Outputs {
         let mut outputs = Vec::new();
         for (rows, positions) in [(PROMPT, 0..1), (1, 0..PROMPT + 1)] {
@@ -243,7 +243,7 @@ fn fused_is_unfused_on_every_adapter() {
     }
 }
 
-/// Bindings so small that the larger weights are split.
+/// A profile with bindings so small that the larger weights are split.
 fn narrow(toy: &Toy, profile: &DeviceProfile) -> DeviceProfile {
     let graph = toy.graph(pass(PROMPT));
     DeviceProfile { max_binding: configs::least_binding(&graph, profile).max(16 << 10), ..profile.clone() }

@@ -1,4 +1,5 @@
-//! Each operator, weight format and fused plan on every adapter of this machine, against the reference; rows in company.
+//! Each operator, weight format and fused plan on every adapter of this machine, compared with the reference; and
+//! passes of several sequences.
 
 #[path = "../support/mod.rs"]
 mod support;

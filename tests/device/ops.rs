@@ -23,7 +23,7 @@ fn devices_agree_with_the_reference() {
     let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
     let chosen = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
     let cases: Vec<Case> = ops::cases().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, cases)| cases).collect();
-    // Drivers compile each case's kernels on one thread.
+    // Drivers compile the kernels of a case on one thread, so that cases run on several threads.
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Found::default());
     thread::scope(|scope| {
@@ -37,7 +37,7 @@ fn devices_agree_with_the_reference() {
     });
     let Found { count, cooperative, ran, mut failures } = found.into_inner().expect("no thread panicked");
     failures.sort();
-    // Kernels for other devices than those of this machine run too. A rasteriser's variants reach those of both kinds.
+    // Kernels meant for other devices run here too: the variants of a rasteriser include those for hardware.
     let kernels = ops::kernels().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, kernels)| kernels);
     let rasterisers = || gpus.iter().filter(|(_, gpu)| gpu.profile.rasteriser);
     let runs = |kernel: &&Kernel| {
@@ -52,24 +52,24 @@ fn devices_agree_with_the_reference() {
     assert!(missed.is_empty(), "no case runs a kernel with {missed:?} in its name: {advice}");
 }
 
-/// The parts of a kernel's name: its file with the entry point, and the variants of shared files.
+/// The parts of a kernel's name: its file with the entry point, and the variants of the shared files.
 fn parts(kernel: &'static Kernel) -> Vec<String> {
     kernel.name().split('+').map(str::to_string).collect()
 }
 
-/// What all threads found.
+/// The results of all threads.
 #[derive(Default)]
 struct Found {
-    /// Comparisons.
+    /// The number of comparisons.
     count: usize,
-    /// Dispatches of cooperative matrices.
+    /// The number of dispatches of cooperative matrices.
     cooperative: usize,
-    /// Parts of the names of the kernels that ran.
+    /// The parts of the names of all kernels that ran.
     ran: BTreeSet<String>,
     failures: Vec<String>,
 }
 
-/// Compares a case with its reference on each adapter, by every candidate.
+/// Compares a case with its reference on each adapter, with every candidate.
 fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
     let (label, prepared) = (case.label(), Prepared::new(case));
     let wanted = prepared.reference(case);
@@ -94,7 +94,7 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
                 if !all {
                     break;
                 }
-                // The next best takes its place.
+                // After a refusal the plan takes the next best kernel.
                 profile.refused.extend(steps.iter().map(|step| step.dispatch.kernel.0.name()));
                 planned = plan(&profile);
             }
@@ -102,9 +102,9 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
     }
 }
 
-/// The profiles that reach every kernel which the device can run, with all its constants; and whether an operator's other
-/// candidates run too, one after the other. Full precision, half precision; kernels as they suit hardware, here too. (Cases
-/// say where weights are split.)
+/// The profiles that reach every kernel that the device can run, with all its constants; and whether the other
+/// candidates of an operator run too, one after the other. The profiles have full precision, half precision, and the
+/// kernels for hardware. Cases state where weights are split.
 fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
     let hardware = DeviceProfile { rasteriser: false, ..gpu.profile.clone() };
     let full = |profile: &DeviceProfile| DeviceProfile { reduced_precision: false, ..profile.clone() };
@@ -119,7 +119,8 @@ fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
         }
     }
     if let Some(size) = gpu.profile.cooperative {
-        // Subgroups that are larger than the plan thinks do their strips in turns; smaller ones do some twice.
+        // A subgroup larger than the plan assumes takes its strips in turns; smaller subgroups compute some strips
+        // twice.
         for threads in [size, 64] {
             variants.push((DeviceProfile { subgroups: Some((threads, threads)), ..hardware.clone() }, false));
         }

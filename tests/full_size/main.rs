@@ -1,7 +1,8 @@
-//! MobileVLM V2-1.7B at its full size (`qwen.rs`: Qwen-VL), with random weights in q4_0, on lavapipe and on every real Vulkan
-//! device: it reads a picture and answers as the CPU path does, within the device's limits and with no second copy of anything.
+//! MobileVLM V2-1.7B at full size (`qwen.rs`: Qwen-VL) with random weights in q4_0, on lavapipe and on every real
+//! Vulkan device: it reads a picture and answers as the CPU path does, within the device's limits and without a second
+//! copy of any weight.
 //!
-//! Left out of the default run for its length: `scripts/test_full_size.sh` runs it.
+//! The default run leaves these tests out because they are long: `scripts/test_full_size.sh` runs them.
 
 mod qwen;
 mod random_gguf;
@@ -25,14 +26,14 @@ use dunlin::models::{Pass, Recipe, Want};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::{Device, Generation, LoadOptions, Model, Prompt, Sampler, Trace};
 
-/// Of both questions with their answers; the model was made for 2048.
+/// The context for both questions with their answers; the model was made for 2048.
 const CONTEXT: usize = 512;
 
 const ANSWER: usize = 4;
 
-/// What the process may hold besides weights, KV cache and arenas: itself, the driver and the kernels that it compiled
-/// (100 MB with Mesa before there is a model), tensors on their way, logits. 250 MB on lavapipe; a second copy of the
-/// weights, or mapped files whose pages stay, would be 900 MB more.
+/// The memory that the process may use besides weights, KV cache and arenas: the program, the driver and compiled
+/// kernels (100 MB with Mesa before a model is loaded), tensors in transfer, logits. Measured: 250 MB on lavapipe. A
+/// second copy of the weights, or mapped files whose pages stay, would add 900 MB.
 const REST: u64 = 512 << 20;
 
 #[test]
@@ -55,7 +56,7 @@ fn mobilevlm_at_full_size() {
     }
 }
 
-/// Those of which there must be one.
+/// The Vulkan adapters; the machine must have at least one.
 fn vulkan_adapters() -> Vec<Adapter> {
     let mut adapters = adapters::all();
     // SwiftShader and GL's llvmpipe are too slow for this.
@@ -64,12 +65,12 @@ fn vulkan_adapters() -> Vec<Adapter> {
     adapters
 }
 
-/// The two files of the model, and a photograph.
+/// The two files of the model, and the file of a photograph.
 struct Files {
     language: PathBuf,
     mmproj: PathBuf,
     photo: PathBuf,
-    /// Bytes of the tensors in them.
+    /// The bytes of the tensors in each file.
     language_bytes: u64,
     vision_bytes: u64,
 }
@@ -91,7 +92,7 @@ impl Files {
     }
 }
 
-/// A conversation and a trace, held to what the device allows and to the memory that they may take.
+/// A conversation and a trace. Checks the device's limits and the memory that they may take.
 fn run_on(adapter: &Adapter, files: &Files) -> ([Answer; 2], Trace) {
     let label = adapter.label();
     let arenas = check_bindings(adapter, files);
@@ -118,7 +119,8 @@ fn run_on(adapter: &Adapter, files: &Files) -> ([Answer; 2], Trace) {
     (answers, trace)
 }
 
-/// Holds what plans bind to what the device allows. Bytes of the arenas that live at the same time.
+/// Checks that the bindings of the plans are within the device's limits. Returns the bytes of the arenas that live at
+/// the same time.
 fn check_bindings(adapter: &Adapter, files: &Files) -> u64 {
     let label = adapter.label();
     let limits = &backend::devices()[adapter.index].limits;
@@ -133,7 +135,7 @@ fn check_bindings(adapter: &Adapter, files: &Files) -> u64 {
     let profile = &gpu.profile;
     let recipe = Recipe::new(&checkpoint, checkpoint.config.context).expect("a model");
     let graph = recipe.vision().expect("a vision half");
-    // With the whole context of the model, which tables and caches grow with.
+    // Plans for the whole context of the model, because tables and caches grow with it.
     let plan = |rows| {
         let prompt = Pass { images: true, ..Pass::prompt(rows, Want::Token) };
         let graph = recipe.graph(if rows == 1 { Pass::decode(1) } else { prompt }).expect("a graph");
@@ -156,12 +158,12 @@ fn check_bindings(adapter: &Adapter, files: &Files) -> u64 {
     plans[0].1.arena + plans[1].1.arena
 }
 
-/// An answer of the model, and what it took.
+/// An answer of the model, and the memory that it took.
 struct Answer {
-    /// Each token with the logarithms of the probabilities of all, by id.
+    /// Each token, with the log probabilities of all tokens by id.
     tokens: Vec<(u32, Vec<f32>)>,
     weight_bytes: u64,
-    /// Of the whole conversation so far.
+    /// The number of positions of the whole conversation so far.
     positions: usize,
 }
 
@@ -172,7 +174,7 @@ impl Files {
     }
 }
 
-/// A question about a picture, and one that follows.
+/// Asks a question about a picture, and a follow-up question.
 fn talk(model: &Model, label: &str, files: &Files) -> [Answer; 2] {
     let mut first = files.question(model);
     let answer = answer(&mut first, label);
@@ -187,14 +189,15 @@ fn talk(model: &Model, label: &str, files: &Files) -> [Answer; 2] {
     [answer, next]
 }
 
-/// Takes the tokens of an answer, and says how long it took.
+/// Reads the tokens of an answer, and prints how long it took.
 fn answer(generation: &mut Generation, label: &str) -> Answer {
     let mut tokens = Vec::new();
     for piece in &mut *generation {
         let mut piece = piece.unwrap_or_else(|error| panic!("{label}: {error}"));
         piece.top.sort_by_key(|&(id, _)| id);
         let logprobs: Vec<f32> = piece.top.into_iter().map(|(_, logprob)| logprob).collect();
-        // Drawn for a deviation of 3; all alike would agree with anything.
+        // The weights are drawn so that logits have a deviation of 3. If all logits were alike, any two answers would
+        // agree.
         let deviation = deviation(&logprobs);
         assert!((1.0..10.0).contains(&deviation), "{label}: logits with a deviation of {deviation}");
         tokens.push((piece.id, logprobs));
@@ -215,7 +218,7 @@ fn answer(generation: &mut Generation, label: &str) -> Answer {
     Answer { tokens, weight_bytes: s.weight_bytes, positions: s.prompt_tokens + ANSWER }
 }
 
-/// What a picture becomes, tokens that the language model reads among it, and what passes through its layers.
+/// The values that a picture becomes, the tokens that the language model reads with it, and the values in its layers.
 fn trace(model: &Model, label: &str, files: &Files) -> Trace {
     let start = Instant::now();
     let prompt = Prompt::tokens(vec![1, Prompt::IMAGE, 300]).image(files.photo.clone());
@@ -224,7 +227,7 @@ fn trace(model: &Model, label: &str, files: &Files) -> Trace {
     trace
 }
 
-/// Greedy ids, as far as the CPU path's margins decide them.
+/// Greedy ids must be equal up to the first one whose margin on the CPU path is too small to decide.
 fn same_answers(label: &str, found: &[Answer], wanted: &[Answer]) {
     for (number, (found, wanted)) in found.iter().zip(wanted).enumerate() {
         let margin = |logprobs: &Vec<f32>| {
@@ -239,7 +242,7 @@ fn same_answers(label: &str, found: &[Answer], wanted: &[Answer]) {
         };
         same_ids(&format!("{label}: answer {}", number + 1), &found.tokens, &greedy, F16);
         if found.tokens.iter().zip(&greedy.ids).any(|((found, _), wanted)| found != wanted) {
-            // The questions that follow are no longer the same.
+            // The answers differ from here on, so the follow-up questions do too.
             return;
         }
         let logprobs = &found.tokens[0].1;
@@ -256,7 +259,7 @@ fn same_values(label: &str, found: &Trace, wanted: &Trace) {
         let absolute = if name == "logits" { F16.logits } else { F16.hidden_absolute };
         close(&format!("{label}: {name}"), &found.data, &wanted.data, absolute, F16.hidden_relative);
         if name == "vision.features" || name == "vision.projected" {
-            // Rows that are all alike would hide that rows are mixed up.
+            // If all rows were alike, the test would not notice rows in the wrong order.
             let share = differing(&wanted.data, wanted.shape[1]);
             let error = tolerance::farthest(&found.data, &wanted.data);
             say(&format!("{label}: {name}: off by {error}; {:.0} % of the rows is their own", 100.0 * share));
@@ -265,7 +268,7 @@ fn same_values(label: &str, found: &Trace, wanted: &Trace) {
     }
 }
 
-/// The part of the rows' energy that is not their mean's.
+/// The share of the rows' energy that remains when the mean row is subtracted.
 fn differing(values: &[f32], cols: usize) -> f64 {
     let rows = values.len() / cols;
     let mean: Vec<f64> = (0..cols).map(|c| values[c..].iter().step_by(cols).map(|&v| f64::from(v)).sum()).collect();
@@ -278,12 +281,12 @@ fn deviation(values: &[f32]) -> f64 {
     (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
 }
 
-/// Bytes of weights on a device are those of the file, but for padding and vectors, which become f32.
+/// The bytes of weights on a device equal those in the file, except for padding and vectors, which become f32.
 fn near(at: &str, found: u64, stored: u64) {
     assert!(found.abs_diff(stored) < stored / 50, "{at} of {found} bytes, {stored} in the file");
 }
 
-/// The most memory that was ever resident in this process, where the system tells.
+/// The peak of resident memory of this process, on systems that report it.
 fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -294,7 +297,7 @@ fn memory() -> String {
     peak().map_or("peak unknown".into(), |peak| format!("peak {} MB", peak >> 20))
 }
 
-/// Refuses to begin where the files do not fit. Without `df` writing them says so.
+/// Fails before the files are written if the disk has no room for them. Without `df` the check is left out.
 fn check_disk(folder: &Path, needed: u64) {
     let Ok(output) = Command::new("df").arg("-Pk").arg(folder).output() else { return };
     let text = String::from_utf8_lossy(&output.stdout);

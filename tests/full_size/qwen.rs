@@ -1,7 +1,8 @@
-//! Qwen-VL at its full size, 9.66 billion random parameters quantised to q4_0 while they are loaded, on lavapipe and on
-//! every real Vulkan device.
+//! Qwen-VL at full size, 9.66 billion random parameters that are quantised to q4_0 while they are loaded, on lavapipe
+//! and on every real Vulkan device.
 //!
-//! `DUNLIN_FULL_SIZE_LAYERS` takes so many layers and blocks of the widths of the whole model, for a first look.
+//! `DUNLIN_FULL_SIZE_LAYERS` sets a smaller number of layers and blocks, with the widths of the whole model, for a
+//! quick run.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,11 +16,12 @@ use dunlin::{Device, LoadOptions, Model, Prompt, Sampler, Trace, Weights};
 
 const CONTEXT: usize = 512;
 
-/// Elements that positions have, made for a grid of 32 × 32 where the tower and the resampler add them, and queries.
+/// The number of elements of the position tables of tower and resampler, both for a grid of 32 × 32, and of the
+/// queries.
 const CONSTANTS: u64 = 1024 * (1664 + HIDDEN as u64) + 256 * HIDDEN as u64;
 
-/// What the process may hold besides weights and cache: itself, the driver, arenas, and the largest matrix in bf16 and in
-/// q4_0 while it is quantised.
+/// The memory that the process may use besides weights and cache: the program, the driver, arenas, and the largest
+/// matrix in bf16 and in q4_0 while it is quantised.
 const REST: u64 = 3 << 30;
 
 #[test]
@@ -30,7 +32,7 @@ fn qwen_vl_at_full_size() {
     check_disk(folder, 1600);
     let scratch = Scratch::within(folder);
     let files = Files::write(&scratch);
-    // The CPU path comes last: what it holds counts as memory in use.
+    // The CPU path runs last, because its memory counts as memory of the process.
     let found: Vec<_> = adapters
         .iter()
         .map(|adapter| {
@@ -70,7 +72,7 @@ impl Files {
         Files { folder, photo: golden::root().join("qwenvl_a/image_1.png"), parameters, depth }
     }
 
-    /// An answer about a picture and what passes through the model, within the memory that they may take.
+    /// An answer about a picture and the values inside the model, within the memory that they may take.
     fn run_on(&self, device: &Device, label: &str, cache_bytes: u64) -> (Answer, Trace) {
         let options = LoadOptions::new().context(CONTEXT).weights(Weights::Q4_0);
         let model = Model::load_with(&self.folder, device, &options).unwrap_or_else(|error| panic!("{label}: {error}"));
@@ -99,7 +101,7 @@ impl Files {
         generation = generation.max_tokens(crate::ANSWER).logprobs(VOCAB);
         let answer = answer(&mut generation, label);
         assert_eq!(generation.stats().image_tokens, 256, "{label}");
-        // A scale of 2 bytes for 32 weights of 4 bits; positions of every patch and the queries are f32.
+        // A scale of 2 bytes for 32 weights of 4 bits. The position tables and the queries are f32.
         near(&format!("{label}: weights"), answer.weight_bytes, self.parameters / 32 * 18 + 4 * CONSTANTS);
         let cache = 2 * (self.depth.layers * answer.positions * HIDDEN) as u64 * cache_bytes;
         let most = answer.weight_bytes + 2 * cache + REST;

@@ -30,7 +30,7 @@ const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 #[allow(clippy::excessive_precision, reason = "the digits that OpenAI published")]
 const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 
-/// A tensor to be drawn: its shape, and its elements' type, mean and standard deviation.
+/// A tensor with random elements: its shape, and the type, mean and standard deviation of its elements.
 struct Tensor {
     name: String,
     shape: Vec<usize>,
@@ -39,7 +39,7 @@ struct Tensor {
     deviation: f32,
 }
 
-/// q4_0, with x · Wᵀ as large as `gain` · x.
+/// A matrix in q4_0, for which x · Wᵀ is `gain` times as large as x.
 fn matrix(name: impl Into<String>, rows: usize, cols: usize, gain: f32) -> Tensor {
     let deviation = gain / (cols as f32).sqrt();
     Tensor { name: name.into(), shape: vec![rows, cols], ggml_type: ggml::Q4_0, mean: 0.0, deviation }
@@ -49,15 +49,15 @@ fn vector(name: impl Into<String>, count: usize, mean: f32, deviation: f32) -> T
     Tensor { name: name.into(), shape: vec![count], ggml_type: ggml::F32, mean, deviation }
 }
 
-/// What blocks of q and k need for scores with a standard deviation of 2.
+/// The gain of q and k for which scores have a standard deviation of 2.
 const SHARP: f32 = std::f32::consts::SQRT_2;
 
-/// What each half of a block adds to a residual of unit size, so that dozens of them keep it there. The feed-forward
-/// half's nonlinearity leaves about half of what it is given.
+/// The output of each half of a block, relative to a residual of unit size, that keeps the residual near unit size over
+/// dozens of blocks. The nonlinearity of the feed-forward half about halves its input.
 const BRANCH: f32 = 0.3;
 
-/// Writes the two files of a MobileVLM V2-1.7B, as llama.cpp's converters lay them out. `tokenizer` is a folder with a
-/// `tokenizer.model`. Bytes of the tensors of the language model and of the vision half.
+/// Writes the two files of a MobileVLM V2-1.7B in the layout of llama.cpp's converters. `tokenizer` is a folder with a
+/// `tokenizer.model`. Returns the bytes of the tensors of the language model and of the vision half.
 pub fn mobilevlm(language: &Path, mmproj: &Path, tokenizer: &Path) -> (u64, u64) {
     let writer = Writer::new("llama")
         .u32("llama.context_length", 2048)
@@ -96,7 +96,7 @@ pub fn mobilevlm(language: &Path, mmproj: &Path, tokenizer: &Path) -> (u64, u64)
 fn language_tensors() -> Vec<Tensor> {
     let gain = |name: String| vector(name, HIDDEN, 1.0, 0.1);
     let mut tensors = vec![
-        // A row of it is a hidden state, whose elements have a deviation of 1.
+        // A row of the embedding is a hidden state, whose elements have a deviation of 1.
         matrix("token_embd.weight", VOCAB, HIDDEN, (HIDDEN as f32).sqrt()),
         gain("output_norm.weight".into()),
         matrix("output.weight", VOCAB, HIDDEN, 3.0),
@@ -118,7 +118,7 @@ fn language_tensors() -> Vec<Tensor> {
     tensors
 }
 
-/// In the older naming: fc1 is `ffn_down`, fc2 is `ffn_up`. Convolutions are f16, as the converter leaves them.
+/// Tensors in the older naming: fc1 is `ffn_down`, fc2 is `ffn_up`. Convolutions are f16, as in the converter's output.
 fn vision_tensors() -> Vec<Tensor> {
     let half = |name: &str, shape: &[usize], deviation: f32| Tensor {
         name: name.into(),
@@ -172,7 +172,7 @@ impl Tensor {
     /// Writes the elements of the whole tensor.
     fn draw(&self, to: &mut impl Write, random: &mut Random) -> std::io::Result<()> {
         let count = self.shape.iter().product();
-        // Uniform in ±√3, whose deviation is 1.
+        // Uniform in ±√3: the deviation is 1.
         let mut uniform = || {
             let unit = (random.bits() >> 40) as f32 / (1u64 << 24) as f32;
             self.mean + self.deviation * 3f32.sqrt() * (2.0 * unit - 1.0)
@@ -185,7 +185,7 @@ impl Tensor {
         }
     }
 
-    /// A scale of either sign, since codes are −8 to 7 with a mean of −0.5, and 16 bytes of codes.
+    /// A block: a scale of either sign, because codes are −8 to 7 with a mean of −0.5, and 16 bytes of codes.
     fn block(&self, random: &mut Random) -> [u8; 18] {
         const CODES: f32 = 4.637; // root of the mean square of −8 to 7
         let bits = random.bits();
@@ -200,7 +200,7 @@ impl Tensor {
     }
 }
 
-/// Writes a file; bytes of its tensors.
+/// Writes a file, and returns the bytes of its tensors.
 fn write(path: &Path, writer: &Writer, tensors: &[Tensor], seed: u64) -> u64 {
     let infos = tensors.iter().map(|tensor| Info {
         name: &tensor.name,

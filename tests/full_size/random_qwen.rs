@@ -12,18 +12,18 @@ use zip::write::SimpleFileOptions;
 
 use crate::support::configs::Random;
 
-/// Qwen-VL: hidden size, feed-forward width, rows of the vocabulary and those that have a text.
+/// Qwen-VL: hidden size, feed-forward width, rows of the vocabulary and the number of rows that have a text.
 pub const HIDDEN: usize = 4096;
 const FFN: usize = 11008;
 const ROWS: usize = 151_936;
 pub const VOCAB: usize = 151_860;
-/// The tower.
+/// Dimensions of the vision tower.
 const WIDTH: usize = 1664;
 const TOWER_FFN: usize = 8192;
 const PATCH: usize = 14;
 const POSITIONS: usize = 256;
 
-/// Layers of the decoder and blocks of the tower.
+/// The number of layers of the decoder and of blocks of the tower.
 #[derive(Clone, Copy)]
 pub struct Depth {
     pub layers: usize,
@@ -33,7 +33,7 @@ pub struct Depth {
 /// All of Qwen-VL.
 pub const WHOLE: Depth = Depth { layers: 32, blocks: 48 };
 
-/// Where tensors are views of: its elements are uniform, with this mean and standard deviation.
+/// The storage that tensors are views of. Its elements are uniform, with this mean and standard deviation.
 struct Storage {
     key: &'static str,
     elements: usize,
@@ -41,19 +41,20 @@ struct Storage {
     deviation: f32,
 }
 
-/// x · Wᵀ as large as x where x has 4096 elements. The vocabulary is the largest matrix, and may begin at several places.
+/// Elements for which x · Wᵀ is as large as x if x has 4096 elements. The vocabulary is the largest matrix; the storage
+/// has room for several offsets of it.
 const MATRIX: Storage = Storage { key: "0", elements: ROWS * HIDDEN + (1 << 24), mean: 0.0, deviation: 1.0 / 64.0 };
-/// What each half of a block adds to a residual of unit size, so that dozens of them keep it there.
+/// The output of each half of a block that keeps a residual of unit size near that size over dozens of blocks.
 const BRANCH: Storage = Storage { key: "1", elements: 1 << 26, mean: 0.0, deviation: 0.3 / 64.0 };
 const GAIN: Storage = Storage { key: "2", elements: 1 << 16, mean: 1.0, deviation: 0.1 };
 const BIAS: Storage = Storage { key: "3", elements: 1 << 16, mean: 0.0, deviation: 0.05 };
 const TABLE: Storage = Storage { key: "4", elements: 1 << 21, mean: 0.0, deviation: 0.5 };
-/// The last norm, so that logits differ enough.
+/// The weights of the last norm, large enough for logits to differ.
 const LAST: Storage = Storage { key: "5", elements: HIDDEN, mean: 3.0, deviation: 0.1 };
 
 const STORAGES: [&Storage; 6] = [&MATRIX, &BRANCH, &GAIN, &BIAS, &TABLE, &LAST];
 
-/// Writes the folder. The parameters of the model.
+/// Writes the folder. Returns the number of parameters of the model.
 pub fn write(folder: &Path, depth: Depth) -> u64 {
     let tensors = tensors(depth);
     let visual = serde_json::json!({
@@ -83,7 +84,7 @@ pub fn write(folder: &Path, depth: Depth) -> u64 {
     tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
 }
 
-/// A tensor, and what it is a view of.
+/// A tensor, and the storage that it is a view of.
 struct Tensor {
     name: String,
     shape: Vec<usize>,
@@ -141,7 +142,7 @@ fn tensors(depth: Depth) -> Vec<Tensor> {
 
 impl Storage {
     fn draw(&self, to: &mut impl Write, random: &mut Random) -> std::io::Result<()> {
-        // Uniform in ±√3, whose deviation is 1. The upper half of an f32 is its bf16.
+        // Uniform in ±√3: the deviation is 1. The upper half of an f32 is its bf16.
         let uniform = |i: usize| self.mean + self.deviation * 3f32.sqrt() * (i as f32 / 2048.0 - 1.0);
         let table: Vec<[u8; 2]> = (0..4096).map(|i| ((uniform(i).to_bits() >> 16) as u16).to_le_bytes()).collect();
         let mut left = self.elements;
@@ -161,7 +162,7 @@ impl Storage {
     }
 }
 
-/// The state dict as `torch.save` writes it, each tensor at a place of its storage of its own.
+/// The state dict as `torch.save` writes it. Each tensor begins at its own offset in its storage.
 fn pickle(tensors: &[Tensor]) -> Vec<u8> {
     let mut out = b"\x80\x02}(".to_vec();
     let text = |out: &mut Vec<u8>, text: &str| {
