@@ -1,5 +1,5 @@
-//! Conversations through the public interface, with the model that ships with the program, whose replies are words: a
-//! question that follows is computed as the whole conversation is. And what generations say that they took.
+//! Conversations through the public interface with the model that ships with the program, whose replies are words: a
+//! follow-up question gives the same result as the whole conversation. Also the statistics of generations.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,9 +9,9 @@ use crate::support::runtimes;
 use crate::support::tolerance::close;
 use dunlin::{LoadOptions, Message, Prompt, Sampler};
 
-/// Logprobs of the same sums in another order: the noise of `tests/golden/README.md`, float32, twice.
+/// The tolerance of logprobs whose sums are in another order: twice the float32 noise of `tests/golden/README.md`.
 const SAME: f32 = 4e-3;
-/// Of the model that ships with the program.
+/// The vocabulary of the model that ships with the program.
 const VOCAB: usize = 576;
 
 fn folder(path: &str) -> PathBuf {
@@ -29,14 +29,14 @@ fn chat(turns: &[(&str, &str)]) -> Prompt {
 const FIRST: &str = "What shape does the image contain?";
 const NEXT: &str = "What color is the shape?";
 
-/// What the cache holds of a reply is its tokens but the last, whose keys and values nobody has computed.
+/// Of a reply, the cache holds all tokens but the last, whose keys and values are not computed yet.
 #[test]
 fn a_question_that_follows_is_computed_as_the_whole_conversation() {
     for runtime in runtimes::full() {
         let model = runtime.model(&folder("examples/demo-model"), &LoadOptions::new());
         let asked = || Prompt::user(FIRST).image(picture());
         let mut compared = Vec::new();
-        // Cut short, and up to the end token.
+        // Replies that are cut short, and one that reaches the end token.
         for tokens in [1, 2, 3, 4, 48] {
             let mut first = model.generate(asked(), &Sampler::greedy()).expect("a generation").max_tokens(tokens);
             let pieces: Vec<_> = first.by_ref().map(|piece| piece.expect("a token")).collect();
@@ -44,7 +44,7 @@ fn a_question_that_follows_is_computed_as_the_whole_conversation() {
             let turns = [("user", FIRST), ("assistant", reply.trim()), ("user", NEXT)];
             let known = model.encode(&asked()).expect("ids").into_iter().chain(pieces.iter().map(|piece| piece.id));
             if !model.encode(&chat(&turns)).expect("ids").starts_with(&known.collect::<Vec<_>>()) {
-                // The text of the reply is read as other tokens than were generated.
+                // The text of this reply encodes to other tokens than were generated.
                 continue;
             }
             compared.push(tokens);
@@ -63,7 +63,7 @@ fn a_question_that_follows_is_computed_as_the_whole_conversation() {
     }
 }
 
-/// The template puts a space in front of a reply; with the reply's own there would be two.
+/// The template puts a space in front of a reply; if the reply kept its own, there would be two.
 #[test]
 fn a_reply_is_trimmed_before_a_question_follows() {
     let model =
@@ -89,7 +89,8 @@ fn a_reply_is_trimmed_before_a_question_follows() {
     assert!(seen > 0, "no reply has a space around it");
 }
 
-/// Prompts that take much longer than a step: if their time were counted again with the steps', it would be more than passed.
+/// The prompts take much longer than a step. If their time were counted again as decoding time, the sum would exceed
+/// the time that passed.
 #[test]
 fn times_are_parts_of_what_passed() {
     let about_a_picture = Prompt::user("Is this a circle? ".repeat(20)).image(picture());

@@ -1,14 +1,14 @@
-//! Sequences in company: what each computes is what it computes alone, bit for bit, whatever its neighbours.
+//! Sequences that run together compute the same as alone, bit for bit, whatever their neighbours are.
 
 use dunlin::{LoadOptions, Model, Piece, Prompt, Sampler};
 
 use crate::support::golden::Golden;
 use crate::support::runtimes;
 
-/// Ids of the golden models' vocabularies, which have 512.
+/// The size of the vocabulary of the golden models.
 const VOCAB: usize = 512;
 
-/// What each prompt is continued with, all together, with the logarithm of every token's probability at each step.
+/// Continues all prompts together. Pieces have the log probability of every token at each step.
 fn together(model: &Model, prompts: &[Prompt], sampler: &Sampler, parallel: usize, limit: usize) -> Vec<Vec<Piece>> {
     let generations = model.generate_all(prompts.to_vec(), sampler).expect("generations");
     let mut all = vec![Vec::new(); prompts.len()];
@@ -18,7 +18,7 @@ fn together(model: &Model, prompts: &[Prompt], sampler: &Sampler, parallel: usiz
     all
 }
 
-/// The same, one after the other, each in a session of its own.
+/// Continues the prompts one after the other, each in a session of its own.
 fn alone(model: &Model, prompts: &[Prompt], sampler: &Sampler, limit: usize) -> Vec<Vec<Piece>> {
     let one = |prompt: &Prompt| {
         let generation = model.generate(prompt.clone(), sampler).expect("a generation");
@@ -27,7 +27,8 @@ fn alone(model: &Model, prompts: &[Prompt], sampler: &Sampler, limit: usize) -> 
     prompts.iter().map(one).collect()
 }
 
-/// Pieces hold floats: equal ones have equal bits but for the sign of zero, and no logarithm is zero here.
+/// Compares pieces. They hold floats; equal floats have equal bits except for the sign of zero, and no logarithm is
+/// zero here.
 #[track_caller]
 fn same(at: &str, together: &[Vec<Piece>], alone: &[Vec<Piece>]) {
     for (index, (found, wanted)) in together.iter().zip(alone).enumerate() {
@@ -38,12 +39,12 @@ fn same(at: &str, together: &[Vec<Piece>], alone: &[Vec<Piece>]) {
     }
 }
 
-/// Prompts of many lengths: neighbours come, go, and are longer or shorter. Some begin alike.
+/// Prompts of many lengths, so that neighbours begin and end at different steps. Some have the same beginning.
 fn prompts() -> Vec<Prompt> {
     let ids = |seed: usize, count: usize| (0..count).map(move |i| 3 + ((i * 31 + seed * 17) % 500) as u32);
     let lengths = [(0, 1), (1, 37), (2, 5), (3, 70), (4, 2), (5, 300), (6, 16), (7, 33), (8, 9)];
     let mut prompts: Vec<Vec<u32>> = lengths.iter().map(|&(seed, count)| ids(seed, count).collect()).collect();
-    // As the second, and something else behind it; the fourth again.
+    // A prompt that begins with the second one, and a copy of the fourth.
     prompts.push(ids(1, 37).chain(ids(9, 4)).collect());
     prompts.push(ids(3, 70).collect());
     prompts.into_iter().map(Prompt::from).collect()
@@ -105,7 +106,7 @@ fn questions_about_pictures_together_are_each_as_alone_bit_for_bit() {
     }
 }
 
-/// A pass has 512 rows at most: of more sequences the others wait.
+/// A pass has at most 512 rows: if there are more sequences, the rest wait.
 #[test]
 fn more_sequences_than_a_pass_has_rows_take_turns() {
     let golden = Golden::open("mobilellm_gqa");

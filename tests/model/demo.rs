@@ -1,4 +1,4 @@
-//! The model that ships with the program: its copy in the program, what it answers, the commands that run it.
+//! The model that ships with the program: the copy inside the program, its answers, and the commands that run it.
 
 use std::path::{Path, PathBuf};
 
@@ -19,13 +19,13 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What PyTorch answers: `examples/train_demo/reference.py`.
+/// PyTorch's answers, written by `examples/train_demo/reference.py`.
 fn reference() -> Value {
     let text = std::fs::read_to_string(root("tests/fixtures/demo/reference.json")).expect("the reference");
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// The items whose pictures are here: picture, question, answer, PyTorch's ids without the end token.
+/// The items whose pictures are in the repository: picture, question, answer, PyTorch's ids without the end token.
 fn items(reference: &Value) -> Vec<(PathBuf, &str, &str, Vec<u32>)> {
     let text = |item: &'_ Value, key: &str| item[key].as_str().expect(key).to_string();
     let items = reference["items"].as_array().expect("items").iter();
@@ -61,12 +61,12 @@ fn fifty_pictures_are_answered_as_pytorch_answers() {
             assert_eq!(ids, *wanted, "{question} of {} on {}", picture.display(), runtime.label);
             right += usize::from(text.trim() == *answer);
         }
-        // 97 % is what the model is held to on the whole split.
+        // The model must get 97 % of the whole split right.
         assert!(100 * right >= 97 * items.len(), "{right} of {} are right on {}", items.len(), runtime.label);
     }
 }
 
-/// The answers and the account of the training are of the same weights.
+/// The reference answers and the README of the training name the same weights.
 #[test]
 fn the_sha256_written_down_is_that_of_the_reference() {
     let account = std::fs::read_to_string(root("examples/train_demo/README.md")).expect("the account");
@@ -152,7 +152,7 @@ fn the_name_is_the_programs_unless_a_model_on_disk_has_it() {
     std::fs::remove_file(scratch.path("demo")).expect("a file");
     std::fs::create_dir(scratch.path("demo")).expect("a folder");
     assert_eq!(here(&name), known);
-    // A model that is called so comes first; `dunlin demo` asks the program's all the same.
+    // A model folder called `demo` has priority over the model inside the program, except for `dunlin demo`.
     for entry in std::fs::read_dir(root("tests/golden/mobilellm_gqa")).expect("a folder") {
         let path = entry.expect("an entry").path();
         std::fs::copy(&path, scratch.path("demo").join(path.file_name().expect("a name"))).expect("a copy");

@@ -1,4 +1,4 @@
-//! Models whose files are in memory: they are those on disk, and broken ones are named.
+//! Models whose files are in memory: they give the results of those on disk, and errors name the broken file.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use crate::support::golden::Golden;
 use crate::support::pairs;
 use crate::support::scratch::Scratch;
 
-/// A prompt's greedy continuation. Pictures are files on disk whatever the model is.
+/// A prompt's greedy continuation. Pictures are files on disk in either case.
 fn reply(model: &Model, prompt: Prompt) -> Vec<u32> {
     let generation = model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(8);
     generation.map(|piece| piece.expect("a piece").id).collect()
 }
 
-/// Every file under a folder, by its name in it.
+/// Every file under a folder, with its name relative to the folder.
 fn in_memory(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder") {
@@ -57,7 +57,7 @@ fn a_vision_tower_in_memory_is_found_beside_its_model() {
     let on_disk = reply(&load(&golden.folder), prompt());
     assert_eq!(reply(&load(Files::memory(in_memory(&golden.folder))), prompt()), on_disk);
 
-    // A configuration that names a folder on disk reaches it from disk, and not from memory.
+    // A configuration that names a folder on disk works for models on disk, but not for models in memory.
     let (scratch, tower) = (Scratch::new(), "openai/clip-vit-tiny-patch14-56");
     let folder = scratch.copy(&golden.folder);
     let config = std::fs::read_to_string(folder.join("config.json")).expect("a configuration");

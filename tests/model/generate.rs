@@ -1,5 +1,5 @@
-//! Generation, step by step and through the public interface, on the CPU and on every adapter: what a cache, chunks,
-//! sharing, splitting, interleaving and steps in flight must not change.
+//! Generation, step by step and through the public interface, on the CPU and on every adapter: caches, chunks, layer
+//! sharing, splitting, interleaving and steps in flight must not change the result.
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ use dunlin::{LoadOptions, Model, Prompt, Sampler, Stats, Stop, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-/// Two ways to compute the same logits in f32 (their standard deviation is 3): sums in another order differ by about
-/// 1e-5, and the reference's own noise is 5e-5.
+/// The tolerance of two ways to compute the same logits in f32 (whose standard deviation is 3): sums in another order
+/// differ by about 1e-5, and the noise of the reference is 5e-5.
 const SAME: f32 = 2e-4;
 
-/// Adapters against the CPU: the float32 column of `tests/golden/README.md`.
+/// The tolerance of adapters against the CPU: the float32 column of `tests/golden/README.md`.
 const LOGITS: f32 = 2e-3;
 
 fn open(golden: &Golden) -> Checkpoint {
@@ -85,7 +85,7 @@ fn chunks_of_any_size_are_one_chunk() {
     }
 }
 
-/// As generation feeds a prompt: chunks that leave nothing, and a last one that chooses a token. Its logits.
+/// Runs a prompt as generation does: chunks without output, and a last one that chooses a token. Returns its logits.
 fn prefill(engine: &dyn Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
     let mut session = engine.session(ids.len() + 1).expect("session");
     session.set_tokens(0, ids).expect("tokens");
@@ -130,7 +130,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The folder with every layer twice in the file, and no sharing in its configuration.
+/// A copy of the folder in which every layer is stored twice, with sharing turned off in the configuration.
 fn copy_layers_out(scratch: &Scratch, folder: &Path) -> PathBuf {
     let content = std::fs::read(folder.join("model.safetensors")).expect("weights");
     let tensors = safetensors::SafeTensors::deserialize(&content).expect("safetensors");
@@ -190,7 +190,7 @@ fn options_of_the_public_interface_reach_the_device() {
         let plain = bytes(&LoadOptions::new());
         assert_eq!((plain.prompt_tokens, plain.generated_tokens), (3, 2), "{}", runtime.label);
         let small = bytes(&LoadOptions::new().weights(Weights::Q4_0));
-        // On a device the angles count too: 2048 positions of 64 floats.
+        // On a device the table of angles counts too: 2048 positions of 64 floats.
         assert!(3 * small.weight_bytes < 2 * plain.weight_bytes, "{}: {small:?} {plain:?}", runtime.label);
         let model = runtime.model(&golden.folder, &LoadOptions::new().context(7));
         assert_eq!(model.context(), 7);
@@ -212,7 +212,7 @@ fn weights_split_by_rows_are_the_same() {
                     let at = format!("{} {dtype:?} on {} in bindings of {limit}", golden.name, runtime.label);
                     let split = runtime.load_with(&checkpoint, Some(limit));
                     assert!(split.dispatches_per_token() > whole.dispatches_per_token(), "{at}: nothing is split");
-                    // Where q, k and v are not fused any more, the same sums are in another order.
+                    // If q, k and v are no longer fused, the same sums are computed in another order.
                     let error = worst(&forward::logits(&*split, ids, 256).data, &logits.data);
                     assert!(error <= 1e-5, "{at}: logits off by {error}");
                     for ((a, a_logits), (b, b_logits)) in forward::greedy(&*split, ids, 8, &[]).iter().zip(&greedy) {
@@ -245,7 +245,7 @@ fn a_pass_has_no_more_rows_than_a_binding_holds_logits() {
     }
 }
 
-/// A long prompt after a short one: the arena of the longer pass is another than the one that is bound.
+/// A long prompt after a short one needs a larger arena than the one that is bound.
 #[test]
 fn a_session_that_has_decoded_takes_a_longer_pass() {
     let golden = Golden::open("mobilellm_gqa");
@@ -257,7 +257,7 @@ fn a_session_that_has_decoded_takes_a_longer_pass() {
         let mut session = engine.session(ids.len()).expect("session");
         session.set_tokens(0, ids).expect("tokens");
         let mut position = 0;
-        // Short, then token by token, then long, then short and token by token with what is bound by now.
+        // Short, token by token, long, then short and token by token again with the bindings of the larger arena.
         for (count, long) in [(5, false), (1, false), (1, false), (90, true), (1, false), (5, true), (1, false)] {
             if count > 1 {
                 forward::prompt(&mut *session, Row::at(position), count, Want::Logits);
@@ -355,12 +355,12 @@ fn generations_do_not_disturb_each_other() {
             let prompt = Prompt::tokens(prompts[i].0.clone());
             model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(prompts[i].1.len())
         };
-        // Dropped half way, with steps in flight.
+        // A generation that is dropped half way, with steps in flight.
         let mut dropped = start(&model, 0);
         let first: Vec<u32> = dropped.by_ref().take(3).map(|piece| piece.expect("a piece").id).collect();
         assert_eq!(first, prompts[0].1[..3], "{}", runtime.label);
         drop(dropped);
-        // Two in turns, one of them of a clone.
+        // Two generations that advance in turns, one of them from a clone of the model.
         let mut both = [start(&model, 0), start(&model.clone(), 1)];
         let mut found = [Vec::new(), Vec::new()];
         for _ in 0..32 {
@@ -370,7 +370,7 @@ fn generations_do_not_disturb_each_other() {
         }
         assert_eq!(found, [prompts[0].1.clone(), prompts[1].1.clone()], "in turns on {}", runtime.label);
         drop(both);
-        // And from two threads.
+        // Two generations on two threads.
         std::thread::scope(|scope| {
             let threads = [0, 1].map(|i| {
                 (
@@ -419,7 +419,7 @@ fn text_comes_whole_and_probabilities_are_those_of_the_logits() {
     }
 }
 
-/// ARCHITECTURE.md, invariant 11. Two steps may compile, bind and allocate; the third only submits, once.
+/// ARCHITECTURE.md, invariant 11. The first two steps may compile, bind and allocate; the third only submits, once.
 #[test]
 fn a_decoding_step_creates_nothing_and_submits_once() {
     let golden = Golden::open("mobilellm_gqa");
@@ -446,7 +446,7 @@ fn a_decoding_step_creates_nothing_and_submits_once() {
     }
 }
 
-/// The same with as many steps in flight as the session takes.
+/// The same with the largest number of steps in flight that the session allows.
 fn steady_at_full_depth(runtime: &Runtime, engine: &dyn Engine, prompt: &[u32]) {
     let mut session = engine.session(prompt.len() + 40).expect("session");
     session.set_tokens(0, prompt).expect("tokens");

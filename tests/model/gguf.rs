@@ -1,5 +1,5 @@
-//! Golden checkpoints as GGUF files, by the tests' own writer: the same ids, the same logits, the same tokens as the
-//! folders, on the CPU and on every adapter. Quantised ones: adapters agree with the CPU.
+//! Golden checkpoints as GGUF files, written by the tests' own writer: ids, logits and tokens equal those of the
+//! folders, on the CPU and on every adapter. For quantised files, adapters agree with the CPU.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ use dunlin::ops::Given;
 use dunlin::tensor::DType;
 use dunlin::{LoadOptions, Model, Tokenizer};
 
-/// Largest difference of logits from those of PyTorch, and from the CPU: `tests/golden/README.md`, float32.
+/// The largest difference from PyTorch's logits, and between adapters and the CPU: `tests/golden/README.md`, float32.
 const LOGITS: f32 = 2e-3;
-/// Between models of the same numbers on one device: rows of q and k that lie in another order change no sum.
+/// The tolerance between models of the same numbers on one device: the order of the rows of q and k changes no sum.
 const SAME: f32 = 1e-5;
 
-/// Any folder as GGUF with its tensors as they are stored; vectors of `.bin` files as f32.
+/// A folder as GGUF, with its tensors as they are stored; vectors of `.bin` files become f32.
 fn stored(folder: &Path) -> Writer {
     if !folder.join("pytorch_model.bin").exists() {
         return gguf::from_folder(folder, |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
@@ -43,7 +43,8 @@ fn write(scratch: &Scratch, name: &str, writer: &Writer) -> PathBuf {
 fn golden_cases_are_the_same_as_gguf() {
     let scratch = Scratch::new();
     let runtimes = runtimes::full();
-    // Files do not say which layers of Gemma see all, nor how they scale their scores: both are the architecture's.
+    // GGUF files do not state which layers of Gemma have full attention nor the scale of scores: the architecture
+    // determines both.
     for golden in golden::text_cases().into_iter().filter(|golden| golden.name != "gemma3_wide_heads") {
         let file = write(&scratch, &golden.name, &stored(&golden.folder));
         let (folder, file) = (Checkpoint::open(&golden.folder), Checkpoint::open(&file));
@@ -60,7 +61,7 @@ fn golden_cases_are_the_same_as_gguf() {
             assert!(error <= LOGITS, "{at}: logits off by {error}");
             let own = forward::logits(&*original, &ids, 256).data;
             if golden.name == "llama3" {
-                // The file has the divisors of the angles in float32: an ulp of each frequency.
+                // The file stores the divisors of the angles in float32, which changes each frequency by an ulp.
                 let error = worst(&logits, &own);
                 assert!(error <= 10.0 * SAME, "{at}: off by {error} from the folder's logits");
             } else {
@@ -73,7 +74,7 @@ fn golden_cases_are_the_same_as_gguf() {
     }
 }
 
-/// A language model and its mmproj file hold the tensors of the folder that they were made from.
+/// A language model and its mmproj file hold the same tensors as the folder that they were made from.
 #[test]
 fn pairs_are_the_same_as_mobilevlm_folders() {
     let scratch = Scratch::new();
@@ -95,7 +96,8 @@ fn pairs_are_the_same_as_mobilevlm_folders() {
                     let mut wanted = values(&original, info.name, info.shape);
                     let found = values(&pair, info.name, info.shape);
                     if found != wanted {
-                        // In f16 all but the vectors, and what is flat only here.
+                        // In f16 files all tensors are rounded, except vectors and tensors that only this file stores
+                        // flat.
                         assert_eq!(matrices, ggml::F16, "{name}: {}", info.name);
                         wanted.iter_mut().for_each(|value| *value = half::f16::from_f32(*value).to_f32());
                     }
@@ -106,14 +108,14 @@ fn pairs_are_the_same_as_mobilevlm_folders() {
     }
 }
 
-/// Pictures and questions through pairs of files: what the folders make of them.
+/// Pairs of files give the same answers about pictures as the folders.
 #[test]
 fn pairs_answer_as_mobilevlm_folders() {
     let scratch = Scratch::new();
     let runtimes = runtimes::full();
     for golden in golden::vision_cases() {
         let folder = runtimes[0].model(&golden.folder, &LoadOptions::new());
-        // One of each projector; the CPU runs all.
+        // Adapters run one case of each projector; the CPU runs all cases.
         let everywhere = ["mobilevlm_v1_grid8", "mobilevlm_v2_grid24"].contains(&golden.name.as_str());
         for naming in [Naming::Legacy, Naming::Newer] {
             for (matrices, tolerance) in [(ggml::F32, F32), (ggml::F16, F16)] {
@@ -140,7 +142,7 @@ fn pairs_answer_as_mobilevlm_folders() {
     }
 }
 
-/// A pair against golden values: one picture, and two.
+/// Compares a pair with the golden values for one picture and for two.
 fn check_pair(at: &str, golden: &Golden, model: &Model, tolerance: Tolerance) {
     let trace = model.trace(prompt(golden, "p0")).expect("a trace");
     for (name, wanted) in [
@@ -184,7 +186,7 @@ fn sentencepiece_in_gguf_gives_the_folder_ids() {
     assert!(strings > 200, "{strings} strings");
 }
 
-/// A toy with the whole vocabulary and the merges of SmolLM2.
+/// A small model with the whole vocabulary and the merges of SmolLM2.
 #[test]
 fn byte_level_merges_in_gguf_give_the_reference_ids() {
     let Some(path) = real_model::smollm2() else { return };
@@ -215,8 +217,8 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
     value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
 }
 
-/// Logits on every adapter against the CPU's, and the greedy ids of a toy whose margins are what they are: equal up to
-/// the first step that the CPU decides by less than twice the tolerance.
+/// Compares logits on every adapter with the CPU's, and the greedy ids. The margins of this small model are arbitrary,
+/// so ids are equal only up to the first step whose margin on the CPU is less than twice the tolerance.
 fn check_against_cpu(name: &str, path: &Path, prompt: &[u32]) {
     let checkpoint = Checkpoint::open(path).unwrap_or_else(|error| panic!("{name}: {error}"));
     let mut runtimes = runtimes::full();
@@ -244,7 +246,7 @@ fn check_against_cpu(name: &str, path: &Path, prompt: &[u32]) {
     }
 }
 
-/// Matrices whose rows blocks divide; the others become f16, as llama.cpp has it.
+/// Matrices whose rows are whole blocks; the others become f16, as in llama.cpp.
 #[test]
 fn quantised_golden_cases_run_as_on_the_cpu() {
     let scratch = Scratch::new();

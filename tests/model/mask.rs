@@ -1,4 +1,4 @@
-//! Masks: a caller changes logits before a token is chosen, and the sampler chooses from what it left.
+//! Masks: a caller changes logits before a token is chosen, and the sampler chooses from the changed logits.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,14 +9,14 @@ use dunlin::backend::wgpu::counters;
 use dunlin::kernel::Row;
 use dunlin::{ErrorKind, LoadOptions, Model, Piece, Prompt, Sampler};
 
-/// Every filter at once, and the row of the table that says the same.
+/// A sampler with every filter at once, and the equivalent row of the table.
 fn sampled() -> (Sampler, Row) {
     let row = Row { temperature: 1.2, top_k: 40, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, seed: 99, ..Row::at(0) };
     let sampler = Sampler::greedy().temperature(row.temperature).top_k(row.top_k).top_p(row.top_p).min_p(row.min_p);
     (sampler.repeat_penalty(row.repeat_penalty).seed(99), row)
 }
 
-/// What a prompt of 12 tokens is continued with under a mask, with the best two tokens of each piece.
+/// The continuation of a prompt by 12 tokens under a mask. Each piece has the best two tokens.
 fn masked(
     model: &Model,
     prompt: &[u32],
@@ -51,7 +51,7 @@ fn a_mask_that_changes_nothing_changes_no_piece() {
                 sees.lock().expect("no panic").push(ids.to_vec());
             });
             assert_eq!(found, wanted, "{}", runtime.label);
-            // Once for each token, with all the ids before it.
+            // The mask is called once for each token, with all the ids before it.
             let ids: Vec<u32> = prompt.iter().copied().chain(found.iter().map(|piece| piece.id)).collect();
             let all: Vec<Vec<u32>> = (prompt.len()..ids.len()).map(|length| ids[..length].to_vec()).collect();
             assert_eq!(*seen.lock().expect("no panic"), all, "{}", runtime.label);
@@ -71,11 +71,11 @@ fn without_the_best_token_the_second_best_comes() {
         let found = masked(&model, &prompt, &Sampler::greedy(), move |_, logits| forbid(logits, |id| id == best.0));
         assert_eq!(found[0].id, second.0, "{}", runtime.label);
         assert!(found.iter().all(|piece| piece.id != best.0), "{}", runtime.label);
-        // What is left shares the probability of what was forbidden.
+        // The other tokens share the probability of the forbidden one.
         let wanted = second.1 - (-best.1.exp()).ln_1p();
         assert!((found[0].logprob - wanted).abs() < 1e-4, "{}: {} and {wanted}", runtime.label, found[0].logprob);
 
-        // Filters and draws see what is left, too.
+        // Filters and draws use the changed logits, too.
         let few = [best.0, 7, 300];
         let found = masked(&model, &prompt, &sampled().0, move |_, logits| forbid(logits, |id| !few.contains(&id)));
         assert_eq!(found.len(), 12, "{}", runtime.label);
@@ -83,14 +83,14 @@ fn without_the_best_token_the_second_best_comes() {
     }
 }
 
-/// On the CPU, whose noise is the reference's.
+/// This runs on the CPU only, whose noise is the reference's.
 #[test]
 fn the_sampler_chooses_from_the_changed_logits() {
     let golden = Golden::open("mobilellm_gqa");
     let prompt = golden.ids("p0.input_ids");
     let model = runtimes::full().remove(0).model(&golden.folder, &LoadOptions::new());
     let (sampler, row) = sampled();
-    // For each token the ids before it, and the logits as the mask left them.
+    // For each token, the ids before it and the logits after the mask.
     type Changed = Vec<(Vec<u32>, Vec<f32>)>;
     let changed: Arc<Mutex<Changed>> = Arc::default();
     let changes = changed.clone();

@@ -8,7 +8,7 @@ use crate::support::{adapters, forward, real_model};
 use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Want};
 use dunlin::checkpoint::Checkpoint;
 
-/// A device and an arithmetic.
+/// A device and its precision.
 struct Runtime {
     label: String,
     choice: DeviceChoice,
@@ -26,7 +26,7 @@ fn runtimes() -> Vec<Runtime> {
         runtimes.push(Runtime { label: label("f32"), choice, options: full.clone(), tolerance: F32 });
         runtimes.push(Runtime { label: label("auto"), choice, options: EngineOptions::default(), tolerance: F16 });
         if adapter.cooperative {
-            // A rasteriser would choose other kernels.
+            // Without this, a rasteriser would choose other kernels.
             let options = EngineOptions { hardware: true, ..Default::default() };
             runtimes.push(Runtime { label: label("cooperative matrices"), choice, options, tolerance: F16 });
         }
@@ -52,7 +52,7 @@ fn golden_text_cases() {
     }
 }
 
-/// Everything that a golden case expects, on one runtime.
+/// Compares one runtime with all expected values of a golden case.
 fn check(golden: &Golden, checkpoint: &Checkpoint, runtime: &Runtime) {
     let engine = runtime.load(checkpoint);
     let (engine, tolerance) = (&*engine, runtime.tolerance);
@@ -124,7 +124,7 @@ fn smollm2() {
     let ids = |value: &serde_json::Value| -> Vec<u32> {
         value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("id") as u32).collect()
     };
-    // Of the rasterisers lavapipe runs it, which has every kernel.
+    // Of the rasterisers only lavapipe runs this test; it has every kernel.
     let slow = |runtime: &Runtime| runtime.label.starts_with("gl:llvmpipe") || runtime.label.contains("SwiftShader");
     let (left_out, run): (Vec<Runtime>, Vec<Runtime>) = runtimes().into_iter().partition(slow);
     for runtime in &left_out {

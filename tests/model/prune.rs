@@ -1,4 +1,5 @@
-//! Pruning: what the authors' program chose and kept on the golden cases, and that the results are models.
+//! Pruning: choices and removed rows equal those of the authors' program on the golden cases, and the results are valid
+//! models.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -46,7 +47,7 @@ fn prune(case: &Golden, device: &Device, options: &PruneOptions) -> Pruned {
     run.expect(&case.name).expect("nobody stopped it")
 }
 
-/// Lists of numbers, layer by layer: equal within `tolerance` of the largest of each layer.
+/// Compares lists of numbers layer by layer: equal within `tolerance` of the largest value of each layer.
 fn near(what: &str, found: &Value, expected: &Value, tolerance: f32) {
     let (found, expected) = (found.as_array().expect(what), expected.as_array().expect(what));
     assert_eq!(found.len(), expected.len(), "{what}");
@@ -64,7 +65,8 @@ fn near(what: &str, found: &Value, expected: &Value, tolerance: f32) {
     }
 }
 
-/// The report against the authors' program. Sums of f32 in another order differ by some 1e-6; choices do not.
+/// Compares the report with that of the authors' program. Sums of f32 in another order differ by about 1e-6; choices
+/// must be equal.
 fn report_is_the_authors(report: &Value, expected: &Value, case: &str) {
     for key in [
         "importance",
@@ -104,7 +106,7 @@ fn report_is_the_authors(report: &Value, expected: &Value, case: &str) {
     }
 }
 
-/// Every tensor of two files of weights, byte for byte.
+/// Compares every tensor of two files of weights, byte for byte.
 fn same_weights(found: &Path, expected: &Path) {
     let [found, expected] = [found, expected].map(|file| std::fs::read(file).expect("weights"));
     let [found, expected] = [&found, &expected].map(|bytes| SafeTensors::deserialize(bytes).expect("safetensors"));
@@ -163,7 +165,7 @@ fn choices_are_the_same_on_every_adapter() {
     }
 }
 
-/// A model in 16 bits, with grouped queries, whose calibration is text.
+/// A model in 16 bits with grouped queries; the calibration data are text.
 #[test]
 fn sixteen_bits_are_copied_and_text_is_drawn_by_the_seed() {
     let case = Golden::open("mobilellm_bf16");
@@ -182,7 +184,7 @@ fn sixteen_bits_are_copied_and_text_is_drawn_by_the_seed() {
     assert!(pruned.report.parameters_after < before.parameters() * 9 / 10);
     let losses = |pruned: &Pruned| pruned.report.steps.iter().map(|step| step.batch_losses.clone()).collect::<Vec<_>>();
     let first = losses(&pruned);
-    // Each step draws anew, the same seed the same.
+    // Each step draws new windows; the same seed draws the same ones.
     assert!(first.len() > 1 && first[0] != first[1]);
     assert_eq!(losses(&run(7, QueryHeads::Own)), first);
     assert_ne!(losses(&run(8, QueryHeads::Own))[0], first[0]);
@@ -194,7 +196,7 @@ fn sixteen_bits_are_copied_and_text_is_drawn_by_the_seed() {
     assert_eq!(after.parameters(), pruned.report.parameters_after);
     let last = pruned.report.steps.last().expect("a step");
     assert_eq!((&after.config.kv_heads, &after.config.ffn), (&last.num_key_value_heads, &last.intermediate_size));
-    // The rows that stay are rows that were there, in their order.
+    // The rows that remain are rows of the original, in their order.
     let rows = |checkpoint: &Checkpoint, ffn: usize| -> Vec<Vec<u8>> {
         let hidden = checkpoint.config.hidden;
         let tensor = checkpoint.take("model.layers.0.mlp.up_proj.weight", &[ffn, hidden]).expect("a tensor");
@@ -203,7 +205,7 @@ fn sixteen_bits_are_copied_and_text_is_drawn_by_the_seed() {
     let (old, new) = (rows(&before, before.config.ffn[0]), rows(&after, after.config.ffn[0]));
     let mut old = old.iter();
     assert!(new.len() < before.config.ffn[0] && new.iter().all(|row| old.any(|old| old == row)));
-    // It goes on as a model with its tokenizer.
+    // The result is a model with the original's tokenizer.
     let model = Model::load(&folder, &Device::cpu()).expect("the result loads");
     assert!(model.generate(Prompt::raw("The bird"), &Sampler::greedy()).expect("a prompt").max_tokens(2).count() > 0);
 }

@@ -1,5 +1,6 @@
-//! Golden Qwen-VL checkpoints on the CPU and on every adapter: pixels, features, image tokens, hidden states, logits, greedy
-//! ids, prompts beyond the trained length; sequences of several lengths together; conversations that go on.
+//! Golden Qwen-VL checkpoints on the CPU and on every adapter: pixels, features, image tokens, hidden states, logits,
+//! greedy ids, prompts beyond the trained length; sequences of several lengths together; conversations with follow-up
+//! questions.
 
 use crate::support::forward;
 use crate::support::golden::Golden;
@@ -10,20 +11,21 @@ use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::Checkpoint;
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Stop, Trace};
 
-/// Of values after normalisation: one step of a colour is 0.015.
+/// The tolerance of values after normalisation, where one step of a colour is 0.015.
 const PIXELS: f32 = 1e-5;
-/// Of the tower's features and of image tokens, on the CPU: a GELU by tanh is off by 7e-4, an eps of 1e-5 by 7e-5.
+/// The tolerance of the tower's features and of image tokens on the CPU: a GELU by tanh is off by 7e-4, an eps of 1e-5
+/// by 7e-5.
 const TOWER: f32 = 5e-5;
-/// The same where sums are added in the order of a GPU's tiles, and `exp` is off by some ulp.
+/// The tolerance of the same on a GPU, which adds sums in the order of its tiles and whose `exp` is off by some ulp.
 const TOWER_GPU: f32 = 5e-4;
-/// Of logits far beyond the trained length, of twice the error of others.
+/// The factor of the tolerance of logits far beyond the trained length, which have twice the error of others.
 const LONG: f32 = 2.0;
 
 fn cases() -> Vec<Golden> {
     ["qwenvl_a", "qwenvl_b"].map(Golden::open).into()
 }
 
-/// Of `tests/golden/README.md`.
+/// The tolerances of `tests/golden/README.md`.
 fn tolerance(runtime: &Runtime) -> Tolerance {
     if runtime.auto { F16 } else { Tolerance { hidden_absolute: 5e-4, logits: 1e-3, ..F32 } }
 }
@@ -39,7 +41,7 @@ fn prompt(golden: &Golden, name: &str) -> Prompt {
     images.fold(Prompt::chat(messages), |prompt, image| prompt.image(golden.folder.join(text(image))))
 }
 
-/// The rows of the reference's logits, whose last ids have no text and are none of the vocabulary here.
+/// The rows of the reference's logits, without the last ids, which have no text and are not in the vocabulary here.
 fn logits(golden: &Golden, name: &str, vocab: usize) -> Vec<f32> {
     let all = golden.f32(name);
     let padded = golden.expected()["vocabulary"]["V"].as_u64().expect("a number") as usize;
@@ -127,7 +129,7 @@ fn check(golden: &Golden, model: &Model, runtime: &Runtime) {
     }
 }
 
-/// A greedy answer, its ids and what they were chosen from.
+/// Compares the ids of a greedy answer, and the logits that they were chosen from.
 fn check_greedy(
     golden: &Golden,
     model: &Model,
@@ -147,7 +149,7 @@ fn check_greedy(
         assert_eq!(text.trim(), response.as_str().expect("a text").trim(), "{at}");
     }
     if stops {
-        // The end token is not handed out.
+        // The expected ids end with the end token, which a generation does not return.
         ids.pop();
         margins.pop();
     }
@@ -175,7 +177,7 @@ fn check_greedy(
     same_ids(at, &found, &wanted, tolerance);
 }
 
-/// The reference's ids with rows of pictures in place of what stands between `<img>` and `</img>`.
+/// The reference's ids, with the rows of the pictures in place of the ids between `<img>` and `</img>`.
 fn with_rows(golden: &Golden, ids: &[u32], vocab: usize) -> Vec<u32> {
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(golden.folder.join("config.json")).expect("a file")).expect("JSON");
@@ -191,7 +193,7 @@ fn with_rows(golden: &Golden, ids: &[u32], vocab: usize) -> Vec<u32> {
     out
 }
 
-/// The path bytes of a prompt do not matter, nor who expands a picture.
+/// Neither the path bytes inside `<img>` and `</img>` nor who fills in the picture's ids changes a prompt.
 #[test]
 fn ids_with_spans_are_prompts_with_pictures() {
     let golden = Golden::open("qwenvl_b");
@@ -201,7 +203,7 @@ fn ids_with_spans_are_prompts_with_pictures() {
         let prompt = Prompt::tokens(golden.ids(name)).image(golden.folder.join("image_0.png"));
         assert_eq!(model.encode(&prompt).expect("ids"), wanted, "{name}");
     }
-    // The other spelling, and a picture in the middle of the words.
+    // The other spelling of the tag, and a picture in the middle of the words.
     let tight = LoadOptions::new().tight_pictures();
     let tight = Model::load_with(&golden.folder, &dunlin::Device::cpu(), &tight).expect("a model");
     let image = golden.folder.join("image_0.png");
@@ -220,7 +222,8 @@ fn ids_with_spans_are_prompts_with_pictures() {
     assert!(refused(Prompt::user("<image>")).contains("1 places for pictures"));
 }
 
-/// Prompts of three lengths, and so of three α, in one session: each computes what it computes alone, bit for bit.
+/// Prompts of three lengths, which have three different α, run in one session: each computes the same as alone, bit for
+/// bit.
 #[test]
 fn lengths_with_other_angles_share_passes() {
     let golden = Golden::open("qwenvl_a");
@@ -245,7 +248,7 @@ fn lengths_with_other_angles_share_passes() {
     }
 }
 
-/// A question that follows crosses the trained length: the whole conversation is computed anew, with its own angles.
+/// A follow-up question exceeds the trained length: the whole conversation is computed again with the new angles.
 #[test]
 fn a_question_that_follows_computes_anew_where_angles_change() {
     let golden = Golden::open("qwenvl_a");
@@ -270,7 +273,7 @@ fn a_question_that_follows_computes_anew_where_angles_change() {
     }
 }
 
-/// With bindings that no large matrix fits: q, k and v apart, the head in parts.
+/// Bindings are too small for the large matrices: q, k and v are separate, and the head is split.
 #[test]
 fn weights_larger_than_a_binding_lie_in_parts() {
     let golden = Golden::open("qwenvl_b");

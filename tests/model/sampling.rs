@@ -1,5 +1,5 @@
-//! Drawing tokens: the same seed the same text, the same tokens on every device, and the distribution that the model
-//! and the filters say.
+//! Drawing tokens: the same seed gives the same text, all devices choose the same tokens, and the distribution follows
+//! from the model and the filters.
 
 use crate::support::golden::Golden;
 use crate::support::runtimes::{self, worst};
@@ -12,10 +12,10 @@ use dunlin::ops::sample::Sample;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::{LoadOptions, Prompt, Sampler};
 
-/// Logits of adapters against the CPU's: the float32 column of `tests/golden/README.md`.
+/// The tolerance of adapters' logits against the CPU's: the float32 column of `tests/golden/README.md`.
 const LOGITS: f32 = 2e-3;
 
-/// Every way to choose, alone and together.
+/// Every sampling option, alone and combined.
 fn samplings() -> Vec<(&'static str, Row)> {
     let plain = Row { temperature: 1.0, seed: 0x1234_5678, ..Row::at(0) };
     vec![
@@ -43,7 +43,7 @@ fn case(logits: &[f32], tokens: &[u32], sampling: &Row) -> Case {
     Case::new(Sample { rows: 1 }, vec![given]).state(vec![state, Given::table()]).rows(vec![row])
 }
 
-/// What the reference of the operator chooses.
+/// The choice of the operator's reference.
 pub fn reference(logits: &[f32], tokens: &[u32], sampling: &Row) -> u32 {
     let case = case(logits, tokens, sampling);
     let prepared = Prepared::new(&case);
@@ -51,8 +51,8 @@ pub fn reference(logits: &[f32], tokens: &[u32], sampling: &Row) -> u32 {
     prepared.reference(&case)[result][0]
 }
 
-/// Devices may part only where the choice is nearly a tie: where moving the two logits by what adapters are allowed to
-/// be off makes the reference choose what the adapter chose.
+/// Devices may differ only where the choice is nearly a tie: where a change of the two logits within the tolerance of
+/// adapters makes the reference choose as the adapter did.
 #[test]
 fn devices_draw_the_tokens_that_the_cpu_draws() {
     let mut parted = 0;
@@ -107,16 +107,16 @@ fn a_seed_gives_a_text_and_another_seed_another() {
         let sampler = Sampler::greedy().temperature(1.5).top_k(100);
         let first = text(&sampler.clone().seed(11));
         assert_eq!(first, text(&sampler.clone().seed(11)), "{}", runtime.label);
-        // Every bit counts.
+        // Every bit of the seed counts.
         let others = [12, 13 << 32, 1 << 31, 11 + (1 << 32)].map(|seed| text(&sampler.clone().seed(seed)));
         assert!(others.iter().all(|other| *other != first), "{}: the seed does nothing", runtime.label);
         assert!(others[0] != others[1] && others[1] != others[2], "{}", runtime.label);
-        // Without a seed, every text is its own.
+        // Without a seed, each text is different.
         assert_ne!(text(&sampler), text(&sampler), "{}", runtime.label);
     }
 }
 
-/// Draws for each run: by the reference, or by an adapter.
+/// One draw for each row, by the reference or by an adapter.
 fn draws(gpu: Option<&Gpu>, case: &Case, rows: impl Iterator<Item = Row>) -> Vec<u32> {
     let prepared = Prepared::new(case);
     let (index, (_, result)) =
@@ -146,7 +146,7 @@ fn draws(gpu: Option<&Gpu>, case: &Case, rows: impl Iterator<Item = Row>) -> Vec
     .collect()
 }
 
-/// softmax(logits / T) over the ids that are kept, and nothing else.
+/// softmax(logits / T) over the ids that are kept; 0 for the others.
 fn softmax(logits: &[f32], temperature: f32, keep: impl Fn(usize) -> bool) -> Vec<f64> {
     let weight = |(id, &l): (usize, &f32)| if keep(id) { f64::from(l / temperature).exp() } else { 0.0 };
     let weights: Vec<f64> = logits.iter().enumerate().map(weight).collect();
@@ -154,7 +154,7 @@ fn softmax(logits: &[f32], temperature: f32, keep: impl Fn(usize) -> bool) -> Ve
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Pearson's Σ (found − expected)² / expected over the ids that are kept, and how many of them are free.
+/// Pearson's Σ (found − expected)² / expected over the ids that are kept, and the degrees of freedom.
 fn chi_square(drawn: &[u32], expected: &[f64]) -> (f64, usize) {
     let mut counts = vec![0usize; expected.len()];
     drawn.iter().for_each(|&id| counts[id as usize] += 1);
@@ -172,10 +172,10 @@ fn chi_square(drawn: &[u32], expected: &[f64]) -> (f64, usize) {
     (sum, kept - 1)
 }
 
-/// The seeds are fixed: the test passes always or never. A right sampler passes with 999 of 1000 sets of seeds.
+/// The seeds are fixed, so the result is always the same. A correct sampler passes with 999 of 1000 sets of seeds.
 #[test]
 fn draws_are_distributed_as_the_filters_say() {
-    // Ids in an order that no sort leaves as it is, down to 1 in 37.
+    // The ids are in an order that every sort changes; probabilities go down to 1 in 37.
     let logits: Vec<f32> = (0..13).map(|id| ((id * 5) % 13) as f32 * 0.15 - 1.0).collect();
     let rank = |id: usize| 12 - (id * 5) % 13;
     let plain = Row { temperature: 1.0, ..Row::at(0) };

@@ -1,4 +1,4 @@
-//! Tokenizers and chat templates of a real model file. The small ones are held to theirs beside their code.
+//! Tokenizers and chat templates of a real model file. Those of the small models are tested beside their code.
 
 use crate::support::real_model;
 use dunlin::Tokenizer;
@@ -41,7 +41,7 @@ fn smollm2_tokenizes_as_its_reference_does() {
 fn streaming_gives_what_whole_decoding_gives() {
     let Some(path) = real_model::smollm2() else { return };
     let tokenizer = Tokenizer::load(path).unwrap();
-    // Ids of single bytes, and whatever else a generator throws at it.
+    // Ids of single bytes, and random ids.
     let mut state = 1u64;
     for _ in 0..300 {
         let mut ids = Vec::new();

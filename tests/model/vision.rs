@@ -1,5 +1,5 @@
 //! Golden MobileVLM checkpoints on the CPU and on every adapter: pixels, features, image tokens, embeddings, logits,
-//! greedy ids; conversations that go on; weights that go.
+//! greedy ids; conversations with follow-up questions; vision weights that are released.
 
 use crate::support::golden::{self, Golden};
 use crate::support::pictures::{greedy, log_softmax, prompt, tensor};
@@ -10,7 +10,7 @@ use dunlin::checkpoint::{Checkpoint, Config};
 use dunlin::kernel::{Family, Row};
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
 
-/// Of values after normalisation: one step of a colour is 0.015.
+/// The tolerance of values after normalisation, where one step of a colour is 0.015.
 const PIXELS: f32 = 1e-5;
 
 #[test]
@@ -25,7 +25,7 @@ fn golden_vision_cases() {
     }
 }
 
-/// Everything that a golden case expects.
+/// Compares a model with all expected values of a golden case.
 fn check(golden: &Golden, model: &Model, label: &str, tolerance: Tolerance) {
     let at = |what: &str| format!("{} on {label}: {what}", golden.name);
     let near = |what: &str, trace: &Trace, name: &str, wanted: &str| {
@@ -74,7 +74,7 @@ fn check(golden: &Golden, model: &Model, label: &str, tolerance: Tolerance) {
     }
 }
 
-/// The ids of a prompt, with rows of pictures in the places of pictures.
+/// The ids of a prompt, with the rows of the pictures in place of each picture.
 fn expand(ids: &[u32], vocab: usize, golden: &Golden) -> Vec<u32> {
     let rows = golden.expected()["images"]["img0"]["projector_tokens"].as_u64().expect("a number") as u32;
     let mut next = vocab as u32;
@@ -90,7 +90,7 @@ fn expand(ids: &[u32], vocab: usize, golden: &Golden) -> Vec<u32> {
     expanded
 }
 
-/// One model of each kind, everywhere.
+/// Calls `each` with one model of each kind on every runtime.
 fn everywhere(each: impl Fn(&Golden, Model, &Runtime)) {
     for runtime in runtimes::all() {
         for name in ["mobilevlm_v1_grid8", "mobilevlm_v2_grid16"] {
@@ -124,14 +124,14 @@ fn a_question_that_follows_reads_no_picture_again() {
         let stats = next.stats();
         assert_eq!(stats.vision_s, 0.0, "{at}: the picture was read again");
 
-        // The same conversation, all at once.
+        // The same conversation as one prompt.
         let turns = [("user", "What is it?"), ("assistant", reply.trim()), ("user", "And what colour?")];
         let chat = Prompt::chat(turns.map(|(role, text)| Message::new(role, text))).image(image.clone());
         let mut whole = model.generate(chat, &sampler).expect("a generation").max_tokens(9);
         assert_eq!(found, ids(&mut whole), "{at}");
         assert_eq!(stats.prompt_tokens, whole.stats().prompt_tokens, "{at}");
 
-        // Another picture in a later question, behind the first.
+        // A later question has a second picture, which comes after the first.
         let question = Prompt::user("<image> or this?").image(golden.folder.join("image_1.png"));
         let answer: String = answered.iter().map(|piece| piece.text.as_str()).collect();
         let mut third = next.follow_up(question, &sampler).expect("a generation").max_tokens(3);
@@ -152,8 +152,8 @@ fn a_question_that_follows_reads_no_picture_again() {
     });
 }
 
-/// Two prompts of as many rows in one session with room for both: the second picture moves the first one's rows, and what
-/// is bound must follow.
+/// Two prompts with the same number of rows in one session that has room for both: the second picture moves the rows of
+/// the first, so bindings must be updated.
 #[test]
 fn a_second_picture_is_read_in_a_pass_that_has_run() {
     let golden = Golden::open("mobilevlm_v2_grid16");
@@ -194,7 +194,7 @@ fn a_second_picture_is_read_in_a_pass_that_has_run() {
     }
 }
 
-/// A question that follows one whose prompt never ran, or ran for no token: nothing of it is taken for computed.
+/// A follow-up question after a prompt that never ran, or that ran without a token: no row counts as computed.
 #[test]
 fn a_question_that_follows_nothing_is_a_whole_prompt() {
     everywhere(|golden, model, runtime| {
@@ -234,13 +234,13 @@ fn the_weights_that_read_pictures_can_go() {
         assert_eq!(stats.weight_bytes, after.expect("released"), "{at}");
         let error = model.generate(prompt(), &Sampler::greedy()).expect("a generation").next().expect("an error");
         assert!(error.unwrap_err().to_string().contains("released"), "{at}");
-        // Text needs none of them.
+        // Text needs none of the released weights.
         let mut text = model.generate(Prompt::user("Hello"), &Sampler::greedy()).expect("a generation").max_tokens(2);
         assert_eq!(ids(&mut text).len(), 2, "{at}");
     });
 }
 
-/// The CPU takes any size; a GPU would compute with the part of a head that its kernels hold.
+/// The CPU runs heads of any size; a GPU would compute only the part of a head that its kernels hold.
 #[test]
 fn heads_that_no_gpu_holds_are_refused() {
     let golden = Golden::open("mobilevlm_v2_grid16");
@@ -290,7 +290,7 @@ fn a_score_gives_pictures_and_predicts_text() {
     let (positions, rows) = (golden.f32("p0.inputs_embeds").len() / 96, 144);
     assert_eq!((score.tokens, score.token_nll.len()), (positions, positions - 1 - rows));
 
-    // The last token, by the golden logits of the position before it.
+    // The last token has the golden logits of the position before it.
     let vocab = 512;
     let before =
         golden.ids("p0.logit_positions").iter().position(|&p| p as usize == positions - 2).expect("a position");

@@ -1,5 +1,5 @@
-//! Broken files and arguments: exit code 1 and one sentence that names the file or the tensor. Never a panic, however a
-//! file is cut or garbled.
+//! Broken files and arguments give exit code 1 and one sentence that names the file or the tensor. The program never
+//! panics, however a file is cut or garbled.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-/// The sentence of a model that cannot be run.
+/// The error message for a model that cannot be run.
 fn broken(model: &Path, parts: &[&str]) -> String {
     fails(&["run", model.to_str().expect("UTF-8"), "--tokens", "1,2", "--device", "cpu"], parts)
 }
@@ -27,7 +27,7 @@ fn with_config(case: &str, change: impl FnOnce(&mut Value)) -> (Scratch, std::pa
     (scratch, folder)
 }
 
-/// A copy of a golden folder whose weights are `change`d: name, shape and bytes of each tensor.
+/// A copy of a golden folder, after `change` has changed the weights: name, shape and bytes of each tensor.
 fn with_tensors(change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<u8>)>)) -> (Scratch, std::path::PathBuf) {
     let scratch = Scratch::new();
     let folder = scratch.copy(&root().join("mobilellm_gqa"));
@@ -102,7 +102,7 @@ fn a_wrong_shape_names_its_tensor() {
     broken(&folder, &["model.layers.3"]);
 }
 
-/// A file cut anywhere, and one of garbage: named, one sentence, no panic.
+/// Files that are cut anywhere, and a file of garbage: the error is one sentence that names the file, and no panic.
 #[test]
 fn cut_files_are_named() {
     let scratch = Scratch::new();
@@ -116,7 +116,7 @@ fn cut_files_are_named() {
     ] {
         let folder = scratch.copy(&root().join(case));
         let whole = std::fs::read(folder.join(file)).expect(file);
-        // JSON that lacks only its last line break is whole.
+        // A JSON file without its last line break is complete.
         for length in [0, 1, 7, 8, 9, 100, whole.len() / 2, whole.len() - 3] {
             std::fs::write(folder.join(file), &whole[..length.min(whole.len() - 3)]).expect(file);
             println!("{case}/{file} cut to {length} bytes");
@@ -151,7 +151,7 @@ fn a_cut_gguf_is_named() {
     broken(&edit(24, &u64::MAX.to_le_bytes()), &["edited.gguf"]);
 }
 
-/// Weights that are no numbers load, and the first token says so.
+/// Weights that are NaN load, and the first token gives an error.
 #[test]
 fn weights_that_are_no_numbers_give_a_sentence_and_no_text() {
     let (_scratch, folder) = with_tensors(|tensors| {

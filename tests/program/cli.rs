@@ -1,4 +1,4 @@
-//! The program as its users meet it: output, exit codes, and what it says when something is wrong.
+//! The program from a user's view: output, exit codes, and error messages.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ fn dunlin(arguments: &[&str]) -> Command {
     command
 }
 
-/// What a successful command prints. Nothing may appear on standard error, which is not a terminal here.
+/// The output of a successful command. Standard error, which is not a terminal here, must be empty.
 fn stdout(arguments: &[&str]) -> String {
     let output = dunlin(arguments).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -29,8 +29,8 @@ fn lines(arguments: &[&str]) -> Vec<Value> {
     stdout(arguments).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A command that ends with `code`, and whose last line on standard error, with the indented lines of a list after it, has all
-/// `parts` in it. What it wrote there.
+/// A command that ends with `code`, and whose last line on standard error, with the indented lines of a list after it,
+/// has all `parts` in it. Returns its standard error.
 fn fails(code: i32, arguments: &[&str], parts: &[&str]) -> String {
     fails_as(code, &mut dunlin(arguments), parts)
 }
@@ -62,7 +62,7 @@ impl Folder {
         Self(path)
     }
 
-    /// A copy of a golden folder, its tower aside.
+    /// A copy of a golden folder, without its tower.
     fn copy(case: &str, name: &str) -> Self {
         let folder = Self::new(name);
         for entry in std::fs::read_dir(golden(case)).unwrap() {
@@ -215,8 +215,8 @@ fn score_and_trace_write_what_they_say() {
     let windows =
         lines(&["score", &model, "--text", &text, "--window", "8", "--device", "cpu", "--json"]).pop().unwrap();
     assert_eq!(windows["token_nll"].as_array().unwrap().len() as u64, tokens - tokens.div_ceil(8));
-    // Seven rows are summed in another order than the whole text: float32 of another order, a tenth of what
-    // `tests/golden/README.md` allows.
+    // Seven rows are summed in another order than the whole text. The tolerance is a tenth of that for float32 in
+    // `tests/golden/README.md`.
     let windows = windows["token_nll"].as_array().unwrap();
     for (window, whole) in windows.iter().zip(nll).take(7) {
         let (window, whole) = (window.as_f64().unwrap(), whole.as_f64().unwrap());
@@ -298,7 +298,7 @@ fn info_and_inspect_describe() {
     assert!(stdout(&["inspect", &model, "--kernel", kernel]).contains("@compute"));
 }
 
-/// A kernel is found by its name, or by parts of it in any order, as `--refuse` takes them.
+/// `--kernel` finds a kernel by its name, or by parts of the name in any order, as `--refuse` does.
 #[test]
 fn inspect_finds_kernels_by_parts_of_their_names() {
     let model = golden("mobilellm_ls");
@@ -375,7 +375,7 @@ fn devices_that_are_not_there_are_named() {
     let model = golden("mobilellm_gqa");
     fails(1, &["run", &model, "--tokens", "1", "--device", "99"], &["99"]);
     fails(1, &["run", &model, "--tokens", "1", "--device", "vulkan:martian"], &["vulkan:martian"]);
-    // No Vulkan driver, no EGL vendor: no adapter.
+    // Without a Vulkan driver and an EGL vendor there is no adapter.
     let hidden = |device: &str| {
         let mut command = dunlin(&["run", &model, "--tokens", "1", "--max-tokens", "1", "--json", "--device", device]);
         for key in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "__EGL_VENDOR_LIBRARY_FILENAMES"] {
@@ -402,7 +402,7 @@ fn a_closed_pipe_ends_it_quietly() {
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
 }
 
-/// What a command prints behind its first line, where Ctrl-C comes.
+/// The output of a command after its first line, when Ctrl-C is sent.
 #[cfg(unix)]
 fn interrupted(arguments: &[&str]) -> Vec<String> {
     let mut child = dunlin(arguments).stdout(Stdio::piped()).spawn().unwrap();
@@ -417,7 +417,7 @@ fn interrupted(arguments: &[&str]) -> Vec<String> {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_cleanly() {
-    // Without an end token it would go on to the end of its context.
+    // Without an end token the run continues to the end of the context.
     let folder = Folder::copy("mobilellm_gqa", "endless");
     folder.config(|config| config["eos_token_id"] = json!(511));
     let arguments =
@@ -426,7 +426,7 @@ fn ctrl_c_stops_cleanly() {
     let stats: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert!(stats["stats"]["stop"].is_null() && rest.len() < 2000);
 
-    // What was evaluated so far has its table.
+    // An interrupted evaluation prints the table of the items so far.
     let items = folder.0.join("items.jsonl");
     std::fs::write(&items, "{\"prompt\":\"a\",\"answer\":\"b\"}\n".repeat(2000)).unwrap();
     let arguments =

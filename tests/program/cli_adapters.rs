@@ -1,4 +1,4 @@
-//! The commands that load a model, against golden expectations, on the CPU and on every adapter.
+//! The commands that load a model, compared with golden values on the CPU and on every adapter.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::support::scratch::Scratch;
 use dunlin::checkpoint::Checkpoint;
 use serde_json::{Value, json};
 
-/// What `--device` gets: `cpu`, and each adapter by its index; with what statistics call its backend.
+/// The arguments for `--device`, `cpu` and the index of each adapter, with the backend's name in statistics.
 fn devices() -> Vec<(String, String)> {
     let adapters = adapters::all().into_iter().map(|adapter| (adapter.index.to_string(), adapter.backend));
     [("cpu".to_string(), "cpu".to_string())].into_iter().chain(adapters).collect()
@@ -46,7 +46,8 @@ fn run_gives_the_golden_ids() {
                 assert!(stats[key].as_f64().expect(key) > 0.0, "{at}: {key}");
             }
             assert!(stats["weight_bytes"].as_u64().expect("bytes") > 100_000, "{at}");
-            // Five a layer, seven where what is added has norms of its own, and embedding, head and sampling.
+            // Five dispatches a layer, seven where branches have norms of their own, besides embedding, head and
+            // sampling.
             let config = Checkpoint::open(&golden.folder).expect("a golden folder").config;
             let passes = if config.layer_sharing { 2 * config.layers } else { config.layers };
             let dispatches = stats["dispatches_per_token"].as_u64().expect("a count") as usize;
@@ -57,7 +58,7 @@ fn run_gives_the_golden_ids() {
     }
 }
 
-/// The next best kernels take the place of those that are refused: on a rasteriser those of hardware.
+/// The next best kernels replace those that are refused; on a rasteriser these are the kernels for hardware.
 #[test]
 fn run_gives_the_golden_ids_without_refused_kernels() {
     let golden = Golden::open("mobilellm_gqa");
@@ -128,7 +129,7 @@ fn score_gives_the_golden_perplexity() {
         let mean = wanted.iter().map(|&nll| f64::from(nll)).sum::<f64>() / wanted.len() as f64;
         let ids = list(&golden.ids("ppl.input_ids"));
         for (device, _) in devices() {
-            // Under auto, arithmetic may be float16.
+            // With auto, arithmetic may be float16.
             for (precision, most) in [("f32", 1e-4), ("auto", 1e-2)] {
                 let at = format!("{} on {device} in {precision}", golden.name);
                 let arguments = ["score", folder(&golden), "--tokens", &ids, "--device", &device, "--json"];
@@ -155,7 +156,7 @@ fn devices_are_found_by_every_form_of_their_name() {
     let info: Value = json_lines(&["info", "--json"]).remove(0);
     let listed = info["adapters"].as_array().expect("a list");
     let real = listed.iter().any(|adapter| adapter["software"] == false && adapter["unusable"].is_null());
-    // A software rasteriser is taken when it is asked for, never by itself.
+    // A software rasteriser is used only on request.
     assert_eq!(backend("auto") == "cpu", !real);
     for adapter in adapters::all() {
         let entry = &listed[adapter.index];
@@ -178,7 +179,7 @@ fn devices_are_found_by_every_form_of_their_name() {
     );
 }
 
-/// Every command that loads says why it cannot when there is no adapter, and the CPU goes on working.
+/// Every command that loads a model explains why it cannot when there is no adapter, and the CPU still works.
 #[cfg(target_os = "linux")]
 #[test]
 fn without_an_adapter_gpu_is_a_sentence_and_auto_the_cpu() {
@@ -248,7 +249,8 @@ fn a_window_and_a_context_are_kept_on_each_device() {
     }
 }
 
-/// The plan that `inspect` prints has as many dispatches as statistics count, and names kernels that it can print.
+/// The plan that `inspect` prints has as many dispatches as the statistics report, and `inspect` can print each of its
+/// kernels.
 #[test]
 fn inspect_prints_what_runs() {
     for golden in ["mobilellm_ls", "mobilellm_r1"].map(Golden::open) {
@@ -267,7 +269,7 @@ fn inspect_prints_what_runs() {
     }
 }
 
-/// All of it runs in `tests/device/ops.rs`; what is right there is said to be right here.
+/// `tests/device/ops.rs` runs all kernels; this test checks that correct ones are reported as correct.
 #[test]
 fn check_compares_an_adapter_with_the_cpu() {
     let few = ["check", "--operator", "add", "--operator", "cache_write"];

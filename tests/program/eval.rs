@@ -1,4 +1,4 @@
-//! `dunlin eval`: what is right is counted, what was done is not done again, and a bad line is named by its number.
+//! `dunlin eval` counts right answers, does not repeat finished items, and names a bad line by its number.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// What a model says to a question, in words.
+/// A model's answer to a question, as text.
 fn answer(model: &str, question: &[&str]) -> String {
     let arguments = [&["run", model, "--device", "cpu", "--max-tokens", "6", "--json"], question].concat();
     let pieces = json_lines(&arguments);
@@ -35,7 +35,7 @@ fn answers_are_compared_word_for_word() {
     let data = scratch.write(
         "test.jsonl",
         lines(&[
-            // Case and space around it do not count; the picture's path counts from the file.
+            // Case and surrounding space are ignored; the picture's path is relative to the file.
             json!({"image": "picture.png", "prompt": "What?", "answer": format!(" {} ", about_picture.to_uppercase()), "group": "seen"}),
             json!({"image": "picture.png", "prompt": "What?", "answer": about_picture.clone() + "!", "group": "seen"}),
             json!({"prompt": "Who?", "answer": plain}),
@@ -52,7 +52,7 @@ fn answers_are_compared_word_for_word() {
     assert_eq!(summary["groups"]["seen"]["correct"], 1);
     assert!(summary["accuracy_norm"].is_null());
 
-    // The folder of the file will do, and the table says the same.
+    // `--dataset` also takes the file's folder, and the table shows the same numbers.
     let table = stdout(&["eval", &model, "--device", "cpu", "--max-tokens", "6", "--dataset", text(&scratch.path(""))]);
     assert!(table.contains("all          3        2  66.67 %"), "{table}");
     assert!(table.contains("seen         2        1  50.00 %"), "{table}");
@@ -82,7 +82,7 @@ fn choices_are_scored_as_scores_are() {
     let found: Vec<f64> =
         results[0]["logprobs"].as_array().expect("numbers").iter().filter_map(Value::as_f64).collect();
     assert_eq!(found.len(), 3, "{results:?}");
-    // What choices share is computed once, and seven rows are summed in another order than eight.
+    // The start that choices share is computed once, and sums over seven rows have another order than over eight.
     assert!(found.iter().zip(logprobs).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} for {logprobs:?}");
     assert_eq!(results[0]["correct"], true);
     assert_eq!(results[0]["correct_norm"], best(by_length) == best(logprobs));
@@ -91,7 +91,7 @@ fn choices_are_scored_as_scores_are() {
     assert!(table.contains("acc_norm"), "{table}");
 }
 
-/// A character of Japanese is three bytes, which are a token each to this model.
+/// A Japanese character is three bytes, and each byte is a token of this model.
 #[test]
 fn the_length_of_a_choice_is_counted_in_characters() {
     let (scratch, model) = (Scratch::new(), golden("mobilellm_gqa"));
@@ -126,7 +126,8 @@ fn a_choice_stands_behind_one_space_and_a_first_token() {
     assert_eq!(found[4], found[5]);
     assert_ne!(found[3], found[4]);
 
-    // A tokenizer that ends every text does not end a prompt, and one that begins none begins an empty prompt.
+    // A tokenizer that adds an end token does not add it to a prompt; one that adds no start token gives an empty
+    // prompt.
     let folder = scratch.copy(Path::new(&model));
     let mut config: Value = serde_json::from_slice(&std::fs::read(folder.join("tokenizer_config.json")).expect("JSON"))
         .expect("a configuration");
@@ -136,7 +137,7 @@ fn a_choice_stands_behind_one_space_and_a_first_token() {
     config["add_bos_token"] = json!(false);
     std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("a file");
     assert_eq!(scores(text(&folder))[4..], found[4..]);
-    // The same where one token begins and ends.
+    // The same if start and end are one token.
     config["add_bos_token"] = json!(true);
     config["add_eos_token"] = json!(false);
     config["eos_token"] = json!("<s>");
@@ -147,7 +148,7 @@ fn a_choice_stands_behind_one_space_and_a_first_token() {
     fails(&short, &["d.jsonl, line 1", "the context of 4"]);
 }
 
-/// What a model says of a picture is the likeliest of what it may say, and each choice scores as the whole text does.
+/// A model's own answer to a picture is the likeliest choice, and each choice has the score of the whole text.
 #[test]
 fn choices_about_a_picture_are_replies() {
     let (scratch, model) = (Scratch::new(), golden("mobilevlm_v2_grid24"));
@@ -168,7 +169,7 @@ fn choices_about_a_picture_are_replies() {
     };
     let asked = chat(&[]);
     for (choice, found) in choices.iter().zip(found) {
-        // The reply ends with a token that is not of the choice.
+        // The reply ends with a token that the choice does not have.
         let mut whole = chat(&[choice.trim()]);
         whole.pop();
         assert_eq!(whole[..asked.len()], asked[..]);
@@ -177,7 +178,7 @@ fn choices_about_a_picture_are_replies() {
         let score = json_lines(&arguments);
         let nll = score[0]["token_nll"].as_array().expect("numbers").iter().rev().take(whole.len() - asked.len());
         let scored = -nll.map(|value| value.as_f64().expect("a number")).sum::<f64>();
-        // What choices share is computed once, and seven rows are summed in another order than eight.
+        // The start that choices share is computed once, and sums over seven rows have another order than over eight.
         assert!((found - scored).abs() < 1e-4, "{choice}: {found}, and as a whole {scored}");
     }
 }
@@ -197,9 +198,9 @@ fn what_was_done_is_not_done_again() {
     assert_eq!(computed(&["--limit", "3"]), 3);
     let whole = std::fs::read_to_string(&out).expect("results");
     assert_eq!(whole.lines().count(), 3);
-    // Somebody's results are not overwritten.
+    // Existing results are not overwritten.
     fails(&arguments, &["out.jsonl is there already", "--resume"]);
-    // The last line was being written when the power went, in the middle of a letter.
+    // The last line is incomplete, as after a power failure, and ends in the middle of a character.
     std::fs::write(
         &out,
         [&whole.as_bytes()[..whole.trim_end().rfind('\n').expect("lines") + 1], b"{\"line\":3,\"p\xc3"].concat(),
@@ -212,7 +213,7 @@ fn what_was_done_is_not_done_again() {
     let shown = json_lines(&[&arguments[..], &["--resume"]].concat());
     assert_eq!(shown.len(), 5, "each item has its line, also where it was known: {shown:?}");
 
-    // Results are of these items, of this model, of these options.
+    // The results must belong to these items, this model and these options.
     let swapped = |from: &str, to: &str| -> Vec<String> {
         arguments.iter().map(|&part| if part == from { to.to_string() } else { part.to_string() }).collect()
     };
@@ -232,13 +233,13 @@ fn what_was_done_is_not_done_again() {
     assert_eq!(std::fs::read_to_string(&data).expect("the items").lines().count(), 1);
     scratch.write("d.jsonl", as_it_was);
 
-    // Without --out results lie beside the items.
+    // Without --out the results are beside the items.
     let alone = ["eval", &model, "--device", "cpu", "--max-tokens", "2", "--data", text(&data), "--resume"];
     assert!(stdout(&[&alone[..], &["--limit", "3"]].concat()).contains("\n3 items"));
     assert!(stdout(&alone).contains("\n1 items"));
     assert_eq!(std::fs::read_to_string(scratch.path("d.jsonl.results")).expect("results").lines().count(), 4);
 
-    // Nobody else may write there meanwhile, and what else lies beside a model does not matter.
+    // The file is locked against other processes. Other files beside the model do not matter.
     let held = std::fs::File::open(&out).expect("results");
     held.lock().expect("a lock");
     refused(&swapped("", ""), &["--resume"], &["out.jsonl is being written by another process"]);

@@ -1,4 +1,4 @@
-//! The program `dunlin`: what it prints, what it writes, and how it fails.
+//! The program `dunlin`: output, written files, and failures.
 
 #[path = "../support/mod.rs"]
 mod support;

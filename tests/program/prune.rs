@@ -1,4 +1,4 @@
-//! `dunlin prune`: what it prints and writes, what it refuses, and that nothing half-written stays behind.
+//! `dunlin prune`: its output and files, the arguments that it refuses, and that it leaves no incomplete files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,7 +45,7 @@ impl Run {
         Run { arguments: arguments.map(str::to_owned).into(), scratch }
     }
 
-    /// With another value of an option, or of the model.
+    /// Sets another value of an option, or of the model.
     fn with(mut self, option: &str, value: impl AsRef<Path>) -> Self {
         let value = path(value.as_ref());
         match self.arguments.iter().position(|argument| argument == option) {
@@ -60,14 +60,14 @@ impl Run {
         self.arguments.iter().map(String::as_str).collect()
     }
 
-    /// It fails with these words, and leaves nothing behind.
+    /// Checks that the run fails with these words and leaves no files.
     fn fails(&self, parts: &[&str]) {
         let before = self.files();
         fails(&self.arguments(), parts);
         assert_eq!(self.files(), before, "{:?}", self.arguments);
     }
 
-    /// What lies in the scratch folder.
+    /// The names in the scratch folder.
     fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.scratch.path("")).expect("a folder");
         let mut names: Vec<String> =
@@ -104,7 +104,7 @@ fn a_folder_and_a_report_are_written() {
     assert!(inspected.contains("45,072"), "{inspected}");
     let _ = stdout(&["run", &out, "--tokens", "1,2,3", "--max-tokens", "2", "--device", "cpu"]);
 
-    // A folder that is there makes way only if it is told to, and only a model's.
+    // An existing folder is replaced only with `--force`, and only if it holds a model.
     run.fails(&["out", "exists already", "--force"]);
     let mut forced = run.arguments();
     forced.push("--force");
@@ -158,7 +158,7 @@ fn what_cannot_be_pruned_is_refused_before_the_work() {
         gguf::from_folder(&root().join("mobilellm_gqa"), |_, element, bytes| (element, bytes.to_vec())).finish(),
     );
     Run::new().with("MODEL", gguf).fails(&["model.gguf", "GGUF", "Hugging Face folder"]);
-    // The model that is read is never replaced.
+    // The folder of the input model is never replaced.
     let copy = scratch.copy(&root().join("prune_l2"));
     let run = Run::new().with("MODEL", &copy).with("--out", &copy);
     fails(&[&run.arguments()[..], &["--force"]].concat(), &["holds the model that is read"]);
@@ -203,7 +203,7 @@ fn a_calibration_may_be_broken() {
     with_tokenizer("line.jsonl", "{\"text\":\"a\"}\n{\"txt\":\"b\"}\n", &["line.jsonl", "line 2"]);
 }
 
-/// A run that is interrupted ends with 130 and leaves nothing, and so does one whose last step fails.
+/// A run that is interrupted ends with 130 and leaves no files; a run whose last step fails leaves none either.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_leaves_nothing() {
@@ -213,7 +213,7 @@ fn an_interrupted_run_leaves_nothing() {
     let run = run.with("--importance", "taylor").with("--report", scratch.path("report.json"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
     let mut child = command.args(run.arguments()).stdout(std::process::Stdio::piped()).spawn().expect("the program");
-    // Long enough for the run to begin, which is what makes it stop by itself; far shorter than it takes.
+    // Long enough for the run to begin, so that it stops by itself on Ctrl-C; far shorter than the whole run.
     std::thread::sleep(std::time::Duration::from_millis(700));
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(killed.success());
@@ -221,7 +221,7 @@ fn an_interrupted_run_leaves_nothing() {
     assert!(run.files().is_empty(), "{:?}", run.files());
     assert!(!scratch.path("report.json").exists());
 
-    // Weights that are no numbers are found out at the first choice.
+    // NaN weights are detected at the first choice.
     let broken = scratch.copy(&root().join("prune_l2"));
     let mut weights = std::fs::read(broken.join("model.safetensors")).expect("weights");
     let length = weights.len();

@@ -1,4 +1,5 @@
-//! The program with a Qwen-VL: every form of a prompt, both spellings, control tokens, and what `tokenize` and `inspect` say.
+//! The program with a Qwen-VL: every form of a prompt, both spellings, control tokens, and the output of `tokenize` and
+//! `inspect`.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ fn run(model: &Path, device: &str, more: &[&str]) -> (Vec<Value>, String, Value)
     (lines.iter().map(|line| line["token"].clone()).collect(), words, last)
 }
 
-/// A golden prompt, and `--image FILE` for each of its pictures.
+/// A golden prompt, and the arguments `--image FILE` for each of its pictures.
 fn asked(golden: &Golden, name: &str) -> (Value, Vec<String>) {
     let prompt = golden.expected()["prompts"][name].take();
     let images = prompt["images"].as_array().expect("images").iter();
@@ -73,7 +74,7 @@ fn spelling_and_control_tokens_are_options() {
     let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect();
     let tokenizer = Tokenizer::load(&golden.folder).expect("a tokenizer");
     assert_eq!((tokenizer.decode(&ids), tokenizer.decode_with_special(&ids)), (words, tagged));
-    // Of random weights no box comes.
+    // A model with random weights gives no box.
     assert!(last.get("boxes").is_none());
 
     let (_, _, tight) = run(&golden.folder, "cpu", &[&question[..], &["--tight-pictures"]].concat());

@@ -1,5 +1,5 @@
-//! Broken pictures and vision halves, and ones that do not belong to a model: exit code 1 and one sentence that names
-//! what is wrong. Never a panic, however a file is cut or garbled.
+//! Broken pictures and vision halves, and ones that do not match the model, give exit code 1 and one sentence that
+//! names the cause. The program never panics, however a file is cut or garbled.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -23,18 +23,18 @@ fn picture() -> PathBuf {
     root().join(V1).join("image_0.png")
 }
 
-/// A question about a picture, with more arguments.
+/// The arguments of a question about a picture, followed by `more`.
 fn ask<'a>(model: &'a Path, image: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let question = ["run", text(model), "--image", text(image), "--prompt", "What?", "--device", "cpu"];
     [&question[..], &["--max-tokens", "1"], more].concat()
 }
 
-/// The sentence of a model that cannot answer.
+/// The error message for a model that cannot answer.
 fn broken(model: &Path, more: &[&str], parts: &[&str]) -> String {
     fails(&ask(model, &picture(), more), parts)
 }
 
-/// A copy of a golden case, its tower with it; and the tower's folder.
+/// A copy of a golden case with its tower, and the folder of the tower.
 fn copied(scratch: &Scratch, case: &str) -> (PathBuf, PathBuf) {
     let folder = scratch.copy(&root().join(case));
     let config = golden::json(&format!("{case}/config.json"));
@@ -87,7 +87,7 @@ fn pictures_that_are_none_are_named() {
     ];
     for (file, parts) in cases {
         fails(&ask(&model, &file, &[]), parts);
-        // The second picture is named, not the first.
+        // The error names the second picture, not the first.
         fails(&ask(&model, &picture(), &["--image", text(&file)]), parts);
         let common = ["--image", text(&file), "--device", "cpu", "--tokens", "1,-200,2"];
         fails(&[&["score", text(&model)][..], &common].concat(), parts);
@@ -95,7 +95,7 @@ fn pictures_that_are_none_are_named() {
     }
     for (name, whole) in [("x.png", png), ("x.jpg", jpeg)] {
         stdout(&ask(&model, &scratch.write(name, &whole), &[]));
-        // A PNG file that lacks only what follows its pixels is whole.
+        // A PNG file without the bytes after its pixels is complete.
         let last = if name == "x.png" { whole.len() - 40 } else { whole.len() - 1 };
         for length in [1, 2, 4, 8, 9, 20, 33, 34, 60, whole.len() / 3, last] {
             fails(&ask(&model, &scratch.write(name, &whole[..length]), &[]), &[name]);
@@ -137,7 +137,7 @@ fn pictures_and_places_are_counted() {
     count(&["--tokens", "1,2"], &one, &["0 places", "1 pictures"]);
     count(&["--tokens", "1,-200,-200"], &one, &["2 places", "1 pictures"]);
     count(&["--tokens", "1,-201"], &one, &["--tokens", "`-201`"]);
-    // An id behind the vocabulary names a row of a picture inside the program, and nothing outside.
+    // An id beyond the vocabulary stands for a row of a picture inside the program, and is an error in a prompt.
     count(&["--tokens", "1,-200,512"], &one, &["token 512", "512 ids"]);
     fails(&["tokenize", model, "--decode", "1,-200"], &["--decode", "-200", "picture"]);
 }
@@ -187,7 +187,7 @@ fn vision_files_that_do_not_belong_to_the_model_are_named() {
     given(&folder, &root().join("mobilellm_gqa"), &["mobilellm_gqa", "`mobilellm`", "clip_vision_model"]);
     given(&root().join("mobilellm_gqa"), &tower, &["--vision-tower", "mobilellm_gqa", "MobileVLM"]);
     given(&language, &tower, &["--vision-tower", &name(&language), "MobileVLM"]);
-    // Of another model: 40 features for 48.
+    // A tower of another model: 40 features instead of 48.
     let small = root().join("mobilevlm_v1_grid8/openai/clip-vit-tiny-patch14-112");
     given(&folder, &small, &["48 features", "makes 40", "not of the same model"]);
 }
@@ -198,12 +198,12 @@ fn a_missing_tower_says_where_it_was_looked_for() {
     for case in [V1, V2] {
         let (folder, tower) = copied(&scratch, case);
         without_tensors(&folder, "model.vision_tower.");
-        // With the folder it is whole.
+        // With the folder the model is complete.
         stdout(&ask(&folder, &picture(), &[]));
         std::fs::remove_dir_all(&tower).expect("a folder");
         let parts = [case, "no vision tower", "its own weights", text(&tower), "--vision-tower"];
         broken(&folder, &[], &parts);
-        // Not even for text: half of the model is not there.
+        // The model refuses text too, because half of it is missing.
         fails(&["run", text(&folder), "--prompt", "Hello", "--device", "cpu"], &parts);
         without_tensors(&folder, "model.mm_projector.");
         let elsewhere = root().join(tower.strip_prefix(scratch.path("")).expect("in the folder"));
@@ -211,7 +211,7 @@ fn a_missing_tower_says_where_it_was_looked_for() {
     }
 }
 
-/// A file cut anywhere, and one of garbage.
+/// Files that are cut anywhere, and a file of garbage.
 #[test]
 fn cut_vision_files_are_named() {
     let scratch = Scratch::new();
@@ -230,7 +230,7 @@ fn cut_vision_files_are_named() {
         for file in [file, "config.json", "preprocessor_config.json"].map(|file| tower.join(file)) {
             let whole = std::fs::read(&file).expect("a file");
             let name = file.file_name().expect("a name").to_string_lossy();
-            // JSON that lacks only its last line break is whole.
+            // A JSON file without its last line break is complete.
             let last = whole.len() - 3;
             for length in [0, 1, 7, 8, 9, 100, whole.len() / 3, whole.len() / 2, last].map(|length| length.min(last)) {
                 std::fs::write(&file, &whole[..length]).expect("a file");
@@ -244,7 +244,7 @@ fn cut_vision_files_are_named() {
     }
 }
 
-/// The vision half's file with other bytes `after` bytes behind the end of a key: 4 for a number or a flag, 12 for a
+/// The vision half's file with other bytes at offset `after` from the end of a key: 4 for a number or a flag, 12 for a
 /// string or an array.
 fn patched(vision: &Writer, key: &str, after: usize, bytes: &[u8]) -> Vec<u8> {
     let mut file = vision.finish();
@@ -280,14 +280,14 @@ fn damaged_metadata_is_named() {
         let mmproj = scratch.write(file, patched(&vision, key, after, &bytes));
         broken(&language, &["--mmproj", text(&mmproj)], parts);
     }
-    // More blocks than are stored. The key for the hidden state that is used leaves 3 of them; without it, all run.
+    // More blocks than are stored. With the key for the selected hidden state 3 of them are used; without it, all run.
     let (_, legacy) = pairs::writers(&root().join(V1), Naming::Legacy, ggml::F32);
     let more = |vision: &Writer| scratch.write(file, patched(vision, "clip.vision.block_count", 4, &number(4)));
     stdout(&ask(&language, &picture(), &["--mmproj", text(&more(&vision))]));
     broken(&language, &["--mmproj", text(&more(&legacy))], &[file, "encoder.layers.3.", "missing"]);
 }
 
-/// Numbers of the three JSON files that no tower has. Nothing is allocated by them.
+/// Numbers in the three JSON files that no tower can have. The program does not allocate memory by them.
 #[test]
 fn impossible_numbers_are_named() {
     let scratch = Scratch::new();
@@ -309,7 +309,7 @@ fn impossible_numbers_are_named() {
     for size in [1_000_000_000, 1 << 32, 1_000_000_000_000, u64::MAX] {
         edit(&config, |json| huge(json, size));
         broken(&folder, &[], &["preprocessor_config.json", "56x56", &size.to_string()]);
-        // Both files agree; the weights do not.
+        // Both files agree with each other, but not with the weights.
         edit(&colours, |json| (json["size"], json["crop_size"]) = (json!(size), json!(size)));
         broken(&folder, &[], &["config.json", "patch_size is 1", "14x14"]);
         edit(&config, |json| json["vision_config"]["patch_size"] = json!(14));
@@ -318,7 +318,7 @@ fn impossible_numbers_are_named() {
     }
     std::fs::write(&config, whole).expect("a file");
 
-    // Every number of each file becomes something else: an error that names the file, or an answer.
+    // Each number of each file is changed in turn: the result is an error that names the file, or an answer.
     let mut refused = 0;
     for file in [folder.join("config.json"), config, colours] {
         let whole: Value = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");

@@ -1,4 +1,4 @@
-//! The program with pictures: `run`, `score`, `trace`, `inspect` and `tokenize` against golden expectations, on the CPU
+//! The program with pictures: `run`, `score`, `trace`, `inspect` and `tokenize` compared with golden values, on the CPU
 //! and, for one model of each projector, on every adapter.
 
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::support::{adapters, pairs};
 use dunlin::Tokenizer;
 use serde_json::{Value, json};
 
-/// Ids of every golden case.
+/// The size of the vocabulary of every golden case.
 const VOCAB: usize = 512;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// Every case on the CPU, and one of each projector on every adapter: the case, and what `--device` gets.
+/// Every case on the CPU, and one of each projector on every adapter: the case and the argument for `--device`.
 fn everywhere() -> Vec<(Golden, String)> {
     let mut all: Vec<(Golden, String)> = golden::vision_cases().into_iter().map(|case| (case, "cpu".into())).collect();
     for adapter in adapters::all() {
@@ -33,11 +33,11 @@ fn everywhere() -> Vec<(Golden, String)> {
 /// A golden prompt as arguments.
 struct Asked {
     question: String,
-    /// With the template around the question.
+    /// The question inside the template.
     text: String,
     ids: Vec<Value>,
     images: Vec<PathBuf>,
-    /// Tokens of the prompt, those of pictures among them.
+    /// The tokens of the prompt, including those of pictures.
     tokens: Value,
     greedy: Vec<Value>,
 }
@@ -63,7 +63,7 @@ impl Asked {
         self.images.iter().flat_map(|image| ["--image", text(image)]).collect()
     }
 
-    /// For `--tokens`.
+    /// The argument for `--tokens`.
     fn ids(&self) -> String {
         self.ids.iter().map(Value::to_string).collect::<Vec<_>>().join(",")
     }
@@ -101,7 +101,7 @@ fn run_answers_questions_about_pictures() {
     }
 }
 
-/// A question, the same with its template, and the same as ids.
+/// A question, the same question inside its template, and the same question as ids.
 #[test]
 fn every_form_of_a_prompt_gives_the_same() {
     for golden in golden::vision_cases() {
@@ -138,10 +138,10 @@ fn the_vision_half_goes_when_it_is_told_to() {
     }
 }
 
-/// The first question with the picture, then one a line; the picture is read once.
+/// The first question comes with the picture, further ones line by line; the picture is read once.
 #[test]
 fn a_chat_goes_on_about_its_picture() {
-    // Each turn starts the program again to compare, so that adapters get one case.
+    // The comparison starts the program again for each turn, so adapters run one case only.
     for (golden, device) in everywhere().into_iter().filter(|(golden, _)| golden.name != "mobilevlm_v2_grid24") {
         let at = format!("{} on {device}", golden.name);
         let asked = Asked::new(&golden, "p0");
@@ -153,7 +153,8 @@ fn a_chat_goes_on_about_its_picture() {
         assert_eq!(turns.len(), 3, "{at}: {out}");
         assert!(turns[0].iter().zip(&asked.greedy[..8]).all(|(line, id)| line["token"] == *id), "{at}: {out}");
 
-        // Each later turn is what the whole conversation gives, asked at once: as ids, for a reply may hold any byte.
+        // Each later turn equals the whole conversation asked at once. It is given as ids, because a reply may hold any
+        // byte.
         let tokenizer = Tokenizer::load(&golden.folder).expect("a tokenizer");
         let mut conversation = asked.text.clone();
         for (turns, question) in turns.windows(2).zip(["And the colour?", "Why?"]) {
@@ -204,7 +205,7 @@ fn trace_writes_what_passes_through_the_vision_half() {
             let width = golden.f32("img0.vision_features").len() / size("vision_tokens");
             let tokens = asked.tokens.as_u64().expect("a number") as usize;
             for (name, wanted, shape, most) in [
-                // One step of a colour is 0.015.
+                // In these values one step of a colour is 0.015.
                 ("vision.pixels", "img0.pixel_values", vec![3, size("input"), size("input")], 1e-5),
                 ("vision.features", "img0.vision_features", vec![size("vision_tokens"), width], F32.hidden_absolute),
                 ("vision.projected", "img0.projector_out", vec![size("projector_tokens"), hidden], F32.hidden_absolute),
@@ -224,7 +225,7 @@ fn trace_writes_what_passes_through_the_vision_half() {
     }
 }
 
-/// A second picture has names of its own.
+/// The tensors of a second picture have their own names.
 #[test]
 fn trace_tells_pictures_apart() {
     let scratch = Scratch::new();
@@ -246,7 +247,7 @@ fn trace_tells_pictures_apart() {
     }
 }
 
-/// Rows of pictures are given and not predicted; the last token, by the golden logits of the position before it.
+/// Rows of pictures are inputs and are not predicted; the last token has the golden logits of the position before it.
 #[test]
 fn score_predicts_the_text_around_a_picture() {
     let scratch = Scratch::new();
@@ -312,13 +313,14 @@ fn a_pair_of_files_runs() {
         }
         let summary = stdout(&[&["inspect", text(&language), "--device", "cpu"][..], &flag].concat());
         assert!(summary.lines().any(|line| line.starts_with("vision ")), "{summary}");
-        // Without its other half it continues text.
+        // Without the vision half the model continues text.
         let (found, stats) = run(&language, "cpu", &["--prompt", "Hello"]);
         assert!(!found.is_empty() && stats["image_tokens"] == 0, "{case}: {found:?} {stats}");
     }
 }
 
-/// V2 folders hold a tower that differs from the one they name; `--vision-tower` takes the named one. V1 uses it anyway.
+/// V2 folders hold a tower that differs from the one that their configuration names; `--vision-tower` selects the named
+/// one. V1 always uses the named one.
 #[test]
 fn another_tower_gives_other_features() {
     let scratch = Scratch::new();
