@@ -1,12 +1,12 @@
-//! The CPU's kernels are held to the references by the operators' cases, in every form that the processor can run: compiled
-//! for AVX-512, for AVX2, and for the plain target.
+//! The CPU's kernels agree with the references on the operators' cases, at every level that the processor supports:
+//! AVX-512, AVX2, and the plain target.
 
 use dunlin::backend::check::{Prepared, nmse};
 use dunlin::cpu::{self, Level};
 use dunlin::ops;
 use dunlin::threads::Team;
 
-/// One test for all levels: a limit holds for all threads of the process.
+/// One test for all levels, because the limit applies to all threads of the process.
 #[test]
 fn kernels_compute_what_references_say() {
     let levels = cpu::levels();
@@ -14,7 +14,7 @@ fn kernels_compute_what_references_say() {
     let (alone, team) = (Team::new(1), Team::new(3));
     let mut wrong = Vec::new();
     let mut count = 0;
-    // Of each level and the next: cases whose bits differ. Where none do, the limit limits nothing.
+    // For each level and the next, the number of cases whose bits differ. If there is none, the limit has no effect.
     let mut differ = vec![0; levels.len() - 1];
     for case in ops::cases().into_iter().flat_map(|(_, cases)| cases) {
         let prepared = Prepared::new(&case);
@@ -24,7 +24,7 @@ fn kernels_compute_what_references_say() {
             let results = prepared.on_cpu(&case, team);
             for ((_, id), (found, wanted)) in prepared.results.iter().zip(results.iter().zip(&wanted)) {
                 let share = nmse(prepared.graph.ty(*id), found, wanted) / case.nmse;
-                // Not a number is wrong too.
+                // NaN is wrong too.
                 if share.is_nan() || share > 1.0 {
                     let at = format!("{} at {level:?}, a team of {members}", case.label());
                     wrong.push(format!("{at}: {share:.1e} times its tolerance"));
@@ -36,7 +36,7 @@ fn kernels_compute_what_references_say() {
         for (differ, pair) in differ.iter_mut().zip(forms.windows(2)) {
             *differ += usize::from(pair[0] != pair[1]);
         }
-        // Benches time large shapes; once is enough for them.
+        // Large shapes are for benches; one run of them is enough here.
         if !case.bench {
             hold(widest, &team, 3);
         }

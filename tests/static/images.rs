@@ -1,5 +1,5 @@
-//! Pictures are what Pillow 12 makes of the same files (`scripts/make_resize_fixtures.py`), to the last byte where the format
-//! is lossless, and what the vision tower gets is what the reference gave it. A broken file is a sentence that names it.
+//! Decoded pictures equal Pillow 12's (`scripts/make_resize_fixtures.py`), exactly if the format is lossless, and the
+//! vision tower's input equals the reference's. The error for a broken file is a sentence that names it.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).expect("UTF-8")
 }
 
-/// The pixels of a picture, row by row: the square at its own size, without its padding.
+/// The pixels of a picture, row by row: its square at the original size, without the padding.
 fn rgb(image: &Image) -> Vec<u8> {
     let (width, height) = (image.width(), image.height());
     let side = width.max(height);
@@ -30,7 +30,7 @@ fn rgb(image: &Image) -> Vec<u8> {
     rows.flat_map(|row| row[3 * ((side - width) / 2)..][..3 * width].to_vec()).collect()
 }
 
-/// The pixels that Pillow has for a file of `decode/`: width, height, RGB.
+/// Pillow's pixels for a file of `decode/`: width, height, RGB.
 fn pillow(path: &Path) -> (usize, usize, Vec<u8>) {
     let bytes = std::fs::read(path.with_file_name(format!("{}.bin", name(path)))).expect("a .bin beside it");
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes")) as usize;
@@ -69,7 +69,7 @@ fn files_are_decoded_as_pillow_decodes_them() {
         let (width, height, expected) = pillow(&path);
         let image = Image::open(&path).expect(name);
         assert_eq!((image.width(), image.height()), (width, height), "{name}");
-        // The cosine transform and the colours of a JPEG are each rounded, and each may go the other way.
+        // A JPEG's cosine transform and its colours are each rounded, and each may be rounded the other way.
         let tolerance = if name.starts_with("lossy") { 2 } else { 0 };
         let difference = largest_difference(&rgb(&image), &expected);
         assert!(difference <= tolerance, "{name}: {difference}");
@@ -159,7 +159,7 @@ fn pixels_are_counted() {
     assert_eq!(format!("{image:?}"), "Image { width: 2, height: 1, .. }");
 }
 
-/// One file of each kind, and its name.
+/// One file of each kind, with its name.
 fn whole_files() -> Vec<(String, Vec<u8>)> {
     let names = [
         "rgb.png",
@@ -178,7 +178,7 @@ fn whole_files() -> Vec<(String, Vec<u8>)> {
 #[test]
 fn a_file_that_is_cut_short_is_no_picture() {
     for (name, bytes) in whole_files() {
-        // The last 4 bytes of a PNG are the checksum of its empty end chunk, which no reader misses.
+        // The last 4 bytes of a PNG are the checksum of its empty end chunk, which decoders do not need.
         let needed = if name.ends_with("png") { bytes.len() - 4 } else { bytes.len() };
         for length in 0..needed {
             let error = Image::from_bytes(&bytes[..length]).expect_err(&name);
@@ -203,11 +203,11 @@ fn a_garbled_file_is_a_picture_or_a_sentence() {
             }
         }
     }
-    // Every byte of a PNG is under a checksum.
+    // A checksum covers every byte of a PNG.
     assert!(refused > 700, "{refused}");
 }
 
-/// Qwen-VL stretches pictures to its square; what its tower gets is what the reference gave it.
+/// Qwen-VL stretches pictures to its square; the tower's input equals the reference's.
 #[test]
 fn stretched_pictures_are_pillows_to_the_last_byte() {
     for golden in ["qwenvl_a", "qwenvl_b"].map(Golden::open) {
@@ -216,7 +216,7 @@ fn stretched_pictures_are_pillows_to_the_last_byte() {
             let (shape, expected) = golden.u8(&format!("img{index}.resized_u8"));
             let at = format!("{}, image {index}", golden.name);
             assert_eq!(largest_difference(&image.stretched(shape[0]), &expected), 0, "{at}");
-            // CLIP's, as the checkpoint's own reader has them.
+            // CLIP's mean and deviation, with the digits that the checkpoint's own code has.
             let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
             let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
             let found = image.stretched_pixels(shape[0], mean, std);
@@ -225,17 +225,17 @@ fn stretched_pictures_are_pillows_to_the_last_byte() {
             assert!(found.len() == expected.len() && worst < 1e-6, "{at}: pixels are off by {worst}");
         }
     }
-    // A picture of the right size is left alone.
+    // A picture that has the right size stays unchanged.
     let square: Vec<u8> = (0..3 * 9 * 9).map(|i| (i * 37 % 256) as u8).collect();
     assert_eq!(Image::from_rgb(9, 9, &square).expect("a picture").stretched(9), square);
 }
 
-/// A model that does not look at EXIF gets the picture as it lies in its file.
+/// A model that ignores EXIF gets the picture in the orientation of its file.
 #[test]
 fn pictures_that_exif_turns_keep_what_is_in_the_file() {
     let mut turned = 0;
     for path in fixtures("decode", &["jpg", "png", "webp"]) {
-        // Some are there to be refused.
+        // Some files must be refused, so they are skipped here.
         let Ok(image) = Image::open(&path) else { continue };
         let stored = image.as_stored();
         if stored == image {

@@ -7,7 +7,7 @@ use crate::source::{Repository, SourceFile, Token, is_word, line_of};
 /// A path in code.
 pub struct Import {
     pub line: usize,
-    /// The path from the root of the crate, without `crate`. `*` may be its end.
+    /// The path from the root of the crate, without `crate`. It may end with `*`.
     pub path: Vec<String>,
     pub in_test: bool,
 }
@@ -32,7 +32,7 @@ pub fn imports(file: &SourceFile) -> Vec<Import> {
     found
 }
 
-/// The module that `crate`, `self` or a chain of `super` names, and where the path goes on.
+/// The module that `crate`, `self` or a chain of `super` names, and the position where the path continues.
 fn base(token: &Token, mut here: Vec<String>, code: &str) -> Option<(Vec<String>, usize)> {
     let mut rest = token.so_far.len() + token.text.len() + "::".len();
     match token.text {
@@ -50,8 +50,8 @@ fn base(token: &Token, mut here: Vec<String>, code: &str) -> Option<(Vec<String>
     Some((here, rest))
 }
 
-/// `a::{b, c::d as e}` from `at` on: where each of the names begins, its path below `base`, and what it is called here.
-/// Returns where the path ends.
+/// Reads `a::{b, c::d as e}` from `at` on: for each name its position, its path below `base`, and its local name.
+/// Returns the position after the path.
 fn expand(code: &str, mut at: usize, base: &[String], found: &mut Vec<(usize, Vec<String>, String)>) -> usize {
     let blank = |at: usize| at + code[at..].len() - code[at..].trim_start().len();
     let word = |at: usize| code[at..].find(|c| !is_word(c)).map_or(code.len(), |length| at + length);
@@ -63,7 +63,7 @@ fn expand(code: &str, mut at: usize, base: &[String], found: &mut Vec<(usize, Ve
             at = blank(at + 1);
             while at < code.len() && !code[at..].starts_with('}') {
                 let end = expand(code, at, &path, found);
-                // A character that no path has: past it, so that this ends.
+                // Skips a character that cannot be in a path, so that the loop ends.
                 at = blank(if end == at { at + code[at..].chars().next().map_or(1, char::len_utf8) } else { end });
                 if code[at..].starts_with(',') {
                     at = blank(at + 1);
@@ -73,7 +73,7 @@ fn expand(code: &str, mut at: usize, base: &[String], found: &mut Vec<(usize, Ve
         }
         let end = if code[at..].starts_with('*') { at + 1 } else { word(at) };
         if end == at {
-            // Past the last name: `::<T>`, or what a macro fills in.
+            // The position after the last name, where `::<T>` or a macro's placeholder may follow.
             if path.len() == base.len() {
                 return at;
             }
@@ -90,7 +90,7 @@ fn expand(code: &str, mut at: usize, base: &[String], found: &mut Vec<(usize, Ve
         }
         at += "::".len();
     }
-    // Macros have no place: `crate::operators!` is found by its name alone.
+    // Macros have no module path: `crate::operators!` is recognised by its name alone.
     if code[at..].starts_with('!') && !code[at..].starts_with("!=") && path.len() == 1 {
         return at;
     }
@@ -104,14 +104,14 @@ fn expand(code: &str, mut at: usize, base: &[String], found: &mut Vec<(usize, Ve
     at
 }
 
-/// `src/ops/matmul.rs` → `ops`, `matmul`; `src/ops/mod.rs` → `ops`; the root of the crate → nothing.
+/// `src/ops/matmul.rs` → `ops`, `matmul`; `src/ops/mod.rs` → `ops`; the root of the crate → an empty path.
 pub fn module(file: &SourceFile) -> Vec<String> {
     let inside = file.path.strip_prefix("src/").unwrap_or(&file.path).trim_end_matches(".rs");
     let inside = inside.strip_suffix("/mod").unwrap_or(inside);
     if inside == "lib" { Vec::new() } else { inside.split('/').map(str::to_string).collect() }
 }
 
-/// The modules written inside a file, outer ones first: name, and bytes of its braces.
+/// The modules written inside a file, outer ones first: name, and byte range of its braces.
 fn inline_modules(file: &SourceFile) -> Vec<(String, std::ops::Range<usize>)> {
     let mut found = Vec::new();
     for token in file.tokens().into_iter().filter(|token| token.text == "mod") {
@@ -131,7 +131,7 @@ fn inline_modules(file: &SourceFile) -> Vec<(String, std::ops::Range<usize>)> {
     found
 }
 
-/// The files of src/ as modules, and what each takes from others under a name of its own.
+/// The files of src/ as modules, and the names that each imports from others.
 pub struct Modules<'a> {
     files: BTreeMap<Vec<String>, &'a SourceFile>,
     names: BTreeMap<(Vec<String>, String), Vec<String>>,
@@ -169,7 +169,7 @@ impl<'a> Modules<'a> {
         Self { files, names }
     }
 
-    /// The file where what a path names is written, through the modules that hand it on.
+    /// The file that defines the item of a path, found through re-exports.
     pub fn file(&self, path: &[String]) -> Option<&'a SourceFile> {
         self.resolve(path, 8).and_then(|module| self.files.get(&module).copied())
     }
@@ -186,8 +186,8 @@ impl<'a> Modules<'a> {
         }
     }
 
-    /// Who imports whom, outside tests: from, to, and the line. A module's own file lists what is below it, so it may name
-    /// that; a path that this cannot follow names nobody.
+    /// Imports between files, outside tests: from, to, and the line. A module's own file lists its children, so it may
+    /// name them; a path that cannot be resolved gives no import.
     pub fn edges(&self) -> BTreeMap<(&'a str, &'a str), usize> {
         let mut edges = BTreeMap::new();
         for (from, file) in &self.files {
@@ -203,7 +203,7 @@ impl<'a> Modules<'a> {
     }
 }
 
-/// The sets of files that reach each other by imports, each in order.
+/// The sets of files that import each other in a circle, each in order.
 pub fn circles<'a>(edges: &BTreeMap<(&'a str, &'a str), usize>) -> BTreeSet<Vec<&'a str>> {
     let reached = |from: &'a str| {
         let mut seen = BTreeSet::new();

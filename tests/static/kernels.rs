@@ -1,4 +1,4 @@
-//! Every kernel × its constants as naga sees it, and what tests of them are written with.
+//! Every kernel with its constants as naga parses it, and helpers for tests of kernels.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -9,22 +9,22 @@ use dunlin::ops;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{ShaderStage, back};
 
-/// A kernel with constants, as naga sees it.
+/// A kernel with constants, as naga parses it.
 pub struct Translated {
     pub kernel: &'static Kernel,
     pub label: String,
-    /// As written: every declaration, overrides still open.
+    /// The module as written: every declaration, with `override` constants not yet replaced.
     pub module: naga::Module,
-    /// As compiled: overrides replaced, what the entry point does not use dropped.
+    /// The module as compiled: `override` constants replaced, declarations that the entry point does not use removed.
     pub compiled: naga::Module,
     pub info: ModuleInfo,
 }
 
-/// What is wrong with a kernel. Empty: nothing.
+/// The faults of a kernel; empty if there are none.
 pub type Complaints = Vec<String>;
 
-/// Every kernel with every value of each constant, the others at their defaults, and with the last value of all: some
-/// thousands, where every combination would be ten times as many.
+/// Every kernel with every value of each constant while the others have their defaults, and with the last value of all:
+/// some thousands of modules. Every combination would be ten times as many.
 pub static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(|| {
     let mut all = Vec::new();
     for kernel in kernels() {
@@ -52,7 +52,7 @@ pub static KERNELS: LazyLock<Vec<Result<Translated, String>>> = LazyLock::new(||
     all
 });
 
-/// The valid ones; the others are the business of one test.
+/// The valid kernels; one test of its own reports the others.
 pub fn all() -> impl Iterator<Item = &'static Translated> {
     KERNELS.iter().flatten()
 }
@@ -61,7 +61,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     ops::kernels().into_iter().flat_map(|(_, kernels)| kernels)
 }
 
-/// The first kernel of an entry point that needs nothing.
+/// The first kernel with this entry point that requires no feature.
 pub fn kernel(entry: &str) -> &'static Kernel {
     kernels().find(|kernel| kernel.entry == entry && kernel.requires == Requires::NOTHING).expect(entry)
 }
@@ -74,7 +74,7 @@ pub fn translate(kernel: &'static Kernel, constants: &[(&str, f64)]) -> Result<T
     Ok(Translated { kernel, label, module, compiled, info })
 }
 
-/// What a kernel may use. Halves inside 32-bit words (`unpack2x16float`) are part of WGSL without any extension.
+/// The capabilities that a kernel may use. Halves inside 32-bit words (`unpack2x16float`) need no WGSL extension.
 pub fn capabilities(requires: Requires) -> Capabilities {
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SHADER_FLOAT16, requires.f16);
@@ -83,7 +83,7 @@ pub fn capabilities(requires: Requires) -> Capabilities {
     capabilities
 }
 
-/// The module as written, as compiled, and what naga knows about the latter.
+/// The module as written, the module as compiled, and naga's information about the latter.
 pub fn compile(
     kernel: &Kernel,
     constants: &[(&str, f64)],
@@ -117,7 +117,7 @@ fn requires_subgroups(capabilities: Capabilities) -> bool {
     capabilities.contains(Capabilities::SUBGROUP)
 }
 
-/// `file:line` on disk of a line of the assembled text.
+/// The place on disk, `file:line`, of a line of the assembled text.
 fn place(kernel: &Kernel, text: &str, line: usize) -> String {
     let (mut file, mut before) = (kernel.file.to_string(), 0);
     for (index, heading) in text.lines().take(line).enumerate() {
@@ -140,7 +140,7 @@ pub fn copy(kernel: &Kernel) -> Kernel {
     Kernel { file, source, entry, modules, bindings, params, constants, requires }
 }
 
-/// Kernels are statics; a broken one lives as long as its test.
+/// Gives a value a static lifetime, which kernels have.
 pub fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
@@ -149,7 +149,7 @@ pub fn labelled(t: &Translated, complaints: Complaints) -> Complaints {
     complaints.into_iter().map(|complaint| format!("shaders/{} ({}): {complaint}", t.kernel.file, t.label)).collect()
 }
 
-/// Everything there is to fix, in one go.
+/// Fails with all complaints at once.
 #[track_caller]
 pub fn none(complaints: Complaints) {
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));

@@ -1,7 +1,7 @@
-//! Packed weights, without a device: what the documented layout (src/kernel/layout.rs and src/formats) says about the planes,
-//! read back element by element, is what the stored rows mean.
+//! Packed weights, without a device: planes that are read element by element as documented (src/kernel/layout.rs and
+//! src/formats) have the values of the stored rows.
 //!
-//! The reader below is written from that description alone, and shares no code with the packer or with the shaders.
+//! The reader below follows that documentation alone, and shares no code with the packer or with the shaders.
 
 use dunlin::formats::dequantize_row;
 use dunlin::kernel::layout::{BLOCK, TILE, WeightLayout, blocks, codes_words, quads, scales_words};
@@ -19,7 +19,7 @@ struct Planes {
 }
 
 impl Planes {
-    /// Word i of the codes of a block: words of a row follow each other, four to an element, in tiles of 8 rows.
+    /// Word i of the codes of a block. The words of a row follow each other, four to an element, in tiles of 8 rows.
     fn code(&self, row: usize, block: usize, i: usize) -> u32 {
         let word = block * self.dtype.codes() + i;
         let count = quads(self.dtype, self.cols);
@@ -31,7 +31,7 @@ impl Planes {
         (self.code(row, block, i / 4) >> (8 * (i % 4))) as u8
     }
 
-    /// Word `index` of the part of the scales plane that begins after `part` words a row.
+    /// Word `index` of a row in a part of the scales plane; the part begins after `part` words a row.
     fn word(&self, row: usize, part: usize, index: usize) -> u32 {
         let count = self.scales.len() / self.rows.next_multiple_of(8);
         self.scales[(row / 8 * count + part + index) * 8 + row % 8]
@@ -122,7 +122,7 @@ fn planes(tensor: &Tensor, max_binding: u64) -> Vec<Planes> {
     layout.chunks.into_iter().map(chunk).collect()
 }
 
-/// Every element of every chunk against the stored row.
+/// Compares every element of every chunk with the stored row.
 fn check(dtype: DType, rows: usize, cols: usize, max_binding: u64) {
     let at = format!("{dtype} ({rows}, {cols}) in bindings of {max_binding}");
     let tensor = Given::weight(dtype, rows, cols).tensor(rows as u64 + cols as u64);
@@ -131,7 +131,7 @@ fn check(dtype: DType, rows: usize, cols: usize, max_binding: u64) {
     for chunk in planes(&tensor, max_binding) {
         for r in 0..chunk.rows {
             dequantize_row(dtype, tensor.row(row), &mut wanted);
-            // Products may be rounded in another order: of the terms, not of their difference.
+            // Products may be rounded in another order, so the error is relative to the largest value, not to this one.
             let size = wanted.iter().fold(0f32, |most, v| most.max(v.abs()));
             for (col, &wanted) in wanted.iter().enumerate() {
                 let found = chunk.element(r, col);
@@ -140,7 +140,7 @@ fn check(dtype: DType, rows: usize, cols: usize, max_binding: u64) {
                     if exact { found.to_bits() == wanted.to_bits() } else { (found - wanted).abs() <= 1e-6 * size };
                 assert!(same, "{at}: row {row}, column {col} is {found}, stored {wanted}");
             }
-            // What pads the last block adds nothing to a product.
+            // The padding of the last block adds nothing to a product.
             for col in cols..blocks(cols) * BLOCK {
                 assert_eq!(chunk.element(r, col), 0.0, "{at}: row {row}, padding {col}");
             }
@@ -156,14 +156,14 @@ fn planes_hold_what_the_rows_mean() {
         let widths = match dtype.block().0 {
             1 => vec![1, 31, 32, 33, 154, 257],
             32 => vec![32, 96, 160, 288],
-            // One, three and nine super-blocks: halves in pairs, and the last alone.
+            // One, three and nine super-blocks: halves in pairs, and a last one without a partner.
             _ => vec![256, 768, 2304],
         };
         for cols in widths {
             for rows in [1, 3, 64, 67] {
                 check(dtype, rows, cols, 128 << 20);
             }
-            // Several chunks: of few rows, and of a multiple of 64.
+            // Several chunks: with few rows, and with a multiple of 64 rows.
             let row = 4 * codes_words(dtype, 1, cols).max(scales_words(dtype, 1, cols)) as u64;
             check(dtype, 7, cols, 3 * row);
             check(dtype, 200, cols, 70 * row);
@@ -173,7 +173,7 @@ fn planes_hold_what_the_rows_mean() {
 
 #[test]
 fn large_chunks_are_packed_in_segments() {
-    // 4 MiB of codes are handed on at a time.
+    // Matrices of more than 4 MiB of codes, which is the size of a segment.
     check(DType::F32, 257, 5000, 128 << 20);
     check(DType::Q4_0, 4099, 2560, 128 << 20);
 }

@@ -1,4 +1,5 @@
-//! What needs no device and no model: the text of the repository, kernels as naga sees them, plans, layouts, pictures.
+//! Tests that need no device and no model: the text of the repository, kernels as naga parses them, plans, layouts,
+//! pictures.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! Plans, without a device: what must hold for every model, format and device profile, checked from the plan alone by
-//! other means than it was made with; how many dispatches a token takes; and the text of one plan.
+//! Plans, without a device: properties that hold for every model, format and device profile, checked independently of
+//! the code that makes plans; the number of dispatches a token; and the text of one plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,7 +18,7 @@ use dunlin::ops::activation::Kind;
 use dunlin::plan::{Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
 
-/// Plans read the shape of the table of angles alone.
+/// Plans use only the shape of the table of angles.
 fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {
     let angles = AngleTable::blank(config, config.context);
     models::build(config, GraphBuilder::new(formats), &angles, pass).expect("a known architecture")
@@ -89,7 +89,7 @@ fn random_profile(random: &mut Random) -> DeviceProfile {
     }
 }
 
-/// The rules for the fused plan and the unfused one, and what the two have in common.
+/// Checks the rules for the fused plan and for the unfused one, and that both have the same outputs and weights.
 fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profile: &DeviceProfile, pass: Pass) {
     let plan = |fusion| Plan::new(graph(config, formats, pass), profile, fusion).expect("a plan");
     let (fused, plain) = (plan(Fusion::On), plan(Fusion::Off));
@@ -111,7 +111,8 @@ fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profil
     assert!(fused.steps.len() <= plain.steps.len(), "{at}: fusion makes more dispatches");
 }
 
-/// Lifetimes from the graph alone: from the first node that names a value to the last; inputs and outputs to the end.
+/// Lifetimes follow from the graph alone: from the first node that names a value to the last; inputs and outputs live
+/// to the end.
 fn memory_is_never_shared(at: &str, plan: &Plan, profile: &DeviceProfile) {
     let graph = &plan.graph;
     let mut alive: BTreeMap<ValueId, (usize, usize)> = BTreeMap::new();
@@ -158,8 +159,8 @@ fn values_are_written_before_they_are_read(at: &str, plan: &Plan) {
     }
 }
 
-/// The steps are the dispatches of the nodes, in order. Those of a node bind its values and no others, all that it
-/// writes, and every chunk in which rows of its weights lie.
+/// The steps are the dispatches of the nodes, in order. The dispatches of a node bind only its values: all that it
+/// writes, and every chunk that has rows of its weights.
 fn dispatches_serve_their_nodes(at: &str, plan: &Plan, profile: &DeviceProfile) {
     let mut steps = &plan.steps[..];
     for node in &plan.graph.nodes {
@@ -233,7 +234,7 @@ fn dispatch_is_well_formed(at: &str, plan: &Plan, step: &PlannedDispatch, profil
     }
 }
 
-// ---- what fusion makes of a token ----
+// ---- the dispatches of a token after fusion ----
 
 #[test]
 fn a_layer_is_five_dispatches() {
@@ -254,20 +255,20 @@ fn a_layer_is_five_dispatches() {
         assert_eq!(count("SmolLM2-135M", DType::Q4_1, &profile), 5 * 30 + 3, "{}", profile.name);
         assert_eq!(count("Qwen2.5-0.5B", DType::Q4_0, &profile), 5 * 24 + 3, "{}", profile.name);
         assert_eq!(count("SmolLM3-3B", DType::Q4_K, &profile), 5 * 36 + 3, "{}", profile.name);
-        // Heads of 128 want workgroups of 128 threads, those of 256 all that WebGPU has.
+        // Heads of 128 need workgroups of 128 threads; heads of 256 need 256, the limit of WebGPU.
         assert_eq!(count("Qwen3-0.6B", DType::Q4_0, &profile), 5 * 28 + 3, "{}", profile.name);
         let gemma = if profile.max_invocations < 256 { 15 } else { 7 };
         assert_eq!(count("Gemma-3-270M", DType::Q4_0, &profile), gemma * 18 + 3, "{}", profile.name);
     }
-    // 262144 × 640 bytes are two bindings too.
+    // 262144 × 640 bytes take two bindings too.
     assert_eq!(count("Gemma-3-270M", DType::Q8_0, &baseline), 7 * 18 + 5);
-    // 32000 × 1600 floats are two bindings of 128 MiB: embedding and head are two dispatches each.
+    // 32000 × 1600 floats take two bindings of 128 MiB: embedding and head are two dispatches each.
     assert_eq!(count("MobileLLM-1.5B", DType::Q4_0, &baseline), 5 * 54 + 3);
     assert_eq!(count("MobileLLM-1.5B", DType::F32, &baseline), 5 * 54 + 5);
 }
 
-/// Biases, other angles for other lengths and factors on queries cost no dispatch. The head of 151860 rows lies in three bindings,
-/// and so does the embedding.
+/// Biases, angles that depend on the length, and factors of queries cost no dispatch. The head of 151860 rows takes
+/// three bindings, and so does the embedding.
 #[test]
 fn qwen_is_five_dispatches_a_layer() {
     let (_, config) = configs::named().into_iter().find(|(name, _)| *name == "Qwen-VL").expect("Qwen-VL");
@@ -275,7 +276,7 @@ fn qwen_is_five_dispatches_a_layer() {
     assert_eq!(plan.steps.len(), 5 * 32 + 3 + 3 + 1, "{plan}");
 }
 
-/// The vision half at full size: no weight, cache or activation is too large for a binding of WebGPU's default limits.
+/// The vision half at full size: every weight, cache and activation fits a binding of WebGPU's default limits.
 #[test]
 fn the_vision_half_of_qwen_vl_stays_within_bindings() {
     let (_, config) = configs::named().into_iter().find(|(name, _)| *name == "Qwen-VL").expect("Qwen-VL");
@@ -306,7 +307,8 @@ fn the_vision_half_of_qwen_vl_stays_within_bindings() {
     }
 }
 
-/// The operators of a one-layer model's decode step between embedding and head, with formats by part of the name.
+/// The operators of a one-layer model's decode step between embedding and head. `formats` are selected by parts of
+/// tensor names.
 fn layer(formats: &[(&str, DType)], profile: &DeviceProfile) -> Vec<&'static str> {
     let config = configs::uniform("llama", 256, 1, [4, 2], 512, 100);
     let format =
@@ -324,7 +326,7 @@ fn formats_that_differ_are_fused_as_far_as_they_go() {
     let whole = ["norm_qkv_rope", "attention", "linear", "norm_swiglu", "linear"];
     assert_eq!(layer(&[], &profile), whole);
     assert_eq!(layer(&[("o_proj", DType::F32), ("down", DType::Q6_K)], &profile), whole);
-    // As llama.cpp's Q4_K_M has it: v is finer.
+    // As in llama.cpp's Q4_K_M, v has a finer format.
     let parts = ["norm_qkv_rope", "norm_qkv_rope", "attention", "linear", "norm_swiglu", "linear"];
     assert_eq!(layer(&[("v_proj", DType::Q6_K)], &profile), parts);
     assert_eq!(layer(&[("q_proj", DType::F16)], &profile), parts);
@@ -341,18 +343,18 @@ fn weights_that_do_not_fit_one_binding_are_not_fused() {
     let small = |kib: u64| DeviceProfile { max_binding: kib << 10, ..DeviceProfile::baseline() };
     let whole = ["norm_qkv_rope", "attention", "linear", "norm_swiglu", "linear"];
     assert_eq!(layer(&formats, &small(1024)), whole);
-    // Exactly a matrix, and not a multiple of 64 rows: still one binding.
+    // The limit is exactly a matrix, and no multiple of 64 rows: still one binding.
     assert_eq!(layer(&formats, &small(1030)), whole);
-    // Gate above up no more.
+    // Gate and up joined no longer fit.
     let apart = ["norm_qkv_rope", "attention", "linear", "norm_matmul", "norm_matmul", "swiglu", "linear"];
     assert_eq!(layer(&formats, &small(1023)), apart);
-    // q no more; k with v still: products and rope by themselves.
+    // q no longer fits; k with v still does: products and rope are separate.
     let ops = layer(&formats, &small(255));
     assert_eq!(ops.iter().filter(|op| **op == "norm_qkv_rope").count(), 0, "{ops:?}");
     assert_eq!(ops.iter().filter(|op| **op == "rope").count(), 2, "{ops:?}");
 }
 
-/// What is read as an output is written, whatever else reads it.
+/// A value that is read as an output is written, even if other nodes read it too.
 #[test]
 fn an_output_is_a_use() {
     let mut b = GraphBuilder::new(&|_| DType::F16);
@@ -371,7 +373,7 @@ fn an_output_is_a_use() {
     }
 }
 
-/// Half of an odd grid is rounded up, as PyTorch's convolution of stride 2 does.
+/// Half of an odd grid is rounded up, as in PyTorch's convolution of stride 2.
 #[test]
 fn the_projector_of_mobilevlm_1_takes_an_odd_grid() {
     for grid in [1, 4, 5, 7] {
@@ -417,14 +419,16 @@ fn products_of_a_prompt_take_the_tiles_that_suit_the_device() {
         cooperative: Some(size),
         ..DeviceProfile::baseline()
     };
-    // The share of a subgroup: of 64 threads, with 64 / size strips in a tile; half of the tile at most.
+    // The strips of a subgroup. 64 threads share the 64 / size strips of a tile; a subgroup takes at most half of the
+    // tile.
     assert_eq!(tiles(16, &hardware(16, 16)), ("cooperative_16".into(), Some(1.0)));
     assert_eq!(tiles(16, &hardware(16, 32)), ("cooperative_16".into(), Some(2.0)));
     assert_eq!(tiles(16, &hardware(16, 64)), ("cooperative_16".into(), Some(2.0)));
     assert_eq!(tiles(100, &hardware(8, 8)), ("cooperative_8".into(), Some(1.0)));
     assert_eq!(tiles(100, &hardware(8, 32)), ("cooperative_8".into(), Some(4.0)));
     assert_eq!(tiles(100, &hardware(8, 64)), ("cooperative_8".into(), Some(4.0)));
-    // Any number of rows: a row's bits do not depend on it. No leave to round; a rasteriser.
+    // The tile does not depend on the number of rows, and so neither do a row's bits. Then: exact arithmetic, a
+    // rasteriser.
     assert_eq!(tiles(2, &hardware(16, 32)), ("cooperative_16".into(), Some(2.0)));
     let exact = DeviceProfile { reduced_precision: false, ..hardware(16, 32) };
     assert_eq!(tiles(16, &exact), ("tile_f32".into(), None));
@@ -454,7 +458,7 @@ fn the_next_best_takes_the_place_of_a_refused_kernel() {
     let (decode, prompt) = (Pass::decode(1), Pass::prompt(7, Want::Logits));
     let gemv = |quads: &str| format!("linear/gemv+epilogue_residual+quads_{quads}+weight_q4_0");
     assert_eq!(kernel(decode, "linear", &[]), gemv("subgroup"));
-    // By its whole name, by a part that several kernels have, by one that others have.
+    // By the whole name, by a part that several kernels have, and by a part that only others have.
     assert_eq!(kernel(decode, "linear", &[&gemv("subgroup")]), gemv("shared"));
     assert_eq!(kernel(decode, "linear", &["quads_subgroup"]), gemv("shared"));
     assert_eq!(kernel(decode, "norm_swiglu", &["quads_subgroup"]), "norm_swiglu+quads_shared+weight_q4_0");
@@ -480,13 +484,13 @@ fn the_next_best_takes_the_place_of_a_refused_kernel() {
 
 // ---- the text of a plan ----
 
-/// To take the new text after a change that is meant: `DUNLIN_UPDATE=1 cargo test --test static plan::`, and read the diff.
+/// After an intended change, update the text with `DUNLIN_UPDATE=1 cargo test --test static plan::`, and read the diff.
 #[test]
 fn the_text_of_a_plan_is_as_it_was() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/plan_decode.txt");
     let mut config = configs::uniform("mobilellm", 64, 2, [4, 2], 160, 96);
     config.context = 32;
-    // Formats that fuse in the first layer, and in part in the second.
+    // Formats that allow every fusion in the first layer, and only some in the second.
     let format = |name: &str| match name {
         "model.layers.1.self_attn.v_proj.weight" => DType::Q8_0,
         "model.layers.1.mlp.gate_proj.weight" => DType::F16,

@@ -1,12 +1,12 @@
-//! What the rules of tidy.rs and street.rs are written with: a look at a repository, and the proof that a rule finds what
-//! breaks it.
+//! Helpers for the rules of tidy.rs and street.rs: inspection of a repository, and the proof that a rule detects
+//! violations.
 
 use std::collections::BTreeSet;
 
 use crate::source::{Repository, SourceFile, tokens};
 
-/// One rule's look at a repository: what it reads, and its complaints, printed together so that one run shows everything
-/// there is to fix.
+/// One rule's inspection of a repository: the files that it reads, and its complaints, which are printed together so
+/// that one run shows everything to fix.
 pub struct Inspection<'a> {
     pub repository: &'a Repository,
     complaints: Vec<String>,
@@ -23,7 +23,7 @@ impl<'a> Inspection<'a> {
         self.complaints.push(format!("{}:{line}: {message}", file.path));
     }
 
-    /// A complaint about nothing in particular.
+    /// Adds a complaint that belongs to no line.
     pub fn add_of_all(&mut self, message: String) {
         self.complaints.push(message);
     }
@@ -44,7 +44,7 @@ impl<'a> Inspection<'a> {
         }
     }
 
-    /// The files under a folder, of which there must be some.
+    /// The files under a folder. It is a complaint if there are none.
     pub fn files(&mut self, folder: &str, extension: &str) -> Vec<&'a SourceFile> {
         let found = self.repository.under(folder, extension);
         if found.is_empty() {
@@ -53,7 +53,7 @@ impl<'a> Inspection<'a> {
         found
     }
 
-    /// Everything that we write but documents.
+    /// All files that we write, except documents.
     pub fn ours(&mut self) -> Vec<&'a SourceFile> {
         let ours: Vec<_> = self.repository.files.iter().filter(|file| !file.path.ends_with(".md")).collect();
         if ours.is_empty() {
@@ -62,7 +62,7 @@ impl<'a> Inspection<'a> {
         ours
     }
 
-    /// The entries of `operators! { … }` in src/ops/mod.rs: one a line, the operator's name first.
+    /// The entries of `operators! { … }` in src/ops/mod.rs: one a line, beginning with the operator's name.
     pub fn operators(&mut self) -> Vec<OperatorLine> {
         let Some(file) = self.file("src/ops/mod.rs") else { return Vec::new() };
         let found = operators(file);
@@ -97,9 +97,9 @@ impl<'a> Inspection<'a> {
 pub struct OperatorLine {
     pub name: String,
     pub line: usize,
-    /// The type names on the line, and the one that the name suggests.
+    /// The type names on the line, and the type name that corresponds to the operator's name.
     pub types: Vec<String>,
-    /// A comment on the line says `no shader`.
+    /// Whether a comment on the line says `no shader`.
     pub no_shader: bool,
 }
 
@@ -133,10 +133,10 @@ fn camel_case(name: &str) -> String {
     name.split('_').filter(|word| !word.is_empty()).map(upper).collect()
 }
 
-/// What breaks a rule: a file of the small repository, its new text, and a part of the complaint.
+/// A violation of a rule: a file of the small repository, its new text, and a part of the complaint.
 pub type Broken<'a> = (&'a str, &'a str, &'a str);
 
-/// The one-way street, left to right: a module imports only what stands to its left.
+/// The order of modules, left to right: a module imports only modules to its left.
 pub const STREET: [&str; 18] = [
     "error",
     "clock",
@@ -158,7 +158,7 @@ pub const STREET: [&str; 18] = [
     "main",
 ];
 
-/// A repository that keeps every rule, in as few words as that takes.
+/// A minimal repository that follows every rule.
 fn small() -> Repository {
     let mut files = vec![
         ("ARCHITECTURE.md", "`src/ops/` and `tests/static/tidy.rs`"),
@@ -187,8 +187,8 @@ fn small() -> Repository {
     Repository::new(files.iter().map(|(path, text)| SourceFile::new(path, text.to_string())).collect())
 }
 
-/// The rule holds of this repository and of a small one, complains of each way to break the small one, and of a repository
-/// in which there is nothing.
+/// Checks that this repository and a small one follow the rule, and that the rule complains of each broken version of
+/// the small one and of an empty repository.
 #[track_caller]
 pub fn holds(rule: impl Fn(&mut Inspection), broken: &[Broken]) {
     let complaints = Inspection::of(Repository::here(), &rule);

@@ -1,6 +1,7 @@
-//! The house rules of shaders/README.md over naga's IR of every kernel × its constants, and over the files; no device.
+//! The house rules of shaders/README.md, checked on naga's IR of every kernel with its constants, and on the files; no
+//! device.
 //!
-//! A rule is a function from a translated kernel to complaints, so that the last tests can hand it a broken kernel.
+//! A rule is a function from a translated kernel to complaints, so that the last tests can apply it to a broken kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
@@ -49,7 +50,7 @@ fn constants_of_a_kernel_are_its_overrides() {
     none(all().flat_map(overrides).collect());
 }
 
-/// Group 0: the dispatch's tensors, in order. Group 1: `params`, and `batch` where it is used.
+/// Group 0: the dispatch's tensors, in order. Group 1: `params`, and `batch` if the kernel uses it.
 fn bindings(t: &Translated) -> Complaints {
     let mut complaints = Vec::new();
     let mut found = BTreeMap::new();
@@ -85,7 +86,7 @@ fn bindings(t: &Translated) -> Complaints {
     }
     for (binding, name, ty) in [(0, "params", "Params"), (1, "batch", "array<Row>")] {
         match found.remove(&(1, binding)) {
-            // Group 1 has one layout for all kernels; only `batch` may be left alone.
+            // Group 1 has one layout for all kernels; only `batch` may be absent.
             None if binding == 0 => {
                 complaints.push("@group(1) @binding(0) is missing: var<uniform> params: Params".into())
             }
@@ -101,8 +102,8 @@ fn bindings(t: &Translated) -> Complaints {
     labelled(t, complaints)
 }
 
-/// `Params`: as large as the Rust struct, of 4-byte scalars (so that padding cannot differ), at most 64 bytes, which is
-/// what the backend binds.
+/// `Params` has the size of the Rust struct, only 4-byte scalars (so that padding cannot differ), and at most 64 bytes,
+/// the size that the backend binds.
 fn params(t: &Translated) -> Complaints {
     const MOST: usize = 64;
     let mut complaints = Vec::new();
@@ -144,7 +145,7 @@ fn row(t: &Translated) -> Complaints {
     labelled(t, complaints)
 }
 
-/// The least that any device offers (https://www.w3.org/TR/webgpu/#limits).
+/// The limits that every WebGPU device supports (https://www.w3.org/TR/webgpu/#limits).
 fn limits(t: &Translated) -> Complaints {
     const STORAGE_BUFFERS: usize = 8;
     const WORKGROUP_MEMORY: u32 = 16 << 10;
@@ -173,7 +174,7 @@ fn limits(t: &Translated) -> Complaints {
     labelled(t, complaints)
 }
 
-/// One compute entry point, called as the file is, and as KERNELS says.
+/// One compute entry point, with the name of the file and of KERNELS.
 fn entry_point(t: &Translated) -> Complaints {
     let stem = Path::new(t.kernel.file).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let found: Vec<(ShaderStage, &str)> = t.module.entry_points.iter().map(|e| (e.stage, e.name.as_str())).collect();
@@ -186,8 +187,8 @@ fn entry_point(t: &Translated) -> Complaints {
     )
 }
 
-/// What is declared and not used keeps the kernel off devices that could run it. (The other way round is a validation
-/// error.)
+/// A feature that is declared but not used excludes devices that could run the kernel. (A feature that is used but not
+/// declared is a validation error.)
 fn requirements(t: &Translated) -> Complaints {
     let half = |(_, ty): (_, &naga::Type)| match ty.inner {
         TypeInner::Scalar(scalar) | TypeInner::Vector { scalar, .. } | TypeInner::Matrix { scalar, .. } => {
@@ -204,7 +205,7 @@ fn requirements(t: &Translated) -> Complaints {
     {
         complaints.push("requires subgroups and is valid without".into());
     }
-    // Sums are matrices of a type that is left when the rest is compiled away.
+    // Sums are cooperative matrices; their type remains in the compiled module.
     let sums = |(_, ty): (_, &naga::Type)| match ty.inner {
         TypeInner::CooperativeMatrix { columns, rows, scalar: Scalar::F32, role: CooperativeRole::C } => {
             Some((columns as u32, rows as u32))
@@ -219,7 +220,7 @@ fn requirements(t: &Translated) -> Complaints {
     labelled(t, complaints)
 }
 
-/// The constants that KERNELS lists are those that the text declares: one that is missing is never tuned or validated.
+/// KERNELS lists exactly the constants that the text declares: a missing one would never be tuned or validated.
 fn overrides(t: &Translated) -> Complaints {
     let declared: BTreeSet<&str> = t.module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
     let listed: BTreeSet<&str> = t.kernel.constants.iter().map(|(name, _)| *name).collect();
@@ -257,7 +258,8 @@ fn variants_of_a_shared_file_define_the_same_names() {
     let mut complaints = Vec::new();
     for (family, modules) in families {
         let names: BTreeSet<&str> = modules.iter().flat_map(|m| declarations(m.source).into_keys()).collect();
-        // What kernels and other shared files call is the interface; the rest are helpers of one format.
+        // The interface consists of the names that kernels and other shared files use; other names are helpers of one
+        // format.
         let strangers: Vec<&str> = (kernels().map(|kernel| kernel.source))
             .chain(KERNEL_MODULES.iter().filter(|m| !modules.iter().any(|own| own.name == m.name)).map(|m| m.source))
             .collect();
@@ -271,7 +273,7 @@ fn variants_of_a_shared_file_define_the_same_names() {
             for module in &modules {
                 match (declarations(module.source).get(name), &first) {
                     (None, _) => complaints.push(format!("shared/{}.wgsl does not define `{name}`", module.name)),
-                    // Aliases differ, that is what they are for; functions are called alike.
+                    // Aliases may differ between variants; functions must have the same signature.
                     (Some(found), Some(first)) if found.starts_with("fn") && found != first => {
                         complaints.push(format!(
                             "shared/{}.wgsl: `{found}`, but shared/{}.wgsl has `{first}`",
@@ -286,7 +288,7 @@ fn variants_of_a_shared_file_define_the_same_names() {
     none(complaints);
 }
 
-/// Loops run without the guard that naga would add (`force_loop_bounding`): each must count, with a bound in sight.
+/// Loops run without the guard that naga would add (`force_loop_bounding`), so each must count up to a visible bound.
 #[test]
 fn every_loop_counts() {
     let mut complaints = Vec::new();
@@ -314,7 +316,7 @@ fn every_loop_counts() {
     none(complaints);
 }
 
-// ---- the checks can fail ----
+// ---- the checks detect faults ----
 
 #[test]
 fn a_kernel_that_breaks_a_rule_is_reported() {
@@ -351,7 +353,7 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
     };
     check(row, with_row("seed: u32", "seed: f32"), "member 2 of Row");
     check(row, with_row("    min_p: f32,", "    p: f32,"), "member 6 of Row");
-    // Rows of a uniform array are whole 16 bytes.
+    // Elements of a uniform array have a size that is a multiple of 16 bytes.
     let wider = || with_row("    seed: u32,\n", "    seed: u32,\n    a: u32,\n    b: u32,\n    c: u32,\n    d: u32,\n");
     check(row, wider(), "Row is 48 bytes");
     check(row, wider(), "Row has 12 members");
@@ -381,7 +383,7 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
     check(overrides, edited(add, "@compute", "override MORE: u32 = 1u;\n@compute"), "MORE");
 }
 
-// ---- what the checks are written with ----
+// ---- helpers of the checks ----
 
 /// Name, offset and kind of the members of a struct, and its size. Only 4-byte scalars have a kind.
 #[expect(clippy::type_complexity, reason = "three facts a member, used here alone")]
@@ -396,7 +398,7 @@ fn structure(module: &naga::Module, name: &str) -> Option<(Vec<(String, u32, Opt
     Some((members, *span))
 }
 
-/// The members of `kernel::Row` as [`structure`] would give them. Does not compile unless it lists them all.
+/// The members of `kernel::Row` as [`structure`] would return them. It compiles only if it lists all of them.
 fn row_members() -> Vec<(String, u32, Option<ScalarKind>)> {
     trait Word {
         const KIND: ScalarKind;
@@ -419,7 +421,7 @@ fn row_members() -> Vec<(String, u32, Option<ScalarKind>)> {
     members!(slot position seed temperature top_k top_p min_p repeat_penalty)
 }
 
-/// Top-level declarations: name → the line that begins it.
+/// Top-level declarations: name → first line.
 fn declarations(text: &'static str) -> BTreeMap<&'static str, String> {
     let mut found = BTreeMap::new();
     for line in text.lines() {
@@ -441,7 +443,7 @@ fn mentions(text: &str, name: &str) -> bool {
     })
 }
 
-/// The files of a folder below `shaders/`, with what is in it below, and their text.
+/// The files of a folder below `shaders/`, with its subfolders, and their text.
 fn wgsl_files(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();

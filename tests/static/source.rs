@@ -1,30 +1,30 @@
-//! The text of the repository's files, as tidy.rs, street.rs and imports.rs look at it: as it is, and as code, where
-//! comments and the insides of literals are blanked so that only real identifiers are left.
+//! The text of the repository's files for tidy.rs, street.rs and imports.rs: as written, and as code, in which comments
+//! and the contents of literals are blanked so that only real identifiers remain.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// The files that we write, in a fixed order. No golden data.
+/// The files that we write, in a fixed order, without golden data.
 #[derive(Clone)]
 pub struct Repository {
     pub files: Vec<SourceFile>,
-    /// Their paths, and those of other files beside them.
+    /// The paths of these files, and of other files in the same folders.
     paths: BTreeSet<String>,
 }
 
 /// A file of the repository.
 #[derive(Clone)]
 pub struct SourceFile {
-    /// From the root, with `/`.
+    /// The path from the root, with `/`.
     pub path: String,
     pub text: String,
-    /// `text` with comments and the insides of literals blanked; every character keeps its line.
+    /// `text` with comments and the contents of literals blanked; every character stays on its line.
     pub code: String,
 }
 
-/// An identifier in code, with what stands on both sides of it on its line.
+/// An identifier in code, with the text before and after it on its line.
 pub struct Token<'a> {
     pub line: usize,
     pub text: &'a str,
@@ -77,7 +77,7 @@ impl SourceFile {
         String::from_utf8_lossy(&code).into_owned()
     }
 
-    /// Byte ranges of the items behind `#[cfg(test)]` or `#[test]`; all of a file called `tests`.
+    /// Byte ranges of the items after `#[cfg(test)]` or `#[test]`; the whole file if it is called `tests`.
     fn test_ranges(&self) -> Vec<std::ops::Range<usize>> {
         if self.is_test() {
             return std::iter::once(0..self.code.len()).collect();
@@ -90,7 +90,7 @@ impl SourceFile {
             .min()
             .map(|at| from + at)
         {
-            // Up to the brace that closes the item, or the semicolon of one that has none.
+            // The item ends with its closing brace, or with a semicolon if it has no braces.
             let mut depth = 0;
             let mut end = self.code.len();
             let item = at + self.code[at..].find(']').unwrap_or(0) + 1;
@@ -158,8 +158,8 @@ pub fn tokens(code: &str) -> Vec<Token<'_>> {
     found
 }
 
-/// Rust or WGSL with comments and the insides of string and character literals replaced by spaces, byte for byte, and
-/// the string literals with their lines.
+/// Rust or WGSL code in which spaces replace comments and the contents of string and character literals, byte for byte;
+/// and the string literals with their lines.
 fn blank(text: &str) -> (String, Vec<(usize, String)>) {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
@@ -219,7 +219,7 @@ fn blank(text: &str) -> (String, Vec<(usize, String)>) {
         } else if let Some(c) = rest.strip_prefix('\'').and_then(|rest| rest.chars().next())
             && rest[1 + c.len_utf8()..].starts_with('\'')
         {
-            // A character; `'a` without a second quote is a lifetime.
+            // A character literal; `'a` without a second quote is a lifetime.
             hide(at + 1..at + 1 + c.len_utf8());
             at + 2 + c.len_utf8()
         } else {
@@ -243,7 +243,7 @@ fn raw_string(text: &str) -> Option<(usize, usize)> {
 }
 
 impl Repository {
-    /// This one.
+    /// This repository.
     pub fn here() -> &'static Repository {
         static HERE: LazyLock<Repository> = LazyLock::new(|| {
             let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -252,7 +252,7 @@ impl Repository {
             while let Some(folder) = folders.pop() {
                 for entry in fs::read_dir(&folder).expect("a folder of the repository") {
                     let path = entry.expect("an entry").path();
-                    // The benchmark that is a crate of its own has a build folder of its own.
+                    // The benchmark that is a crate of its own has its own build folder.
                     let list = if path.is_dir() && !path.ends_with("target") { &mut folders } else { &mut found };
                     list.push(path);
                 }
@@ -278,7 +278,7 @@ impl Repository {
         Self { paths: files.iter().map(|file| file.path.clone()).collect(), files }
     }
 
-    /// With one file added, or replaced.
+    /// The repository with one file added or replaced.
     pub fn with(&self, path: &str, text: &str) -> Self {
         let mut files = self.files.clone();
         files.retain(|file| file.path != path);
@@ -290,14 +290,14 @@ impl Repository {
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// The files under a folder with an extension.
+    /// The files under a folder that have this extension.
     pub fn under(&self, folder: &str, extension: &str) -> Vec<&SourceFile> {
         let inside = |path: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
         let ends = |path: &str| path.rsplit('.').next() == Some(extension);
         self.files.iter().filter(|file| inside(&file.path) && ends(&file.path)).collect()
     }
 
-    /// Whether there is a file, or a folder with files, of this name.
+    /// Whether a file or a non-empty folder of this name exists.
     pub fn exists(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below =

@@ -1,5 +1,5 @@
-//! Which part of the code may know what: the one-way street of ARCHITECTURE.md and its neighbours, as tests over the text of
-//! the repository. They are written like those of tidy.rs.
+//! Which part of the code may import which: the one-way street of ARCHITECTURE.md and related rules, as tests over the
+//! text of the repository, written like those of tidy.rs.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn imports_point_left() {
             };
             for import in imports(file) {
                 let Some(name) = import.path.first() else { continue };
-                // `crate::Error` is as far left as the module that lib.rs takes it from.
+                // `crate::Error` has the position of the module from which lib.rs re-exports it.
                 let written = modules.file(&import.path).map(SourceFile::top_module);
                 let target = if place(name).is_some() { name.clone() } else { written.unwrap_or_default() };
                 match place(&target) {
@@ -80,7 +80,8 @@ fn files_of_a_module_import_in_no_circle() {
 #[test]
 fn work_before_the_backend_uses_no_threads_and_no_clocks() {
     let rule = |inspection: &mut Inspection| {
-        // A browser runs these modules on its one thread. The reference in `ops` may spread rows over the helpers of `threads`.
+        // A browser runs these modules on its one thread. The references in `ops` may split rows over the helpers of
+        // `threads`.
         for module in ["kernel", "ops", "graph", "models", "plan"] {
             for file in inspection.module(module) {
                 for token in file.tokens_outside_tests() {
@@ -115,7 +116,7 @@ fn work_before_the_backend_uses_no_threads_and_no_clocks() {
 
 #[test]
 fn clocks_come_from_one_file() {
-    // In a browser the standard library's panic when they are read. The command line never runs there.
+    // In a browser the standard library's clocks panic. The command line never runs there.
     let rule = |inspection: &mut Inspection| {
         let files = inspection.files("src", "rs").into_iter();
         for file in files.filter(|file| file.path != "src/clock.rs" && file.top_module() != "cli") {
@@ -144,8 +145,8 @@ fn the_backend_names_no_operator() {
         let types: BTreeSet<String> = inspection.operators().into_iter().flat_map(|operator| operator.types).collect();
         for file in inspection.files("src/backend", "rs") {
             for token in file.tokens_outside_tests() {
-                // Methods and fields (`.add(…)`, `step.sample`) are other things with a common word's name, and so are the
-                // standard library's operators.
+                // Methods and fields (`.add(…)`, `step.sample`) and the standard library's operators share common words
+                // with operators, but do not name them.
                 let snake =
                     names.contains(token.text) && !token.before.ends_with('.') && !token.before.ends_with("std::ops::");
                 let camel = types.contains(token.text) && !token.before.ends_with("std::ops::");
@@ -155,7 +156,7 @@ fn the_backend_names_no_operator() {
                 }
             }
             for (line, literal) in file.literals_by_line_outside_tests() {
-                // One common word in a message is no dispatch on a name; a compound name like "rms_norm" is.
+                // A common word in a message does not name an operator; a compound name such as "rms_norm" does.
                 if names.contains(&literal) && literal.contains('_') {
                     inspection.add(file, line, format!("the backend names operator \"{literal}\""));
                 }
@@ -179,12 +180,13 @@ fn the_backend_names_no_operator() {
 #[test]
 fn models_name_no_weight_format() {
     let rule = |inspection: &mut Inspection| {
-        // How a weight is stored is a property of the tensor. A model that asks becomes a twin that drifts.
+        // The storage format of a weight is a property of the tensor. If a model depended on it, there would soon be a
+        // model for each format.
         let formats = inspection.format_names();
         for file in inspection.files("src/models", "rs") {
-            // The recipe hands the formats of a checkpoint on to the builder.
+            // The recipe passes the formats of a checkpoint to the builder.
             for token in file.tokens_outside_tests().into_iter().filter(|_| file.stem() != "recipe") {
-                // `f32` is also the type of Rust's numbers.
+                // `f32` is also a type of Rust.
                 let format = token.text != "f32" && formats.contains(&token.text.to_ascii_lowercase());
                 if format || token.text == "DType" {
                     inspection.add(file, token.line, format!("a model names the weight format `{}`", token.text));
@@ -205,7 +207,7 @@ fn models_name_no_weight_format() {
 fn wgpu_stays_in_its_backend() {
     let rule = |inspection: &mut Inspection| {
         for file in inspection.files("src", "rs") {
-            // The parent of `backend::wgpu` names its child.
+            // The parent module of `backend::wgpu` must name it.
             if file.path.starts_with("src/backend/wgpu/") || file.path == "src/backend/mod.rs" {
                 continue;
             }
@@ -240,7 +242,7 @@ fn only_readers_touch_files() {
         for file in inspection.files("src", "rs").into_iter().filter(|file| !may(&file.path)) {
             for token in file.tokens_outside_tests() {
                 let path = token.before.ends_with("::") || token.after.starts_with("::") || in_std_group(&token);
-                // A tensor's bytes may be a mapping; who made it is the reader's business.
+                // A tensor's bytes may be a mapped file; src/tensor.rs accepts mappings, and only readers create them.
                 let maps = token.text == "memmap2" && file.path != "src/tensor.rs";
                 if token.text == "fs" && path || token.text == "OpenOptions" || maps {
                     let readers = "checkpoint/, generate/{tokenizer,prompt,image} and cli/";
@@ -260,12 +262,12 @@ fn only_readers_touch_files() {
     );
 }
 
-/// Where a top-level module stands on the street.
+/// The position of a top-level module on the street.
 fn place(module: &str) -> Option<usize> {
     STREET.iter().position(|name| *name == module)
 }
 
-/// Whether the token stands in `use std::{…, fs, …}`.
+/// Whether the token is inside `use std::{…, fs, …}`.
 fn in_std_group(token: &Token) -> bool {
     let statement = token.so_far.rsplit(';').next().unwrap_or("");
     statement.contains("use std::{")

@@ -1,9 +1,9 @@
-//! House rules of ARCHITECTURE.md that the compiler cannot check, as tests over the text of the repository: names, tables
-//! and words here, imports in street.rs.
+//! House rules of ARCHITECTURE.md that the compiler cannot check, as tests over the text of the repository: names,
+//! tables and words here, imports in street.rs.
 //!
-//! Each rule is one test, and each complaint names `file:line` and what to do. Files are looked at in two ways: as they
-//! are, and as code, where comments and the insides of literals are blanked (source.rs). Each test also shows that its rule
-//! complains of texts that break it and of a repository that is empty (rule.rs).
+//! Each rule is one test, and each complaint names `file:line` and the remedy. Rules read files as written, or as code
+//! in which comments and the contents of literals are blanked (source.rs). Each test also shows that its rule complains
+//! of texts that break it and of an empty repository (rule.rs).
 
 use std::collections::BTreeSet;
 
@@ -101,8 +101,8 @@ fn every_shared_shader_is_included() {
         let formats = inspection.format_names();
         for file in inspection.files("shaders/shared", "wgsl") {
             let path = file.path.strip_prefix("shaders/").expect("listed from there").to_string();
-            // The table of shared files in kernel/source.rs gives stems to a macro that adds folder and extension; the
-            // readers of weights come from the table of formats.
+            // The table of shared files in kernel/source.rs passes stems to a macro that adds folder and extension; the
+            // files that read weights come from the table of formats.
             let listed = modules.iter().any(|literal| literal == file.stem())
                 || file.stem().strip_prefix("weight_").is_some_and(|name| formats.contains(name));
             if !listed && !is_included(&literals, &path) {
@@ -202,7 +202,7 @@ fn what_is_left_to_do_has_a_reason() {
 fn nothing_is_kept_under_an_old_name() {
     let rule = |inspection: &mut Inspection| {
         let endings = ["_old", "_slow", "_orig", "_backup", "_tmp", "_v1", "_v2", "_v3"];
-        // Versions that other people gave: the two MobileVLM generations, GGUF's file versions.
+        // Versions that others defined: the two MobileVLM generations, and GGUF's file versions.
         let given = ["mobilevlm_v1", "mobilevlm_v2", "gguf_v2", "gguf_v3"];
         let outdated = |name: &str| {
             let name = name.to_ascii_lowercase();
@@ -275,7 +275,8 @@ fn source_literals(inspection: &mut Inspection) -> Vec<String> {
     inspection.files("src", "rs").into_iter().flat_map(SourceFile::literals).collect()
 }
 
-/// Whether a literal names this file of shaders/, with its folder, with or without the extension that a macro adds.
+/// Whether a literal names this file of shaders/, with its folder, and with or without the extension, which a macro may
+/// add.
 fn is_included(literals: &[String], path: &str) -> bool {
     let stem = path.trim_end_matches(".wgsl");
     literals.iter().any(|literal| {

@@ -1,5 +1,5 @@
-//! Every kernel × its constants, without a device: valid WGSL with only the capabilities it declares, and written as
-//! SPIR-V, MSL, HLSL and GLSL.
+//! Every kernel with its constants, without a device: it is valid WGSL with only the capabilities it declares, and naga
+//! translates it to SPIR-V, MSL, HLSL and GLSL.
 
 use std::collections::BTreeSet;
 
@@ -40,13 +40,13 @@ fn translations(t: &Translated) -> Complaints {
     written("SPIR-V", spirv.map(drop).map_err(|e| e.to_string()));
 
     let options = back::msl::PipelineOptions { entry_point: Some((stage, entry.clone())), ..Default::default() };
-    // Metal has matrices of a simdgroup from 2.3 on.
+    // Metal supports matrices of a simdgroup from version 2.3 on.
     let lang_version = if t.kernel.requires.cooperative.is_some() { (2, 3) } else { (2, 0) };
     let language = back::msl::Options { lang_version, ..Default::default() };
     let msl = back::msl::write_string(&t.compiled, &t.info, &language, &options);
     written("MSL", msl.map(drop).map_err(|e| e.to_string()));
 
-    // HLSL has no cooperative matrices, and naga's writer panics at them: wgpu lists the feature on no DX12 device.
+    // HLSL has no cooperative matrices, and naga's writer panics at them; wgpu offers the feature on no DX12 device.
     if t.kernel.requires.cooperative.is_some() {
         if back::hlsl::supported_capabilities().contains(Capabilities::COOPERATIVE_MATRIX) {
             let exemption = "take away their exemption in tests/static/translation.rs";
@@ -54,7 +54,7 @@ fn translations(t: &Translated) -> Complaints {
         }
         return complaints;
     }
-    // The writer takes f16 at any shader model; compilers know it from 6.2 on.
+    // naga's writer accepts f16 with any shader model; compilers support it from 6.2 on.
     let shader_model =
         if t.kernel.requires.f16 { back::hlsl::ShaderModel::V6_2 } else { back::hlsl::ShaderModel::V5_1 };
     let options = back::hlsl::PipelineOptions { entry_point: Some((stage, entry)) };
@@ -68,7 +68,7 @@ fn translations(t: &Translated) -> Complaints {
     complaints
 }
 
-/// GLSL ES 3.10, which has no f16: a kernel that needs it is refused, and another one does its work in f32.
+/// GLSL ES 3.10 has no f16: kernels that need f16 are refused, and each must have an alternative in f32.
 fn glsl(t: &Translated) -> Complaints {
     let language = back::glsl::Options { version: back::glsl::Version::new_gles(310), ..Default::default() };
     let options = back::glsl::PipelineOptions {
@@ -99,12 +99,12 @@ fn glsl(t: &Translated) -> Complaints {
     }
 }
 
-/// Whether some kernel is this one with `…_f32` for each of its `…_f16` element modules, and tiles for cooperative
-/// matrices, needing no f16.
+/// Whether a kernel without f16 exists that differs from this one only in its modules: `…_f32` for each element module
+/// `…_f16`, and tiles instead of cooperative matrices.
 fn has_twin(kernel: &Kernel) -> bool {
     let modules =
         |kernel: &Kernel| -> BTreeSet<String> { kernel.modules.iter().map(|module| module.name.to_string()).collect() };
-    // A weight format is what the file holds, not a choice of element type.
+    // A weight format comes from the file; it is not a choice of element type.
     let in_f32 = |name: String| match name.split_once('_') {
         Some(("gemm", "cooperative")) => "gemm".to_string(),
         Some(("cooperative", _)) => "tile_f32".to_string(),
@@ -120,7 +120,7 @@ fn has_twin(kernel: &Kernel) -> bool {
     })
 }
 
-// ---- the checks can fail ----
+// ---- the checks detect faults ----
 
 #[test]
 fn a_broken_kernel_is_reported() {
@@ -137,7 +137,7 @@ fn a_broken_kernel_is_reported() {
     reported(changed("a[i] + b[i]", "f32(f16(a[i]))"), &["f16"]);
     reported(changed("a[i] + b[i]", "subgroupAdd(a[i])"), &["SUBGROUP"]);
 
-    // Lines of a shared file are counted from its own top.
+    // Lines of a shared file are numbered from its own first line.
     let norm = kernel("norm_matmul");
     let gemv = norm.modules.iter().position(|module| module.name == "gemv").expect("it is completed by gemv");
     let source = norm.modules[gemv].source.replacen("let count = min", "let count = mim", 1);

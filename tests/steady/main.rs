@@ -1,4 +1,5 @@
-//! Decoding steps of the CPU path take no memory from the heap. A binary of its own: the count is of the whole process.
+//! Decoding steps of the CPU path allocate no memory on the heap. This test has a binary of its own because it counts
+//! the allocations of the whole process.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,14 +18,14 @@ static HEAP: Counting = Counting;
 
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
-/// The heap of the system, and how often something was taken from it.
+/// The system's allocator with a count of allocations.
 struct Counting;
 
-// SAFETY: every call goes to the system's heap, as it came.
+// SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         TAKEN.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps to the contract, which is the system's too.
+        // SAFETY: the caller keeps the contract, which is the same for the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
@@ -34,7 +35,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// ARCHITECTURE.md, invariant 11: one sequence, and three that decode together.
+/// ARCHITECTURE.md, invariant 11: for one sequence, and for three that decode together.
 #[test]
 fn a_decoding_step_of_the_cpu_path_takes_nothing_from_the_heap() {
     for name in ["mobilellm_gqa", "mobilellm_pruned"] {
@@ -62,7 +63,7 @@ fn a_decoding_step_of_the_cpu_path_takes_nothing_from_the_heap() {
                 }
                 assert_eq!(chosen.len(), sequences);
             };
-            // The first steps plan, and grow what they keep.
+            // The first steps make plans and grow buffers that later steps reuse.
             steps(&mut *session, 2);
             let before = TAKEN.load(Ordering::Relaxed);
             assert!(before > 0, "nothing is counted");

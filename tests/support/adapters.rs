@@ -1,4 +1,4 @@
-//! The adapters that tests run on: all that this machine has. Prints which those are, and what is missing.
+//! The adapters that tests run on: all adapters of this machine. Prints their names, and what is missing.
 
 use std::io::Write;
 use std::sync::Once;
@@ -11,9 +11,9 @@ pub struct Adapter {
     pub index: usize,
     pub name: String,
     pub backend: String,
-    /// Whether it computes in f16 where it may.
+    /// Whether the adapter can compute in f16.
     pub f16: bool,
-    /// Whether it multiplies cooperative matrices there.
+    /// Whether the adapter can multiply cooperative matrices in f16.
     pub cooperative: bool,
 }
 
@@ -23,7 +23,7 @@ impl Adapter {
     }
 }
 
-/// Every usable adapter. If there is none, tests fail with `CI=true`, and otherwise print a line.
+/// Every usable adapter. If there is none, tests fail with `CI=true`, and print a line otherwise.
 pub fn all() -> Vec<Adapter> {
     static SAY: Once = Once::new();
     let (mut found, mut features, mut lines) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,7 +49,8 @@ pub fn all() -> Vec<Adapter> {
     }
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
         let mut wanted = vec!["vulkan:llvmpipe", "gl:llvmpipe"];
-        // The loader leaves out a driver that it cannot load, without an error: check that all of the variable's are there.
+        // The loader omits a driver that it cannot load, without an error: check that all drivers of the variable are
+        // there.
         let drivers = |name| std::env::var(name).is_ok_and(|files| files.to_ascii_lowercase().contains("swiftshader"));
         if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().any(drivers) {
             wanted.push("vulkan:SwiftShader");
@@ -61,7 +62,8 @@ pub fn all() -> Vec<Adapter> {
     found
 }
 
-/// The feature that a script has set up an adapter for. Without such an adapter its tests would pass and test nothing.
+/// The feature for which a script has prepared an adapter. Without such an adapter the tests would pass without testing
+/// it.
 pub fn expected() -> Option<String> {
     std::env::var("DUNLIN_EXPECT_FEATURE").ok()
 }

@@ -1,11 +1,11 @@
-//! What a plan binds, told from the plan alone.
+//! The bindings of a plan, computed from the plan alone.
 
 use dunlin::graph::ValueKind;
 use dunlin::kernel::layout::{WeightLayout, codes_words, scales_words};
 use dunlin::kernel::{DeviceProfile, Plane, Slot};
 use dunlin::plan::Plan;
 
-/// The buffer that a slot is in, and the bytes that are bound.
+/// The buffer of a slot, and the number of bytes that are bound.
 pub fn binding(plan: &Plan, slot: &Slot, profile: &DeviceProfile) -> (String, u64) {
     match *slot {
         Slot::Plane { value, chunk, plane } => {

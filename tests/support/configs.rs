@@ -1,4 +1,4 @@
-//! Models without files: configurations of the real ones, and random ones that stress plans.
+//! Models without files: configurations of real models, and random configurations that test plans.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use dunlin::kernel::{DeviceProfile, layout};
 use dunlin::ops::{Elem, TensorType};
 use dunlin::tensor::DType;
 
-/// A decoder whose layers are alike; the rest is set by the caller.
+/// A decoder with equal layers; the caller sets the rest.
 pub fn uniform(
     architecture: &str,
     hidden: usize,
@@ -99,7 +99,7 @@ fn of_heads(head_dim: usize, config: Config) -> Config {
     Config { head_dim, rope, attention_scale: 1.0 / (head_dim as f32).sqrt(), ..config }
 }
 
-/// A Gemma 3: a layer in six sees all.
+/// A Gemma 3, in which one layer in six has full attention.
 fn gemma3(hidden: usize, layers: usize, heads: usize, ffn: usize) -> Config {
     let config = of_heads(256, uniform("gemma3_text", hidden, layers, [heads, 1], ffn, 262_144));
     let rope = RopeConfig { local: Some(inv_freq(256, 1e6)), ..config.rope };
@@ -153,7 +153,7 @@ pub fn vectors(config: &Config) -> Vec<(String, usize)> {
         .collect()
 }
 
-/// A random format for each matrix, among those that its rows are whole blocks of. Half the time one for all.
+/// A random format for each matrix, among those whose blocks divide its rows. In half of the cases one format for all.
 pub fn random_formats(config: &Config, random: &mut Random) -> BTreeMap<String, DType> {
     let all = random.one_of(&DType::ALL);
     let mixed = random.below(2) == 0;
@@ -168,7 +168,7 @@ pub fn random_formats(config: &Config, random: &mut Random) -> BTreeMap<String, 
 /// A small model of any widths: layers that differ, heads of any size, shared layers, layers without rope.
 pub fn random_config(random: &mut Random) -> Config {
     let layers = 1 + random.below(4);
-    // Often whole blocks, so that every format comes up.
+    // Widths are often whole blocks, so that every format is tested.
     let width = |random: &mut Random| match random.below(4) {
         0 => 2 + random.below(300),
         1 => 32 * (1 + random.below(8)),
@@ -207,7 +207,7 @@ pub fn random_config(random: &mut Random) -> Config {
     config
 }
 
-/// The least binding with which a graph can be run: weights are split into tiles of rows, the rest is not.
+/// The smallest binding limit with which a graph can run: weights are split into tiles of rows, other values are not.
 pub fn least_binding(graph: &Graph, profile: &DeviceProfile) -> u64 {
     let least = |ty: &TensorType| match ty.elem {
         Elem::Weight(dtype) => {
@@ -220,7 +220,7 @@ pub fn least_binding(graph: &Graph, profile: &DeviceProfile) -> u64 {
     graph.values.iter().map(|value| least(&value.ty)).max().unwrap_or(0)
 }
 
-/// xorshift64*: the same numbers on every machine.
+/// xorshift64*: it gives the same numbers on every machine.
 pub struct Random(u64);
 
 impl Random {

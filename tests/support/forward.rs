@@ -1,14 +1,14 @@
-//! Passes over given ids, below the public interface: any step, any chunking.
+//! Passes over given ids, below the public interface, in any chunks.
 
 use dunlin::backend::{Engine, Output, Sampled, Session, Step, Want};
 use dunlin::kernel::{Family, Row};
 
-/// A pass over `count` rows of a prompt from `row` on.
+/// Runs `count` rows of a prompt from `row` on.
 pub fn prompt(session: &mut dyn Session, row: Row, count: usize, want: Want) {
     run_prompt(session, row, count, want, false);
 }
 
-/// [`prompt`], with the logits that the token is chosen from.
+/// [`prompt`] that also reads the logits from which the token is chosen.
 pub fn prompt_with_logits(session: &mut dyn Session, row: Row, count: usize) {
     run_prompt(session, row, count, Want::Token, true);
 }
@@ -18,12 +18,12 @@ fn run_prompt(session: &mut dyn Session, row: Row, count: usize, want: Want, log
     session.run(&Step { rows: &rows, family: Family::Many, want, logits, images: false }).expect("prompt");
 }
 
-/// A decoding step of some sequences, without their logits.
+/// Runs a decoding step of some sequences, without logits.
 pub fn decode(session: &mut dyn Session, rows: &[Row]) {
     session.run(&Step { rows, family: Family::Few, want: Want::Token, logits: false, images: false }).expect("decode");
 }
 
-/// The tokens that were asked for first.
+/// Waits for the oldest tokens that were requested.
 pub fn sampled(session: &mut dyn Session) -> Vec<Sampled> {
     let mut chosen = Vec::new();
     session.sampled(&mut chosen).expect("tokens");

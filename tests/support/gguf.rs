@@ -8,7 +8,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-/// Types of tensors, as the file numbers them.
+/// The codes of tensor types in a file.
 pub mod ggml {
     pub const F32: u32 = 0;
     pub const F16: u32 = 1;
@@ -26,7 +26,7 @@ pub mod ggml {
 /// Name, shape with the contiguous dimension last, type, and bytes.
 pub type Stored = (String, Vec<usize>, u32, Vec<u8>);
 
-/// What the head of a file says of a tensor: shape with the contiguous dimension last, and bytes of its data.
+/// A tensor's entry in the head of a file: shape with the contiguous dimension last, and the size of its data in bytes.
 pub struct Info<'a> {
     pub name: &'a str,
     pub shape: &'a [usize],
@@ -34,7 +34,7 @@ pub struct Info<'a> {
     pub bytes: usize,
 }
 
-/// Where the data of a tensor begins is a multiple of this, counted from that of the first.
+/// A tensor's data begin at a multiple of this offset from the data of the first tensor.
 pub const ALIGNMENT: usize = 32;
 
 /// Writes a file. Methods add a value or a tensor and return the writer.
@@ -88,7 +88,8 @@ impl Writer {
         self
     }
 
-    /// The same file with each tensor's type and bytes as `encode` makes them of its shape, type and bytes.
+    /// The same file, with each tensor's type and bytes replaced by the result of `encode` for its shape, type and
+    /// bytes.
     pub fn encoded(mut self, encode: impl Fn(&[usize], u32, Vec<u8>) -> (u32, Vec<u8>)) -> Self {
         for (_, shape, ggml_type, bytes) in &mut self.tensors {
             (*ggml_type, *bytes) = encode(shape, *ggml_type, std::mem::take(bytes));
@@ -96,7 +97,7 @@ impl Writer {
         self
     }
 
-    /// A value of any type, already in the bytes of the file.
+    /// A value of any type, given as the bytes of the file.
     pub fn value(mut self, key: &str, value_type: u32, bytes: &[u8]) -> Self {
         self.values.extend(text(key));
         self.values.extend(value_type.to_le_bytes());
@@ -128,7 +129,7 @@ impl Writer {
         file
     }
 
-    /// Everything before the data. The bytes of each tensor follow, filled up to a multiple of [`ALIGNMENT`].
+    /// Everything before the data. The bytes of each tensor follow, padded to a multiple of [`ALIGNMENT`].
     pub fn head<'a>(&self, tensors: impl ExactSizeIterator<Item = Info<'a>>) -> Vec<u8> {
         let mut head = b"GGUF".to_vec();
         head.extend(3u32.to_le_bytes());
@@ -165,7 +166,7 @@ pub fn permute_rows(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
     permuted
 }
 
-/// The GGUF name of a Hugging Face tensor, of a Gemma or of another model.
+/// The GGUF name of a Hugging Face tensor, for a Gemma or another model.
 pub fn gguf_name(name: &str, gemma: bool) -> String {
     match name {
         "model.embed_tokens.weight" => return "token_embd.weight".into(),
@@ -195,13 +196,13 @@ pub fn gguf_name(name: &str, gemma: bool) -> String {
     format!("blk.{layer}.{tensor}.{kind}")
 }
 
-/// What a file of some folder is like, besides its metadata.
+/// The properties of a model family, besides the metadata.
 struct Family {
     head_dim: usize,
     /// Whether rows of q and k are interleaved.
     permuted: bool,
     gemma: bool,
-    /// What the frequencies of rope are divided by, where that differs from one to the next.
+    /// The divisors of the frequencies of rope, if they differ between frequencies.
     divisors: Option<Vec<f32>>,
 }
 
@@ -233,7 +234,7 @@ fn llama3_divisors(scaling: &Value, base: f64, head_dim: usize) -> Option<Vec<f3
     Some((0..head_dim / 2).map(|i| divisor(i) as f32).collect())
 }
 
-/// The metadata of a folder as GGUF, with arrays where its configuration has lists.
+/// The metadata of a folder as GGUF, with arrays for the lists of its configuration.
 fn describe(folder: &Path) -> (Writer, Family) {
     let config = read_config(folder);
     let number = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("{key} of config.json")) as u32;
@@ -251,7 +252,7 @@ fn describe(folder: &Path) -> (Writer, Family) {
         _ => "llama",
     };
     let (llama4, gemma) = (arch == "llama4", arch == "gemma3");
-    // Beside the rest, or in the newer dictionary, which may have one for each type of layer.
+    // The base is beside the other values, or in the newer dictionary, which may have one for each type of layer.
     let parameters = &config["rope_parameters"];
     let thetas = [&config["rope_theta"], &parameters["rope_theta"], &parameters["full_attention"]["rope_theta"]];
     let base = thetas.into_iter().find_map(Value::as_f64).expect("rope_theta");
@@ -272,7 +273,7 @@ fn describe(folder: &Path) -> (Writer, Family) {
         .f32(&key("rope.freq_base"), base as f32)
         .f32(&key("attention.layer_norm_rms_epsilon"), config["rms_norm_eps"].as_f64().expect("rms_norm_eps") as f32)
         .u32("tokenizer.ggml.eos_token_id", number("eos_token_id"));
-    // The end of a turn stands behind the end of a text.
+    // In this list the end of a turn follows the end of the text.
     let generation = std::fs::read(folder.join("generation_config.json")).unwrap_or_else(|_| b"{}".to_vec());
     let generation: Value = serde_json::from_slice(&generation).expect("generation_config.json");
     if let Some(turn) = generation["eos_token_id"][1].as_u64() {
@@ -300,10 +301,10 @@ fn describe(folder: &Path) -> (Writer, Family) {
     (writer, family)
 }
 
-/// A golden folder with safetensors as GGUF: metadata with per-layer arrays where the configuration has lists, q and k
-/// permuted for `llama`. The tokenizer is the caller's to add.
+/// A golden folder with safetensors as GGUF: metadata with per-layer arrays for the lists of its configuration, q and k
+/// permuted for `llama`. The caller adds the tokenizer.
 ///
-/// `encode` gets a tensor's shape and its element type in the file and its bytes, and gives the type and bytes to write.
+/// `encode` gets a tensor's shape, its element type in the file and its bytes, and returns the type and bytes to write.
 pub fn from_folder(folder: &Path, encode: impl Fn(&[usize], u32, &[u8]) -> (u32, Vec<u8>)) -> Writer {
     let all = read_folder(folder).into_iter().map(|(name, shape, ggml_type, bytes)| {
         let (ggml_type, bytes) = encode(&shape, ggml_type, &bytes);
@@ -337,7 +338,7 @@ fn read_folder(folder: &Path) -> Vec<Stored> {
             all.push((name, view.shape().to_vec(), ggml_type, view.data().to_vec()));
         }
     }
-    // The crate gives them in an order of the moment; a file must be the same each time.
+    // The crate returns tensors in a varying order; a file must always be the same.
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
@@ -363,7 +364,7 @@ pub fn from_tensors(folder: &Path, tensors: Vec<Stored>) -> Writer {
     writer
 }
 
-/// What llama.cpp's converters call the two matrices of a vision tower's feed-forward part.
+/// The names that llama.cpp's converters give the two matrices of a vision tower's feed-forward part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
     /// fc1 is `ffn_down`, fc2 is `ffn_up`: the converter that made MobileVLM's files.
@@ -373,7 +374,7 @@ pub enum Naming {
 }
 
 /// A golden MobileVLM folder as llama.cpp's two files: the language model and the vision half, `mmproj`. Matrices and
-/// convolutions are of the type `matrices` (F32 or F16), vectors f32. The tokenizer is the caller's to add.
+/// convolutions have the type `matrices` (F32 or F16), vectors are f32. The caller adds the tokenizer.
 pub fn mobilevlm(folder: &Path, naming: Naming, matrices: u32) -> (Writer, Writer) {
     let tensors = read_folder(folder).into_iter().map(|(name, shape, ggml_type, bytes)| {
         assert_eq!(ggml_type, ggml::F32, "{name} of {}", folder.display());
@@ -403,7 +404,7 @@ pub fn mobilevlm_of(
     let number = |key: &str| tower[key].as_u64().unwrap_or_else(|| panic!("{key} of the tower")) as usize;
     let (width, patch, hidden) =
         (number("hidden_size"), number("patch_size"), config["hidden_size"].as_u64().expect("a width") as usize);
-    // Hidden state -2 is the output of the last block but one.
+    // Hidden state -2 is the output of the second-last block.
     assert_eq!(config["mm_vision_select_layer"], -2);
     let blocks = number("num_hidden_layers") - 1;
 

@@ -1,4 +1,4 @@
-//! The golden cases: folders of `tests/golden` with what the authors' PyTorch code makes of them.
+//! The golden cases: folders of `tests/golden` with the results of the authors' PyTorch code.
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,7 @@ impl Golden {
         ids.map(|id| u32::try_from(id).expect("an id")).collect()
     }
 
-    /// As [`Golden::ids`], of tensors where −200 stands for a picture.
+    /// Like [`Golden::ids`], for tensors in which −200 stands for a picture.
     pub fn ids_with_images(&self, tensor: &str) -> Vec<u32> {
         let tensors = self.tensors();
         let view = tensors.tensor(tensor).unwrap_or_else(|_| panic!("{} has no {tensor}", self.name));
@@ -111,7 +111,7 @@ impl Golden {
         names
     }
 
-    /// By how much each id of a prompt's greedy continuation leads the next one.
+    /// The logit margin of each id of a prompt's greedy continuation over the second best id.
     pub fn margins(&self, prompt: &str) -> Vec<f32> {
         numbers(&self.expected()["prompts"][prompt]["greedy_gap_per_step"])
     }

@@ -1,4 +1,4 @@
-//! What tests share: models to run, places to run them, files that are made for one test, and tolerances.
+//! Shared by the tests: models, devices, temporary files, and tolerances.
 
 #![allow(dead_code, reason = "every test binary includes this module, and each uses a part of it")]
 

@@ -1,4 +1,4 @@
-//! Golden MobileVLM folders as llama.cpp's pairs of files, the tokenizer among them.
+//! Golden MobileVLM folders as llama.cpp's pairs of files, with the tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ pub fn files(scratch: &Scratch, folder: &Path, naming: Naming, matrices: u32) ->
 /// The writers of the two files, without the tokenizer.
 pub fn writers(folder: &Path, naming: Naming, matrices: u32) -> (Writer, Writer) {
     if folder.join("model.safetensors").exists() {
-        // Read past the code under test.
+        // These tensors are read without the code under test.
         return gguf::mobilevlm(folder, naming, matrices);
     }
     let checkpoint = Checkpoint::open(folder).expect("a golden folder");

@@ -1,4 +1,4 @@
-//! Prompts with pictures, and what models make of them.
+//! Prompts with pictures, and the models' answers to them.
 
 use dunlin::{Generation, Model, Prompt, Sampler, Trace};
 
@@ -12,13 +12,13 @@ pub fn prompt(golden: &Golden, name: &str) -> Prompt {
     images.fold(question, |prompt, image| prompt.image(golden.folder.join(image.as_str().expect("a name"))))
 }
 
-/// Greedy ids with the logprobs that they were chosen from. Their differences are those of logits.
+/// Greedy ids with the logprobs from which they were chosen. Differences of logprobs are differences of logits.
 pub fn greedy(model: &Model, prompt: Prompt, count: usize, vocab: usize) -> Vec<(u32, Vec<f32>)> {
     let generation = model.generate(prompt, &Sampler::greedy()).expect("a generation");
     with_logprobs(generation.max_tokens(count), vocab)
 }
 
-/// The ids of a generation, each with the logprobs that it was chosen from, in the order of ids.
+/// The ids of a generation, each with the logprobs from which it was chosen, in the order of ids.
 pub fn with_logprobs(generation: Generation, vocab: usize) -> Vec<(u32, Vec<f32>)> {
     let pieces = generation.logprobs(vocab).map(|piece| piece.expect("a token"));
     let by_id = |mut top: Vec<(u32, f32)>| {

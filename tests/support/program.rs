@@ -1,11 +1,11 @@
-//! The program, run with arguments: what it prints, and how it fails.
+//! Runs the program with arguments, and checks its output and its failures.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// Runs the program. Its standard error is no terminal, so nothing but errors may appear there.
+/// Runs the program. Its standard error is not a terminal, so it may hold only errors.
 pub fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dunlin")).args(arguments).output().expect("the program starts")
 }
@@ -20,7 +20,8 @@ pub fn stdout_for(arguments: &[&str], input: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
-    // Dropped when it is written, so that the program finds its end. What it prints meanwhile fits a pipe.
+    // The pipe is closed after writing, so that the program sees the end of its input. Its output meanwhile fits a
+    // pipe.
     child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("the program reads");
     succeeded(child.wait_with_output().expect("the program ends"), arguments)
 }
@@ -38,8 +39,8 @@ pub fn json_lines(arguments: &[&str]) -> Vec<Value> {
     stdout(arguments).lines().map(parse).collect()
 }
 
-/// A command that must fail with code 1 and exactly one sentence, which has all `parts` in it. The sentence, with the list
-/// that may follow it.
+/// Checks that a command fails with code 1 and exactly one sentence, which has all `parts` in it. Returns the sentence,
+/// with the list that may follow it.
 pub fn fails(arguments: &[&str], parts: &[&str]) -> String {
     fails_as(&run(arguments), &format!("{arguments:?}"), parts)
 }
@@ -55,8 +56,8 @@ pub fn fails_as(output: &Output, what: &str, parts: &[&str]) -> String {
     sentence.to_string()
 }
 
-/// What the program complained of: a line each, and the indented lines that list something for it. Without what Mesa's EGL
-/// says where no folder for sockets is set.
+/// The complaints of the program: a line each, with the indented lines of a list after it. Without the message of
+/// Mesa's EGL that appears if no folder for sockets is set.
 fn complaints(errors: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in errors.lines().filter(|line| !line.starts_with("error: XDG_RUNTIME_DIR is invalid")) {

@@ -1,4 +1,5 @@
-//! The real model that tests run: SmolLM2-135M-Instruct, Q4_1. On a fresh machine the first test that asks fetches it.
+//! The real model that tests run: SmolLM2-135M-Instruct, Q4_1. On a new machine the first test that needs it downloads
+//! it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,9 @@ use std::sync::OnceLock;
 const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const BYTES: u64 = 98_362_432;
 
-/// The model's path, or nothing where it cannot be had; with `CI=true` that is a failure.
+/// The model's path, or nothing if it cannot be downloaded, which is a failure with `CI=true`.
 ///
-/// It is looked for in `$DUNLIN_MODELS` or `./models`, and fetched by `scripts/fetch_models.sh`, which checks it.
+/// The folder is `$DUNLIN_MODELS` or `./models`; `scripts/fetch_models.sh` downloads the file and verifies it.
 pub fn smollm2() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOUND.get_or_init(find_or_fetch).as_deref()
@@ -18,10 +19,10 @@ pub fn smollm2() -> Option<&'static Path> {
 
 fn find_or_fetch() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // A relative folder counts from the repository, as it does for the script.
+    // A relative folder is relative to the repository, as in the script.
     let folder = root.join(std::env::var_os("DUNLIN_MODELS").unwrap_or_else(|| "models".into()));
     let path = folder.join(FILE);
-    // The script compared the whole file when it put it there; here its size tells a cut copy.
+    // The script verified the whole file after the download; here the size detects an incomplete copy.
     let complete = || path.metadata().is_ok_and(|file| file.len() == BYTES);
     if complete() {
         return Some(path);
@@ -36,7 +37,7 @@ fn find_or_fetch() -> Option<PathBuf> {
     };
     let message = format!("{} is not there and could not be fetched: {why}", path.display());
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
-    // `eprintln!` would be captured from a test that passes. A closed stderr fails no test.
+    // `cargo test` would not show `eprintln!` of a test that passes. A closed stderr fails no test.
     let _ = std::io::stderr().write_all(format!("skipped: {message}\n").as_bytes());
     None
 }

@@ -1,4 +1,4 @@
-//! Where models run in tests: the CPU, and every adapter of this machine in each precision that it has.
+//! The devices that tests run models on: the CPU, and every adapter of this machine in each precision that it supports.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub fn full() -> Vec<Runtime> {
     runtimes
 }
 
-/// [`full`], and every adapter that has f16 with what it chooses by itself.
+/// [`full`], and every adapter that has f16 with its own choice of precision.
 pub fn all() -> Vec<Runtime> {
     let mut runtimes = full();
     for adapter in adapters::all().into_iter().filter(|adapter| adapter.f16) {
@@ -44,7 +44,7 @@ impl Runtime {
         self.load_with(checkpoint, None)
     }
 
-    /// As [`Runtime::load`], with bindings of at most `max_binding` bytes.
+    /// Like [`Runtime::load`], with bindings of at most `max_binding` bytes.
     pub fn load_with(&self, checkpoint: &Checkpoint, max_binding: Option<u64>) -> Arc<dyn Engine> {
         let options = EngineOptions { full_precision: !self.auto, max_binding, ..Default::default() };
         backend::load(checkpoint, &self.choice, &options, &|_, _| {})
@@ -58,7 +58,7 @@ impl Runtime {
         }
     }
 
-    /// A model by the public interface.
+    /// Loads a model through the public interface.
     pub fn model(&self, path: &std::path::Path, options: &LoadOptions) -> Model {
         let precision = if self.auto { Precision::Auto } else { Precision::F32 };
         let options = options.clone().precision(precision);
@@ -67,7 +67,7 @@ impl Runtime {
     }
 }
 
-/// The largest difference; NaN where there is one.
+/// The largest difference; NaN if a difference is NaN.
 pub fn worst(found: &[f32], wanted: &[f32]) -> f32 {
     assert_eq!(found.len(), wanted.len());
     found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, |a, b| if b <= a { a } else { b })

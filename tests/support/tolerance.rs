@@ -1,6 +1,6 @@
-//! The tolerances of `tests/golden/README.md`, and comparing with them.
+//! The tolerances of `tests/golden/README.md`, and comparisons with them.
 
-/// The tolerances of `tests/golden/README.md` for one arithmetic.
+/// The tolerances of `tests/golden/README.md` for one precision.
 #[derive(Clone, Copy)]
 pub struct Tolerance {
     pub hidden_absolute: f32,
@@ -29,18 +29,19 @@ pub const F16: Tolerance = Tolerance {
     smollm2_logits: 0.1,
 };
 
-/// What the reference says about a greedy continuation.
+/// The reference's greedy continuation.
 pub struct Greedy {
     pub ids: Vec<u32>,
-    /// By how much each id leads the next one.
+    /// The logit margin of each id over the second best id.
     pub margins: Vec<f32>,
-    /// The logits of the steps, one row a step, where they are known.
+    /// The logits of the steps, one row a step, if they are known.
     pub logits: Vec<f32>,
 }
 
-/// Greedy ids: all equal, or under f16 equal up to the first step whose margin is below twice the logit error.
+/// Compares greedy ids: all are equal, or under f16 equal up to the first step whose margin is below twice the logit
+/// error.
 ///
-/// The margin is the reference's: one measured here would excuse whatever was computed wrong.
+/// The margins are the reference's: margins of the tested logits could hide an error in them.
 pub fn same_ids(at: &str, found: &[(u32, Vec<f32>)], wanted: &Greedy, tolerance: Tolerance) {
     assert_eq!(wanted.margins.len(), wanted.ids.len(), "{at}: number of margins");
     for (step, ((id, logits), &expected)) in found.iter().zip(&wanted.ids).enumerate() {
@@ -63,7 +64,7 @@ pub fn same_ids(at: &str, found: &[(u32, Vec<f32>)], wanted: &Greedy, tolerance:
     assert_eq!(found.len(), wanted.ids.len(), "{at}: number of tokens");
 }
 
-/// The largest difference; infinite or NaN where one is.
+/// The largest difference; infinite or NaN if a difference is.
 pub fn farthest(found: &[f32], wanted: &[f32]) -> f32 {
     found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0.0, |a: f32, b| if b <= a { a } else { b })
 }

@@ -1,4 +1,4 @@
-//! The tokenizer of a folder inside a GGUF file.
+//! Writes the tokenizer of a folder into a GGUF file.
 
 use std::path::Path;
 
