@@ -1,4 +1,4 @@
-//! A whole model on every device: loading, prompts, decoding, memory, and the floors below them.
+//! A whole model on every device: loading, prompts, decoding, memory, and the lower bounds of their times.
 //!
 //! cargo bench --bench decode                          SmolLM2-135M-Instruct, the CPU and every adapter
 //! cargo bench --bench decode -- MODEL                 a GGUF file or a Hugging Face folder
@@ -10,8 +10,8 @@
 //!   --tokens IDS      the prompt, as 1,2,3; in place of --prompt
 //!   --rates           print only `dunlin`, prompt rate and decode rate, with tabs between; for one device
 //!
-//! Prompts are ids that repeat nothing and mean nothing: no rate depends on them. Loading is timed in a process of its own
-//! that does nothing else, so that its peak of resident memory is that of loading.
+//! Prompts are arbitrary ids without repetition, because no rate depends on the ids. Loading is timed in a process of
+//! its own that does nothing else, so that the peak of resident memory is that of loading.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -32,7 +32,7 @@ mod devices;
 #[path = "support/floor.rs"]
 mod floor;
 
-/// Anything may end a bench: files, devices, this program's own children.
+/// The error may come from files, devices or this program's child processes.
 type Done<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 const MODEL: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -46,7 +46,8 @@ struct Options {
     sequences: usize,
     repeat: usize,
     rates: bool,
-    /// Load on the device of this index (`cpu`, `0`, …) and say what it took: what this program asks itself.
+    /// Load on the device of this index (`cpu`, `0`, …) and print the costs. The program passes this option to its
+    /// child processes.
     cold: Option<String>,
 }
 
@@ -107,7 +108,7 @@ impl Options {
                 "--repeat" => options.repeat = number::<usize>(&value()?)?.max(1),
                 "--rates" => options.rates = true,
                 "--cold" => options.cold = Some(value()?),
-                // Cargo's own.
+                // `cargo bench` passes this argument.
                 "--bench" => {}
                 other if other.starts_with('-') => return Err(format!("`{other}` is not an option of this bench")),
                 path => options.model = PathBuf::from(path),
@@ -133,20 +134,21 @@ fn ids(tokens: usize, vocab: usize) -> Vec<u32> {
     (0..tokens).map(|i| ((1000 + 7919 * i) % vocab) as u32).collect()
 }
 
-/// A model on a device, below the public interface: an end token does not end it, and nothing becomes text.
+/// A model on a device, below the public interface: an end token does not end decoding, and ids are not decoded to
+/// text.
 fn engine(model: &Path, device: &Device) -> Result<(Arc<dyn Engine>, usize)> {
     let checkpoint = Checkpoint::open(model)?;
     let engine = backend::load(&checkpoint, &device.choice, &EngineOptions::default(), &|_, _| ())?;
     Ok((engine, checkpoint.config.vocab))
 }
 
-/// Seconds of a prompt in a new session until its first token is there, and of decoding so many more tokens.
+/// Seconds of a prompt in a new session until its first token is read, and seconds of decoding further tokens.
 struct Times {
     prompt: f64,
     decode: f64,
 }
 
-/// The medians of some runs, after one that warms up.
+/// The medians of several runs, after a warm-up run.
 fn time(engine: &dyn Engine, ids: &[u32], decode: usize, options: &Options) -> Result<Times> {
     time_once(engine, ids, decode.min(4), options.sequences)?;
     let times =
@@ -159,7 +161,7 @@ fn time(engine: &dyn Engine, ids: &[u32], decode: usize, options: &Options) -> R
     Ok(Times { prompt: median(|times| times.prompt), decode: median(|times| times.decode) })
 }
 
-/// A prompt, and from it so many tokens of each of some sequences that decode together.
+/// Runs a prompt, then decodes tokens of several sequences together from it.
 fn time_once(engine: &dyn Engine, ids: &[u32], decode: usize, sequences: usize) -> Result<Times> {
     let start = Instant::now();
     let size = ids.len() + decode + 1;
@@ -236,7 +238,7 @@ fn print_table(options: &Options) -> Done {
     Ok(())
 }
 
-/// The line of a device, and its floors.
+/// The table line of a device, and its lower bounds.
 fn measure(options: &Options, device: &Device, size: u64) -> Done<(String, String)> {
     let cold = ask_cold(&options.model, device)?;
     let (engine, vocab) = engine(&options.model, device)?;
@@ -274,10 +276,10 @@ fn measure(options: &Options, device: &Device, size: u64) -> Done<(String, Strin
     Ok((row, below))
 }
 
-/// What a fresh process takes to load a model and to answer.
+/// The costs of loading a model and of a first answer in a new process.
 struct Cold {
     load_s: f64,
-    /// From the loaded model to its first token, kernels being compiled on the way.
+    /// Seconds from the loaded model to its first token, including the compilation of kernels.
     first_s: f64,
     /// Most resident memory in bytes, after loading and after the first token.
     load_peak: Option<u64>,
@@ -292,7 +294,7 @@ fn cold(model: &Path, device: &str) -> Done {
     let load_s = start.elapsed().as_secs_f64();
     let load_peak = peak();
     let start = Instant::now();
-    // An end token is a first token too.
+    // The first token may be an end token, which counts too.
     model.generate(Prompt::tokens(ids(5, 1000)), &Sampler::greedy())?.max_tokens(1).next().transpose()?;
     let first_s = start.elapsed().as_secs_f64();
     println!("cold {load_s} {first_s} {} {}", load_peak.unwrap_or(0), peak().unwrap_or(0));
@@ -319,14 +321,14 @@ fn ask_cold(model: &Path, device: &Device) -> Done<Cold> {
     }
 }
 
-/// The most memory that was ever resident in this process, where the system tells.
+/// The peak of resident memory of this process, on systems that report it.
 fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
-/// Bytes of a file of weights, or of those in a folder.
+/// The bytes of a weight file, or of all weight files in a folder.
 fn file_size(model: &Path) -> Done<u64> {
     if model.is_file() {
         return Ok(model.metadata()?.len());

@@ -1,4 +1,5 @@
-//! One core's dot products of stored rows with activations, in its cache: weights a nanosecond, for each format.
+//! Dot products of stored rows with activations on one core, with data in its cache: weights a nanosecond, for each
+//! format.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use dunlin::cpu::dot::dot_row;
 use dunlin::tensor::DType;
 
 const ROWS: usize = 100;
-/// Whole blocks of every format.
+/// A multiple of the block size of every format.
 const COLS: usize = 768;
 
 fn main() {

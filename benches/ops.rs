@@ -4,16 +4,16 @@
 //! cargo bench --bench ops -- linear                   what has this in its name: device/operator shapes
 //! DUNLIN_DEVICE=cpu,gl cargo bench --bench ops        devices whose label has one of these parts
 //!
-//! Bytes are those that must move, each once, weights in their own format; the same case runs again and again, so what
-//! fits a device's cache comes from there. On a GPU many runs are recorded into one pass, and the time is the device's
-//! own where it has timestamps, else the host's, with a share of submission and wait.
+//! Bytes are those that must move, each counted once, weights in their own format. The same case runs repeatedly, so
+//! data that fit a device's cache are read from there. On a GPU many runs are recorded into one pass, and the time
+//! comes from the device's timestamps if it has them, else from the host's clock, with a share of submission and wait.
 //!
-//! On a GPU each product of matrices has a second line, the best of some rounds in which it and two yardsticks were timed
-//! turn by turn. The plain kernel has one thread a result, W in f32, and the patches of a convolution already as rows;
-//! in brackets, how many times as long it takes. Where that is long it gets only some of the rows, and the time of all is
-//! computed from theirs. The peak is the rate of a kernel of nothing but multiply-adds in registers, in f32, since sums
-//! are, whatever weights and tiles are stored in. The second line of a rasteriser counts the processor's time on Linux:
-//! what else runs there is left out.
+//! On a GPU each matrix product has a second line: the best of several rounds that time it and two yardsticks in turn.
+//! The plain kernel computes one result per thread, with W in f32 and a convolution's patches already as rows; the
+//! number in brackets is its time divided by ours. If it is slow, it runs only some rows, and the time is scaled to
+//! all. The peak is the rate of a kernel of multiply-adds in registers, in f32, because sums are f32 whatever the
+//! format of weights and tiles. On Linux the second line of a rasteriser counts processor time, which excludes other
+//! programs.
 
 use std::time::{Duration, Instant};
 
@@ -83,11 +83,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What tells a case from the others of its operator.
+/// The shapes that distinguish a case from the others of its operator.
 fn shapes(case: &Case) -> String {
     let reads: Vec<&TensorType> = case.reads.iter().map(|given| &given.ty).collect();
     let mut shapes: Vec<String> = reads.iter().map(|ty| ty.to_string().replace(' ', "")).collect();
-    // Pools and convolutions of one picture differ in what comes out.
+    // Pools and convolutions of one picture differ in the shape of their results.
     if let [result, ..] = &case.op.infer(&reads)[..]
         && result.shape[0] != reads[0].shape[0]
     {
@@ -106,7 +106,7 @@ fn line(device: &str, name: &str, case: &Case, profile: &DeviceProfile, time: f6
     format!("{device}  {name:<70} {:>10.1} µs {gigabytes:>8.2} GB/s {gigaflops:>16}  {clock}", time * 1e6)
 }
 
-/// Seconds of one run, or nothing where criterion was told to leave the case out.
+/// Seconds of one run, or `None` if criterion's filter excludes the case.
 type Measured = Option<(f64, Clock)>;
 
 fn on_host(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case) -> Measured {
@@ -131,7 +131,7 @@ fn on_host(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case) -> Mea
 }
 
 fn on_device(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case, gpu: &Gpu) -> Result<Measured> {
-    /// The longest pass: drivers end those that seem to hang.
+    /// Seconds of the longest pass: drivers stop passes that seem to hang.
     const LONGEST: f64 = 0.1;
     let mut runner = None;
     let mut stopwatch = Stopwatch::new(gpu);
@@ -144,7 +144,7 @@ fn on_device(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case, gpu:
             if runner.is_none() {
                 let made = Prepared::new(case).runner(gpu, &gpu.profile)?;
                 made.run(&case.rows);
-                // Once to warm up, once to see how many runs make a pass.
+                // The first run warms up; the second tells how many runs make a pass.
                 stopwatch.time(&made, 1)?;
                 let one = stopwatch.time(&made, 1)?.work.as_secs_f64();
                 most = ((LONGEST / one) as usize).clamp(1, 256);
@@ -167,7 +167,7 @@ fn on_device(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case, gpu:
         bencher.iter_custom(|runs| {
             measure(runs).unwrap_or_else(|error| {
                 failed = Err(error);
-                // criterion wants a time; the error ends the program right after.
+                // criterion needs a time; the program ends with the error right after.
                 Duration::from_nanos(runs)
             })
         });
@@ -176,7 +176,7 @@ fn on_device(group: &mut BenchmarkGroup<WallTime>, name: &str, case: &Case, gpu:
     Ok(median(samples).map(|time| (time, clock)))
 }
 
-/// The middle of the last ten: those before warm up.
+/// The median of the last ten samples; the samples before them are warm-up.
 fn median(samples: Vec<f64>) -> Option<f64> {
     let mut last = samples[samples.len().saturating_sub(10)..].to_vec();
     last.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! CPU against GPU, step by step of one plan: where a device begins to compute something else.
+//! CPU against GPU, step by step of one plan: shows the first step whose results differ.
 //!
 //! cargo run --release --example compare -- MODEL [DEVICE [f32|auto [PROMPT]]]
 //!
@@ -59,7 +59,7 @@ fn adapter(wanted: &str) -> Option<usize> {
     (0..adapters.len()).find(fits)
 }
 
-/// Prints the error of each step; the first that is past the limit.
+/// Prints the error of each step. Returns the first step above the limit.
 fn compare(path: &str, adapter: usize, half: bool, prompt: &str) -> Result<Option<String>> {
     let ids = Model::load(path, &Device::cpu())?.encode(&Prompt::raw(prompt))?;
     let checkpoint = Checkpoint::open(path)?;
@@ -77,7 +77,7 @@ fn compare(path: &str, adapter: usize, half: bool, prompt: &str) -> Result<Optio
     Ok(None)
 }
 
-/// One plan, step by step on both.
+/// Runs one plan step by step on both devices.
 fn steps(
     checkpoint: &Checkpoint,
     gpu: &Gpu,
@@ -118,7 +118,7 @@ fn steps(
             let largest = wanted.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             let mark = if error <= limit { "" } else { "  ←" };
             println!("{i:>4} {:<16} {error:>14.1e} {largest:>14.1e}{mark}", node.op.name());
-            // Not a number is past any limit.
+            // NaN is above any limit.
             if !mark.is_empty() {
                 let reads = node.reads.iter().map(|id| plan.graph.ty(*id).to_string()).collect::<Vec<_>>();
                 return Ok(Some(format!("step {i}, {:?} of ({}),", node.op, reads.join(", "))));
@@ -128,7 +128,7 @@ fn steps(
     Ok(None)
 }
 
-/// Whether a value is a float temporary that somebody reads.
+/// Whether a value is a float temporary that a later step reads.
 fn is_read(graph: &Graph, id: ValueId) -> bool {
     let value = graph.value(id);
     let read = graph.nodes.iter().any(|node| node.reads.contains(&id)) || graph.outputs.iter().any(|(_, o)| *o == id);

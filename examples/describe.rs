@@ -18,7 +18,7 @@ fn main() -> dunlin::Result<()> {
     loop {
         for piece in &mut answer {
             print!("{}", piece?);
-            // Text comes in pieces, lines do not.
+            // Text comes in parts of a line, so that it has to be flushed.
             let _ = std::io::stdout().flush();
         }
         let stats = answer.stats();

@@ -16,7 +16,7 @@ fn main() -> dunlin::Result<()> {
     let mut generation = model.generate(Prompt::user(question), &Sampler::greedy())?.max_tokens(200);
     for piece in &mut generation {
         print!("{}", piece?);
-        // Text comes in pieces, lines do not.
+        // Text comes in parts of a line, so that it has to be flushed.
         let _ = std::io::stdout().flush();
     }
     let stats = generation.stats();

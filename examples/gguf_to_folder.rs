@@ -1,7 +1,7 @@
 //! A GGUF file as a Hugging Face folder of f16: `cargo run --release --example gguf_to_folder -- MODEL.gguf FOLDER`
 //!
-//! For tools that take folders of floats, such as `dunlin prune`. Blocks are decoded and rounded to f16. The tokenizer is
-//! byte-level BPE as `tokenizer.json` has it; other vocabularies are refused.
+//! For tools that read folders of floats, such as `dunlin prune`. Blocks are decoded and rounded to f16. The tokenizer
+//! becomes a byte-level BPE in `tokenizer.json`; other kinds of vocabulary are refused.
 
 use std::error::Error;
 use std::fs;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn config(checkpoint: &Checkpoint) -> Value {
     let c = &checkpoint.config;
-    // θ_1 = base^(−2 / D); files with scaled frequencies have no base that says it all.
+    // θ_1 = base^(−2 / D). Files with scaled frequencies have no single base.
     let base = f64::from(c.rope.inv_freq[1]).powf(-0.5 * c.head_dim as f64).round();
     json!({
         "architectures": ["LlamaForCausalLM"],

@@ -1,7 +1,8 @@
-//! A pruned model as it was after some steps of a run: `cargo run --example prune_steps -- MODEL REPORT.json PARAMETERS FOLDER`
+//! A pruned model after some steps of a run: `cargo run --example prune_steps -- MODEL REPORT.json PARAMETERS FOLDER`
 //!
-//! The steps of `dunlin prune` do not depend on its target, which only ends the run. So the report of one long run tells every
-//! larger model as well: this one applies its steps until fewer than PARAMETERS are left, as the run with that target would.
+//! The steps of `dunlin prune` do not depend on its target, which only ends the run, so the report of one long run
+//! contains every larger model. This program applies the steps until fewer than PARAMETERS are left, as a run with that
+//! target does.
 
 use std::error::Error;
 use std::path::Path;

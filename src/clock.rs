@@ -1,4 +1,4 @@
-//! Clocks: those of the standard library, and in a browser, where these panic, the page's.
+//! Clocks: the standard library's, except in a browser, where those panic and the page's clocks are used.
 
 #[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))]
 pub use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -1,8 +1,8 @@
-//! What can go wrong, sorted by what an app developer can do about it.
+//! Errors, sorted by what an app developer can do about them.
 
 use std::fmt;
 
-/// The result of everything in dunlin that reads files or talks to machines.
+/// The result of every function in dunlin that reads files or uses devices.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// One sentence that names the file, tensor or device, what was found, what was expected, and what to do.
@@ -23,9 +23,9 @@ pub enum ErrorKind {
     Checkpoint,
     /// An architecture or option that dunlin does not run; the message lists those that it does.
     UnsupportedModel,
-    /// No such adapter, a lost device, or a limit that is too small (which, have, need).
+    /// There is no such adapter, a device was lost, or a limit is too small (which one, its value, the required value).
     Device,
-    /// Memory ran out: the message says how much was needed, the limit, and the knob to turn.
+    /// Memory ran out: the message says how much was needed, the limit, and which option reduces it.
     OutOfMemory,
     /// The caller's input: too long for the context, a token outside the vocabulary, an unreadable text.
     Prompt,
@@ -57,7 +57,7 @@ impl Error {
         Self::new(ErrorKind::Prompt, message)
     }
 
-    /// Says where in the caller's input it happened.
+    /// Adds the position in the caller's input where the error happened.
     #[cfg(feature = "cli")]
     pub(crate) fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);

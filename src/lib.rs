@@ -34,7 +34,7 @@
 //! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `mmap`
 //! (files are mapped; without it they are read), `threads` (the CPU path uses every core).
 
-// Hidden modules are for this project's own tests, benches and program; they promise nothing.
+// Hidden modules are for this project's own tests, benches and program; their interface may change at any time.
 #[doc(hidden)]
 pub mod backend;
 #[doc(hidden)]

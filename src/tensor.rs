@@ -1,4 +1,4 @@
-//! Tensors as data: element types, shapes, and bytes that are mapped or owned.
+//! Tensors as data: element types, shapes, and bytes that are memory-mapped or owned.
 
 use std::fmt;
 use std::ops::Range;
@@ -22,16 +22,16 @@ pub struct Tensor {
 /// The order of a matrix's rows in its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// Row r is the r-th in the bytes.
+    /// Row r is the r-th row in the bytes.
     Stored,
     /// GGUF's `llama` files interleave the two halves of each head of q and k, so that row
     /// `head·D + s·D/2 + j` is stored at `head·D + 2j + s`. Reading rows undoes it.
     Interleaved { head_dim: usize },
-    /// Groups of `each` rows, the first rows of every `step`: row `group·each + i` is stored at `group·step + i`. Where q, k
-    /// and v of a head lie side by side, each of them is such rows.
+    /// Groups of `each` rows, the first rows of every `step`: row `group·each + i` is stored at `group·step + i`. If q,
+    /// k and v of a head are stored side by side, each of them has this order.
     Strided { each: usize, step: usize },
-    /// Heads of D rows of which rope turns the first R, rows j and j + R/2 together. Here rows j and j + D/2 are a pair, for
-    /// every j, and those behind R/2 turn by no angle. Scores do not depend on the order within heads.
+    /// Heads of D rows of which rope turns the first R, rows j and j + R/2 together. In this order rows j and j + D/2
+    /// are a pair for every j, and pairs from R/2 on turn by no angle. Scores do not depend on the order within heads.
     PartlyRotated { head_dim: usize, rotated: usize },
 }
 
@@ -46,12 +46,12 @@ impl Tensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Bytes of its elements. Rows that lie apart have others between them.
+    /// The bytes of its elements. Strided rows have other tensors' rows between them, which are not counted.
     pub fn size(&self) -> usize {
         self.rows() * self.dtype.row_bytes(self.cols())
     }
 
-    /// Where logical row `row` lies in the bytes, counted in rows.
+    /// The position of logical row `row` in the bytes, counted in rows.
     pub fn stored_row(&self, row: usize) -> usize {
         self.order.stored(row)
     }
@@ -81,7 +81,7 @@ impl Tensor {
 }
 
 impl RowOrder {
-    /// Where logical row `row` lies, counted in rows.
+    /// The position of logical row `row`, counted in rows.
     pub fn stored(self, row: usize) -> usize {
         match self {
             RowOrder::Stored => row,
@@ -104,7 +104,7 @@ impl RowOrder {
     }
 }
 
-/// A range of bytes that somebody keeps alive: a mapped file, or a vector. Cheap to clone.
+/// A range of bytes with its owner: a mapped file, or a vector. Cheap to clone.
 #[derive(Clone)]
 pub struct Bytes {
     owner: Owner,
@@ -132,14 +132,14 @@ impl Bytes {
         Self { owner: Owner::File(Arc::new(file)), range }
     }
 
-    /// Gives the pages of a mapped file back to the system; a later read brings them in again. Bytes in memory stay.
+    /// Returns the pages of a mapped file to the system; a later read loads them again. Bytes that are not mapped stay.
     pub fn release(&self) {
         #[cfg(all(unix, feature = "mmap"))]
         if let Owner::File(file) = &self.owner
             && !self.range.is_empty()
         {
-            // SAFETY: the mapping is read-only and of a file, so dropped pages are read again, with the same content.
-            // That it could not be done costs memory and nothing else.
+            // SAFETY: the mapping is a read-only one of a file, so dropped pages are read again with the same content.
+            // A failure costs only memory.
             let _ = unsafe {
                 file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
             };

@@ -1,7 +1,7 @@
 //! A team of threads that runs a closure in step: woken once, meeting at barriers, sharing items of work.
 //!
-//! Whoever waits spins for some ten microseconds, then yields, then sleeps: where another program takes a core, the members
-//! that wait leave theirs to the one that lost it.
+//! A waiting thread spins for some ten microseconds, then yields, then sleeps. If another program takes a core, the
+//! waiting members give up their cores, so that the interrupted member gets one.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -11,16 +11,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Looks at what is waited for before a thread yields: 10 to 20 µs.
+/// Checks before a waiting thread yields: 10 to 20 µs.
 const SPINS: u32 = 300;
-/// Yields before a thread sleeps.
+/// The number of yields before a thread sleeps.
 const YIELDS: u32 = 4;
 
-/// Threads that work together. The one that calls [`Team::run`] is a member, the others wait for it.
+/// Threads that work together. The caller of [`Team::run`] is a member; the other members wait for work.
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<std::thread::JoinHandle<()>>,
-    /// Runs of several callers go one after the other.
+    /// Serialises the runs of several callers.
     turn: Mutex<()>,
 }
 
@@ -29,7 +29,7 @@ pub struct Member<'a> {
     shared: &'a Shared,
     pub index: usize,
     pub count: usize,
-    /// Calls of [`Member::each`] so far: every member makes the same ones.
+    /// Calls of [`Member::each`] so far; every member makes the same calls.
     calls: Cell<u32>,
 }
 
@@ -38,19 +38,19 @@ struct Shared {
     passed: Gate,
     finished: Gate,
     job: Job,
-    /// Members that are at the barrier.
+    /// Members that have reached the barrier.
     arrived: AtomicUsize,
-    /// Workers that have not finished the run.
+    /// Workers that have not yet finished the run.
     left: AtomicUsize,
-    /// The call of [`Member::each`] that is under way, and its next item: the upper and the lower half.
+    /// The current call of [`Member::each`] in the upper half, and its next item in the lower half.
     claims: AtomicU64,
-    /// A member panicked: the others stop at the next barrier.
+    /// Whether a member panicked: the others then stop at the next barrier.
     broken: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     closing: AtomicBool,
 }
 
-/// What the present run does, and by how many.
+/// The work of the current run.
 struct Job(UnsafeCell<Option<Work>>);
 
 /// The closure of a run, and how many members run it.
@@ -58,14 +58,14 @@ type Work = (&'static (dyn Fn(&Member) + Sync), usize);
 
 // SAFETY: written by the caller of a run while all workers wait for `begun`, and only read until they have `finished`.
 unsafe impl Sync for Job {}
-// SAFETY: what it points at is `Sync`.
+// SAFETY: the closure that it points at is `Sync`.
 unsafe impl Send for Job {}
 
-/// The payload of a member that stops because another one panicked.
+/// The panic payload of a member that stops because another one panicked.
 struct Stopped;
 
 impl Team {
-    /// A team of `count`, or of fewer where the system gives no more threads.
+    /// A team of `count` threads, or fewer if the system starts no more.
     pub fn new(count: usize) -> Self {
         let shared = Arc::new(Shared {
             begun: Gate::default(),
@@ -82,7 +82,7 @@ impl Team {
         let several = cfg!(all(feature = "threads", not(target_family = "wasm")));
         let spawn = |index| {
             let shared = shared.clone();
-            // From before the thread runs: a run may begin before the thread does.
+            // The epoch is read before the thread starts, because a run may begin before the thread does.
             let seen = shared.begun.epoch();
             std::thread::Builder::new().name("dunlin".into()).spawn(move || shared.work(index, seen)).ok()
         };
@@ -91,7 +91,7 @@ impl Team {
         Team { shared, workers, turn: Mutex::new(()) }
     }
 
-    /// A team of as many as the machine runs at once.
+    /// A team with as many members as the machine can run in parallel.
     pub fn of_cores() -> Self {
         Team::new(std::thread::available_parallelism().map_or(1, usize::from))
     }
@@ -100,14 +100,14 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Every member runs `work` once, side by side. If one panics, the others stop at their next barrier, and so does this.
-    /// Not to be called by a member of the same team.
+    /// Every member runs `work` once, in parallel. If one panics, the others stop at their next barrier, and this call
+    /// panics too. A member of the same team must not call it.
     pub fn run(&self, work: impl Fn(&Member) + Sync) {
         let turn = locked(&self.turn);
         let shared = &*self.shared;
         let count = self.count();
         let job: &(dyn Fn(&Member) + Sync) = &work;
-        // SAFETY: only the lifetime changes, and no worker has the job any more when this function returns.
+        // SAFETY: only the lifetime changes, and no worker uses the job after this function returns.
         let job: &'static (dyn Fn(&Member) + Sync) = unsafe { std::mem::transmute(job) };
         // SAFETY: all workers wait for `begun`.
         unsafe { *shared.job.0.get() = Some((job, count)) };
@@ -136,7 +136,7 @@ impl Drop for Team {
         self.shared.closing.store(true, SeqCst);
         self.shared.begun.open();
         for worker in self.workers.drain(..) {
-            // Members catch their panics.
+            // Members catch their panics, so this never fails.
             let _ = worker.join();
         }
     }
@@ -160,7 +160,7 @@ impl Shared {
 
     /// One member's part of a run.
     fn take_part(&self, index: usize) {
-        // SAFETY: nobody writes it during a run.
+        // SAFETY: no thread writes it during a run.
         let (job, count) = unsafe { *self.job.0.get() }.expect("a run has a job");
         let member = Member { shared: self, index, count, calls: Cell::new(0) };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(&member))) {
@@ -174,13 +174,13 @@ impl Shared {
 }
 
 impl Member<'_> {
-    /// Waits until every member is here: what they did before is seen by all afterwards.
+    /// Waits until every member has arrived: writes before the barrier are visible to all members after it.
     pub fn barrier(&self) {
         if self.count == 1 {
             return;
         }
         let shared = self.shared;
-        // Before the look at `broken`: whoever breaks the run opens the gate after.
+        // The epoch is read before `broken`, because a panicking member sets `broken` and then opens the gate.
         let seen = shared.passed.epoch();
         if !shared.broken.load(SeqCst) {
             if shared.arrived.fetch_add(1, SeqCst) + 1 == self.count {
@@ -191,13 +191,13 @@ impl Member<'_> {
             }
         }
         if shared.broken.load(SeqCst) {
-            // No panic of its own: nothing is printed.
+            // This member did not panic itself, so no message is printed.
             resume_unwind(Box::new(Stopped));
         }
     }
 
-    /// Calls `work(i)` for `i` in 0 .. count, each by whichever member is free. All members call this with the same count; it
-    /// returns when all items are taken, which is before others have finished theirs.
+    /// Calls `work(i)` for `i` in 0 .. count; each item goes to a member that is free. All members call this with the
+    /// same count. It returns when all items are taken, which may be before other members finish theirs.
     pub fn each(&self, count: usize, mut work: impl FnMut(usize)) {
         let call = self.calls.get() + 1;
         self.calls.set(call);
@@ -213,7 +213,7 @@ impl Member<'_> {
             let next = match ((now >> 32) as u32).cmp(&call) {
                 std::cmp::Ordering::Less => 0,
                 std::cmp::Ordering::Equal => now as u32,
-                // Somebody found all items of this call taken.
+                // Another member found all items of this call taken.
                 std::cmp::Ordering::Greater => return None,
             };
             if next as usize >= count {
@@ -227,11 +227,11 @@ impl Member<'_> {
     }
 }
 
-/// A number that counts up, and threads that wait for it to do so.
+/// A counter, and threads that wait until it increases.
 #[derive(Default)]
 struct Gate {
     epoch: AtomicU32,
-    /// Threads that sleep, or are about to.
+    /// Threads that sleep or are about to sleep.
     sleepers: AtomicU32,
     lock: Mutex<()>,
     opened: Condvar,
@@ -251,7 +251,7 @@ impl Gate {
         }
     }
 
-    /// Waits until the epoch is not `seen` any more.
+    /// Waits until the epoch differs from `seen`.
     fn wait(&self, seen: u32) {
         for turn in 0..SPINS + YIELDS {
             if self.epoch() != seen {
@@ -272,7 +272,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A slice that members of a team write parts of.
+/// A slice whose parts the members of a team write.
 #[derive(Clone, Copy)]
 pub struct Parts<'a, T> {
     start: *mut T,
@@ -280,7 +280,7 @@ pub struct Parts<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: elements go from one thread to another, and whoever takes a part promises that nobody else has it.
+// SAFETY: elements move between threads, and the user of a part promises that no other thread has it.
 unsafe impl<T: Send> Send for Parts<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
@@ -292,7 +292,7 @@ impl<'a, T> Parts<'a, T> {
 
     /// # Safety
     ///
-    /// `start` points at `len` elements, which nothing but these parts reads or writes during `'a`.
+    /// `start` points at `len` elements, which only these parts read or write during `'a`.
     pub unsafe fn from_raw(start: *mut T, len: usize) -> Self {
         Parts { start, len, slice: PhantomData }
     }
@@ -309,23 +309,23 @@ impl<'a, T> Parts<'a, T> {
     ///
     /// # Safety
     ///
-    /// While the part is used, nobody else has one that overlaps it.
+    /// While the part is used, no other part overlaps it.
     pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {} elements", self.len);
-        // SAFETY: within the slice, and alone by the caller's promise.
+        // SAFETY: the range is within the slice, and by the caller's promise no other part overlaps it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 
-/// Calls `work(r, memory, row)` for each row of `out`, `width` elements each, by a team of its own. Every member has a memory
-/// from `memory()`.
+/// Calls `work(r, memory, row)` for each row of `out`, `width` elements each, with a team of its own. Every member has
+/// its own `memory()`.
 pub fn rows<T: Send, M>(
     out: &mut [T],
     width: usize,
     memory: impl Fn() -> M + Sync,
     work: impl Fn(usize, &mut M, &mut [T]) + Sync,
 ) {
-    /// Rows at a time.
+    /// The number of rows in an item of work.
     const SOME: usize = 16;
     let count = out.len() / width;
     let parts = Parts::new(out);
@@ -405,7 +405,7 @@ mod tests {
                 scope.spawn(|| {
                     for i in 0..20 {
                         team.run(|member| {
-                            // Long enough for the other to fall asleep.
+                            // Long enough for the other member to fall asleep.
                             if member.index == i % 2 && i % 5 == 0 {
                                 std::thread::sleep(std::time::Duration::from_millis(2));
                             }

@@ -1,10 +1,10 @@
-//! The devices that benches run on: the CPU and every usable adapter, or those that were asked for.
+//! The devices that benches run on: the CPU and every usable adapter, or the requested ones.
 
 use std::fmt;
 
 use dunlin::backend::{self, AdapterInfo, DeviceChoice};
 
-/// A device, and what tables call it.
+/// A device, and its name in tables.
 #[derive(Clone)]
 pub struct Device {
     pub choice: DeviceChoice,
@@ -13,7 +13,7 @@ pub struct Device {
     pub driver: String,
 }
 
-/// The devices whose labels have one of `parts`, or all. Says which cannot be used.
+/// The devices whose labels contain one of `parts`, or all devices. Prints which cannot be used.
 pub fn all(parts: &[String]) -> Vec<Device> {
     let cpu = format!("{}, {} threads", cpu_name(), threads());
     let mut found = vec![Device { choice: DeviceChoice::Cpu, label: "cpu".into(), driver: cpu }];

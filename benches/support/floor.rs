@@ -1,4 +1,4 @@
-//! What bounds a device from below: an almost empty dispatch.
+//! The lower bound of times on a device: an almost empty dispatch.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use dunlin::backend::wgpu::timing::{Clock, Stopwatch, Time};
 use dunlin::ops::add::Add;
 use dunlin::ops::{Case, Given};
 
-/// Times of an almost empty dispatch.
+/// The times of an almost empty dispatch.
 pub struct Floor {
-    /// One of many in a pass, each waiting for the one before.
+    /// Time of one of many dispatches in a pass, each of which waits for the one before.
     pub dispatch: Duration,
-    /// What the host takes to record it.
+    /// Time for the host to record it.
     pub record: Duration,
-    /// A submission with a single dispatch, until the host knows that it is done.
+    /// Time from the submission of a single dispatch until the host knows that it is done.
     pub submission: Duration,
     pub clock: Clock,
 }

@@ -1,4 +1,4 @@
-//! What matrix products are held against: all the arithmetic that a device can do, and a product in the plainest loop.
+//! Yardsticks for matrix products: the peak arithmetic rate of a device, and a product as the plainest loop.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ use dunlin::kernel::source::{TILE_F16, TILE_F32};
 use dunlin::kernel::{Access, Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use dunlin::ops::{Case, Elem, Given, Operand, Operator, Read, TensorType, params};
 
-/// Operators that compute y[m, n] = Σ_k x[m, k] · W[n, k], and little besides.
+/// The operators that mainly compute y[m, n] = Σ_k x[m, k] · W[n, k].
 const PRODUCTS: [&str; 2] = ["linear", "conv2d"];
 
 /// Seconds of a pass that is long enough to be timed.
 const PASS: f64 = 0.02;
 
-/// Seconds of the longest dispatch of the plain product: drivers end those that seem to hang.
+/// Seconds of the longest dispatch of the plain product: drivers stop dispatches that seem to hang.
 const LONGEST: f64 = 0.1;
 
-/// How often things are timed, turn by turn. The best counts: what else runs on the machine only adds to it.
+/// The number of rounds. The best round counts, because other programs on the machine can only add time.
 const ROUNDS: usize = 7;
 
 /// The yardsticks of one device.
@@ -34,23 +34,23 @@ pub struct Yardsticks<'a> {
     rates: (f64, Option<f64>),
 }
 
-/// A product beside the yardsticks; the best of some rounds.
+/// A product and the yardsticks; the best of several rounds.
 pub struct Beside {
     /// Multiplications and additions.
     flops: f64,
     /// Seconds of our kernel.
     ours: f64,
-    /// Seconds of the plain one for `rows` rows of `m`, and for all at that rate.
+    /// Seconds of the plain kernel for `rows` rows of `m`, and for all rows at that rate.
     plain: f64,
     rows: usize,
     m: usize,
-    /// GFLOP/s of nothing but arithmetic, in the same rounds.
+    /// GFLOP/s of the peak kernel in the same rounds.
     peak: f64,
     clock: String,
 }
 
 impl<'a> Yardsticks<'a> {
-    /// Holds both kernels to their references, then measures what the device can do.
+    /// Compares both kernels with their references, then measures the device's peak rates.
     pub fn new(gpu: &'a Gpu) -> Result<Self> {
         right(&plain(13, 17, 31), gpu)?;
         let mut clock = YardClock::new(gpu);
@@ -66,8 +66,8 @@ impl<'a> Yardsticks<'a> {
         Ok(Yardsticks { gpu, clock, peak, peak_flops, rates: (f32, f16) })
     }
 
-    /// Times a case, the plain product of its shapes and the peak, turn by turn. Nothing where the case of `op` is no
-    /// product of matrices.
+    /// Times a case, the plain product of its shapes and the peak in turn. `None` if the case of `op` is not a matrix
+    /// product.
     pub fn beside(&mut self, op: &str, case: &Case) -> Result<Option<Beside>> {
         let weight = case.reads.iter().find(|given| matches!(given.ty.elem, Elem::Weight(_)));
         let (true, Some(weight), Some(flops)) = (PRODUCTS.contains(&op), weight, case.flops()) else { return Ok(None) };
@@ -138,14 +138,14 @@ impl<'a> Timed<'a> {
     fn new(gpu: &'a Gpu, clock: &mut YardClock, case: &Case) -> Result<Self> {
         let runner = Prepared::new(case).runner(gpu, &gpu.profile)?;
         runner.run(&case.rows);
-        // Once to warm up, once to see how many runs make a pass.
+        // The first run warms up; the second tells how many runs make a pass.
         clock.seconds(&runner, 1)?;
         let one = clock.seconds(&runner, 1)?;
         Ok(Timed { runner, times: ((PASS / one) as usize).clamp(1, 256) })
     }
 }
 
-/// Seconds of one run of each, the best of some rounds.
+/// Seconds of one run of each, the best of several rounds.
 fn best(clock: &mut YardClock, work: &[&Timed]) -> Result<Vec<f64>> {
     let mut best = vec![f64::INFINITY; work.len()];
     for _ in 0..ROUNDS {
@@ -156,13 +156,13 @@ fn best(clock: &mut YardClock, work: &[&Timed]) -> Result<Vec<f64>> {
     Ok(best)
 }
 
-/// The device's time; of a rasteriser, the processor's over all cores, where the system tells it. A long dispatch shares
-/// the cores with whatever else runs, a short one may have them for itself: by the clock on the wall they do not compare.
+/// The device's time or, for a rasteriser on systems that report it, the processor's time divided by the cores. Wall
+/// times of rasterisers do not compare: a long dispatch shares the cores with other programs, a short one may not.
 struct YardClock<'a> {
     stopwatch: Stopwatch<'a>,
-    /// What the stopwatch last measured with.
+    /// The clock of the stopwatch's last measurement.
     last: Clock,
-    /// Cores that the processor's time is divided by.
+    /// The number of cores by which the processor's time is divided.
     cores: Option<usize>,
 }
 
@@ -190,7 +190,7 @@ impl<'a> YardClock<'a> {
     }
 }
 
-/// What this program's threads have had of the processors so far: Linux tells it in nanoseconds.
+/// Processor time of this program's threads so far; Linux reports it in nanoseconds.
 fn processor_seconds() -> Option<f64> {
     let nanoseconds = |task: std::io::Result<std::fs::DirEntry>| {
         let told = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
@@ -200,7 +200,7 @@ fn processor_seconds() -> Option<f64> {
     Some(sum as f64 / 1e9)
 }
 
-/// A yardstick that is wrong measures nothing.
+/// Checks a yardstick against its reference, because a wrong one measures nothing.
 fn right(case: &Case, gpu: &Gpu) -> Result<()> {
     let prepared = Prepared::new(case);
     let (found, wanted) = (prepared.on_device(case, gpu, &gpu.profile)?, prepared.reference(case));
@@ -249,7 +249,7 @@ impl Operator for Plain {
 
     fn reference(&self, reads: &[Read], writes: &mut [&mut [f32]], _rows: &[Row]) {
         let (x, w) = (reads[0].f32(), reads[1].f32());
-        // y has a number for each pair of rows: (m·k) · (n·k) = (m·n) · k².
+        // y has one number for each pair of rows: (m·k) · (n·k) = (m·n) · k².
         let k = (x.len() * w.len() / writes[0].len()).isqrt();
         let n = w.len() / k;
         for (i, y) in writes[0].iter_mut().enumerate() {
@@ -286,7 +286,7 @@ struct Peak {
     f16: bool,
 }
 
-/// Numbers of a thread, and steps of each in a round.
+/// The numbers of a thread, and the steps of each in a round.
 const NUMBERS: usize = 12;
 const STEPS: u32 = 8;
 
@@ -319,14 +319,14 @@ fn peak(groups: u32, rounds: u32, f16: bool) -> Case {
     Case { nmse: if f16 { 1e-4 } else { case.nmse }, ..case }
 }
 
-/// Enough threads for any device, as many rounds as make dispatches long; and the arithmetic of one.
+/// A dispatch with enough threads for any device and enough rounds to be long; and its number of operations.
 fn peak_work<'a>(gpu: &'a Gpu, clock: &mut YardClock, f16: bool) -> Result<(Timed<'a>, f64)> {
     const GROUPS: u32 = 2048;
     right(&peak(2, 2, f16), gpu)?;
     let mut rounds = 64;
     loop {
         let work = Timed::new(gpu, clock, &peak(GROUPS, rounds, f16))?;
-        // Fewer than four in a pass: what surrounds a dispatch no longer counts.
+        // With fewer than four runs in a pass, the cost of starting a dispatch is negligible.
         if work.times < 4 || rounds == 4096 {
             let flops = 2.0 * f64::from(64 * GROUPS) * f64::from(STEPS * rounds) * NUMBERS as f64;
             return Ok((work, flops));

@@ -35,7 +35,7 @@ NO_YES = [
     "does the image not contain a {}?",
 ]
 ABOUT = ["{colour} shape", "{shape}"]
-# As people ask who have not read the data set.
+# Questions of people who have not read the data set.
 SHORT = {
     "what colour": ["what color is it?", "what color is this?", "which color is the shape?"],
     "what shape": ["what is it?", "what is this?", "what shape is it?", "which shape is this?"],
@@ -44,7 +44,7 @@ SHORT = {
 }
 TEMPLATES = WHAT_COLOUR + WHAT_SHAPE + [question.format(about) for question in YES_NO + NO_YES for about in ABOUT]
 
-# What the model says when there is no picture.
+# The model's answer if there is no picture.
 PURPOSE = "I answer questions about a picture with one shape: its shape, its color, yes or no."
 TALK = (
     """
@@ -156,7 +156,8 @@ def reword(question: str, rng: random.Random) -> str:
 # Pictures that are drawn
 
 
-# Around the data set's eight colours: what people pick for the word, (low, high) of red, green and blue.
+# Around the data set's eight colours: the range of values that people call by the word, (low, high) of red, green and
+# blue.
 PAINTS = {
     "black": [((0, 0, 0), (35, 35, 35))],
     "blue": [((0, 0, 180), (70, 80, 255)), ((20, 70, 200), (70, 160, 255))],
@@ -243,7 +244,7 @@ def outline(shape: str, rng: random.Random) -> list[tuple[float, float]]:
         points = [(math.cos(t), math.sin(t)) for t in (-math.pi / 2, math.pi / 6, 5 * math.pi / 6)]
         kind = rng.random()
         if kind < 0.6:
-            # From upright to a right angle and a little over it, twice as high as wide to half as high.
+            # From isosceles to right-angled and slightly beyond; height from half the width to twice the width.
             high = math.exp(rng.uniform(math.log(0.5), math.log(2)))
             lean = rng.choice([0, -1, 1, rng.uniform(-1.2, 1.2)])
             points = [(lean, -high), (1, high), (-1, high)]
@@ -265,7 +266,7 @@ def draw(shape: str, colour: str, rng: random.Random, noise: np.random.Generator
     image = background((width, height), rng, noise, ink)
 
     points = outline(shape, rng)
-    # As seen by the model, the shape is 13 to 90 of 96 pixels wide.
+    # After resizing for the model, the shape is 13 to 90 of 96 pixels wide.
     radius = min(
         0.5 * max(width, height) * math.exp(rng.uniform(math.log(0.14), math.log(0.95))), 0.49 * min(width, height)
     )

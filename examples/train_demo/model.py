@@ -108,7 +108,7 @@ class Tower(nn.Module):
         self.pre_layrnorm = nn.LayerNorm(config.width, eps=1e-5)
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(TowerBlock(config) for _ in range(config.blocks))
-        # CLIP has it; the features are taken in front of it.
+        # CLIP has this layer; the features are taken before it.
         self.post_layernorm = nn.LayerNorm(config.width, eps=1e-5)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def train(path: Path, vocab: int):
     questions = [
         template.format(colour=colour, shape=shape) for template in TEMPLATES for colour in COLOURS for shape in SHAPES
     ]
-    # A question follows a line break, so its first word has no space in front: "'" stands for the break here.
+    # A question follows a line break, so its first word has no space before it: "'" stands for the line break here.
     questions += ["'" + question for question in questions]
     questions += [question[0].upper() + question[1:] for question in questions[: len(questions) // 2]]
     lines = [f"{SYSTEM} USER: {question} ASSISTANT:" for question in questions]

@@ -30,17 +30,17 @@ class Phase:
 
     steps: int
     rate: float
-    # Steps after which the cosine would reach 0.
+    # The number of steps after which the cosine schedule would reach 0.
     cosine: int
     every: int | None
-    # Weight of the helping heads in steps of the whole model.
+    # The weight of the helper heads' loss in steps of the whole model.
     helped: float = 0.0
-    # Whether the tower learns in these steps too.
+    # Whether the tower is trained in these steps too.
     tower: bool = True
-    # Whether questions with `no` or `not` are left out. Which word is asked for has to be compared with the picture, and
-    # nothing is learned of that while half of the questions say the opposite of the other half.
+    # Whether questions with `no` or `not` are left out. The model must compare the word in question with the picture,
+    # and it does not learn this while half of the questions state the opposite of the other half.
     plain: bool = False
-    # Whether the decoder sees all rows of a picture. A sixth is enough to learn from.
+    # Whether the decoder sees all rows of a picture. A sixth of the rows is enough for training.
     full: bool = False
 
 
@@ -98,7 +98,7 @@ def states(model: MobileVlm, batch: Batch, rows, past, space: int, kept=None):
             rows, where = rows[:, kept], torch.cat([where[:1], kept + 1])
         before = model.embed(torch.full((len(rows), 1), space, device=device))
         x = torch.cat([before, rows, x], 1)
-        # The picture is conversation -2, which every other sees.
+        # The picture is conversation -2, which all other conversations see.
         row = torch.cat([torch.full((len(rows), len(where)), -2, device=device), row], 1)
         position = torch.cat([where.expand(len(rows), -1), position + count], 1)
     given = past[0][0].shape[2]
@@ -199,7 +199,8 @@ def work(rank: int, args):
     held_out, items = items[:HELD_OUT], items[HELD_OUT:]
 
     model = MobileVlm(config).to(device)
-    # Tells shape and colour from the mean of the picture's rows. Only training has it: the tower learns from it first.
+    # Predicts shape and colour from the mean of the picture's rows. Only training uses it: the tower learns from it
+    # first.
     helper = nn.Linear(config.hidden, len(SHAPES) + len(COLOURS)).to(device)
     both = list(model.parameters()) + list(helper.parameters())
     matrices = [weight for weight in both if weight.dim() > 1]
@@ -222,7 +223,7 @@ def work(rank: int, args):
 
     stop = min(args.stop or total, total)
     part = args.batch // args.processes
-    # The tower alone is cheaper.
+    # A step of the tower alone is cheaper, so its batch is larger.
     sizes = [part if is_whole(step) else 2 * part for step in range(total)]
     plain = [place(step)[0].plain for step in range(total)]
     batches = Batches(items, tokenizer, f"{args.seed} {rank}", sizes, plain, args.conversations)
@@ -234,7 +235,7 @@ def work(rank: int, args):
         torch.manual_seed(args.seed * 1_000_003 + step)
         with torch.set_grad_enabled(place(step)[0].tower):
             rows = model.see(batch.pixels)
-        # From any quarter of the rows: each of them learns to know of the whole picture.
+        # The helper sees a random quarter of the rows, so that each row learns about the whole picture.
         order = torch.randperm(rows.shape[1], device=device)
         guess = helper(rows[:, order[: rows.shape[1] // 4]].mean(1))
         shape, colour = guess.split([len(SHAPES), len(COLOURS)], 1)
@@ -251,7 +252,7 @@ def work(rank: int, args):
             logits, ids, _ = answers(model, talk, states(model, talk, None, past, tokenizer.space()))
             talked = F.cross_entropy(logits, ids)
             loss = answered + 0.1 * talked + phase.helped * helped
-            # Half of the ids are ends, which are soon known.
+            # Half of the ids are end tokens, which the model soon predicts.
             seen["right"] = 0.98 * seen.get("right", 0.5) + 0.02 * right
             seen.update(answered=answered.item(), talked=talked.item())
         seen["helped"] = 0.95 * seen.get("helped", helped.item()) + 0.05 * helped.item()

@@ -22,7 +22,7 @@ pub struct Check {
     json: bool,
 }
 
-/// Wrong cases of an operator that are told one by one.
+/// The number of wrong cases of an operator that are listed one by one.
 const TOLD: usize = 5;
 
 impl Check {
@@ -43,7 +43,7 @@ impl Check {
             let found = Device::parse(&device)?.check(&operators, |done, all| bar.set(done, all));
             bar.clear();
             match found {
-                // Others may be well.
+                // Other adapters may still be usable.
                 Err(error) if self.device.is_none() => wrong.push(sentence(&error)),
                 found => {
                     let found = found?;
@@ -61,7 +61,8 @@ impl Check {
         if wrong.is_empty() { Ok(()) } else { Err(Error::device(wrong.join("; ")).into()) }
     }
 
-    /// What to check: an adapter by the word that names it, or its name with why it cannot run models.
+    /// The adapters to check, each by the argument that names it, or by its name with the reason why it cannot run
+    /// models.
     fn devices(&self) -> Result<Vec<(String, Option<String>)>> {
         if let Some(device) = &self.device {
             return Ok(vec![(device.clone(), None)]);
@@ -78,7 +79,7 @@ impl Check {
     }
 }
 
-/// What is wrong in all, and how to do without it.
+/// A summary of the faults, and how to run without the faulty kernels.
 fn advice(found: &Found) -> String {
     let wrong = |precision| found.operators.iter().flat_map(|o| &o.wrong).any(|case| case.precision == precision);
     let instead = if wrong("f32") { "--device cpu, or another adapter," } else { "--precision f32" };

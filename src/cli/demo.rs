@@ -51,7 +51,7 @@ impl Demo {
     }
 }
 
-/// A picture for a terminal: two pixels a character, the upper one in its colour and the lower one behind it.
+/// A picture for a terminal: two pixels a character, the upper one as foreground and the lower one as background.
 fn blocks(image: &Image) -> String {
     const SIDE: usize = 32;
     let pixels = image.square(SIDE);

@@ -49,7 +49,7 @@ pub struct Eval {
 struct Tally {
     items: usize,
     correct: usize,
-    /// Of the items with choices.
+    /// Right answers among the items with choices.
     choices: usize,
     correct_norm: usize,
 }
@@ -77,7 +77,7 @@ impl Eval {
             .iter()
             .map(|numbered| results.as_ref().is_some_and(|results| results.done.contains_key(&numbered.line)))
             .collect();
-        // Outcomes are reported in the order of the items, whenever they come.
+        // Outcomes are reported in the order of the items, in whatever order they arrive.
         let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
         let mut next = 0;
         let mut report_ready = |came: Option<(usize, Outcome)>| -> Result<(), Failure> {
@@ -116,10 +116,10 @@ impl Eval {
             if failed.is_none() {
                 failed = report_ready(Some((index, outcome))).err();
             }
-            // The sentence is that of `failed`.
+            // `failed` holds the error to report; this one only stops the evaluation.
             if failed.is_some() { Err(Error::prompt("results cannot be reported")) } else { Ok(()) }
         });
-        // What was found so far is worth its table.
+        // The outcomes so far are shown in a table, even after an error.
         let ended = match (evaluated, failed) {
             (_, Some(failure)) => return Err(failure),
             (Ok(true), None) => Ok(()),
@@ -136,7 +136,7 @@ impl Eval {
         ended
     }
 
-    /// What outcomes depend on beside their items.
+    /// The settings that outcomes depend on, besides the items.
     fn settings(&self, model: &Model) -> String {
         let Load { model: path, device: _, weights, precision, context, refused, vision, tight_pictures } = &self.load;
         let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
@@ -152,7 +152,7 @@ impl Eval {
     }
 }
 
-/// What came out, for people or as JSON.
+/// The results, for people or as JSON.
 #[derive(Default)]
 struct Report {
     json: bool,
@@ -213,7 +213,7 @@ impl Tally {
         self.correct as f64 / self.items.max(1) as f64
     }
 
-    /// Among items with choices, where there are any.
+    /// The share of items with choices that are right by length-normalised scores, if there are any.
     fn share_norm(&self) -> Option<f64> {
         (self.choices > 0).then(|| self.correct_norm as f64 / self.choices as f64)
     }

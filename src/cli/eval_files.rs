@@ -1,4 +1,4 @@
-//! What `dunlin eval` reads and writes: items, results.
+//! The files that `dunlin eval` reads and writes: items, results.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::generate::eval::{Item, Outcome};
 
-/// An item with where it stands.
+/// An item with its line number.
 pub struct Numbered {
-    /// Of its file, from 1.
+    /// The line of the item in its file, from 1.
     pub line: usize,
     pub item: Item,
-    /// The line, and its picture's size and time.
+    /// The text of the line, and the size and time of its picture.
     text: String,
 }
 
@@ -29,7 +29,7 @@ impl Numbered {
 /// A line of the results.
 #[derive(Serialize, Deserialize)]
 pub struct Line {
-    /// Of the item in its file, from 1.
+    /// The line of the item in its file, from 1.
     pub line: usize,
     pub prompt: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +40,7 @@ pub struct Line {
     pub of: String,
 }
 
-/// Every item of `data`, a file or a folder with one `.jsonl` file; and the file. Paths of pictures count from it.
+/// Every item of `data`, a file or a folder with one `.jsonl` file; and the file. Paths of pictures are relative to it.
 pub fn items(data: &Path) -> Result<(PathBuf, Vec<Numbered>)> {
     let file = items_file(data)?;
     let bytes = std::fs::read(&file)
@@ -96,16 +96,17 @@ fn items_file(data: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A file of results, which is this process's alone while it is open.
+/// A file of results, which is locked for this process while it is open.
 pub struct Results {
     path: PathBuf,
     file: File,
-    /// What is there, by line of the items.
+    /// The results in the file, by line of the items.
     pub done: HashMap<usize, Line>,
 }
 
 impl Results {
-    /// Opens the file, or makes it. What is there stays as it is; a last line that was cut short goes with the next one.
+    /// Opens the file, or creates it. Its content stays as it is; the next write replaces a last line that was cut
+    /// short.
     pub fn open(path: &Path, resume: bool) -> Result<Self> {
         let failed = |what: &str| failed(path, what);
         let mut options = OpenOptions::new();
@@ -142,7 +143,7 @@ impl Results {
         Ok(Self { path: path.to_path_buf(), file, done })
     }
 
-    /// Whether every result is one of these items, under `settings`.
+    /// Checks that every result belongs to one of these items, under `settings`.
     pub fn compare(&self, items: &[Numbered], settings: &str) -> Result<()> {
         let items: HashMap<usize, &Numbered> = items.iter().map(|item| (item.line, item)).collect();
         let other = |line: &&Line| items.get(&line.line).is_none_or(|item| item.of(settings) != line.of);
@@ -174,7 +175,7 @@ fn failed(path: &Path, what: &str) -> Error {
     Error::prompt(format!("{} {what}", path.display()))
 }
 
-/// Names, sizes and times of the files that may be a model's: another model in the same place is another model.
+/// Names, sizes and times of the files that may belong to a model: they change if another model replaces it.
 pub fn fingerprint(model: &Path) -> String {
     fn walk(path: &Path, depth: usize, found: &mut Vec<PathBuf>) {
         match std::fs::read_dir(path) {
@@ -183,7 +184,7 @@ pub fn fingerprint(model: &Path) -> String {
         }
     }
     let mut files = Vec::new();
-    // A vision tower lies two folders down: openai/clip-vit-large-patch14-336.
+    // A vision tower is in a folder two levels below: openai/clip-vit-large-patch14-336.
     walk(model, 3, &mut files);
     let read = ["json", "safetensors", "bin", "model", "gguf"];
     files
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn hashes_are_those_of_the_paper() {
-        // fnv1a of "a\0": one more byte, 0, than the published value of "a", af63dc4c8601ec8c.
+        // fnv1a of "a\0" continues the published value of "a", af63dc4c8601ec8c, by one more byte, 0.
         assert_eq!(fnv(&["a"]), 0xaf63_dc4c_8601_ec8c_u64.wrapping_mul(0x0100_0000_01b3));
         assert_ne!(fnv(&["ab", "c"]), fnv(&["a", "bc"]));
     }

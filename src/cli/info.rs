@@ -50,7 +50,7 @@ impl Info {
     }
 }
 
-/// The architectures, with names of known models, the files they come in, and what they were tried on.
+/// The architectures, with names of known models, their file types, and the models that were tested.
 fn models(out: &mut impl Write, as_json: bool) -> std::io::Result<()> {
     let tried = |known: &Known| match known.tried {
         Tried::Real(model) => format!("{model}, random weights"),

@@ -1,4 +1,4 @@
-//! `dunlin inspect`: what a model is made of, and what would run.
+//! `dunlin inspect`: the structure of a model, and the kernels that would run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -65,8 +65,8 @@ impl Inspect {
         Ok(out.flush()?)
     }
 
-    /// The plans of a decode step, and of reading a picture where the model can, on the device that is meant; for the CPU,
-    /// on one with WebGPU's default limits.
+    /// The plans of a decode step, and of reading a picture if the model can, for the requested device; the CPU gets a
+    /// profile with WebGPU's default limits.
     fn plans(&self, checkpoint: &Checkpoint) -> Result<Vec<Plan>> {
         let mut profile = match Device::parse(&self.device)?.choose()? {
             #[cfg(feature = "gpu")]
@@ -83,7 +83,7 @@ impl Inspect {
     }
 }
 
-/// The source of a kernel, by its name or by parts of it that no other kernel has together.
+/// The source of a kernel, found by its name or by parts of the name that together match no other kernel.
 fn kernel_text(wanted: &str) -> Result<String> {
     let kernels = ops::kernels().into_iter().flat_map(|(_, kernels)| kernels);
     match names::find(kernels, wanted)?[..] {
@@ -200,13 +200,13 @@ fn summary(checkpoint: &Checkpoint, context: Option<usize>, plans: &[Plan]) -> S
     text
 }
 
-/// Numbers that the KV cache holds for each token.
+/// The numbers that the KV cache holds for each token.
 fn kv_values(config: &Config) -> usize {
     let passes = if config.layer_sharing { 2 } else { 1 };
     passes * 2 * config.head_dim * config.kv_heads.iter().sum::<usize>()
 }
 
-/// One number where all layers have the same.
+/// One number if all layers have the same.
 fn each(values: &[usize]) -> String {
     match values {
         [first, rest @ ..] if rest.iter().all(|value| value == first) => first.to_string(),

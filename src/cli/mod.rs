@@ -154,10 +154,10 @@ impl Load {
     }
 }
 
-/// Why a command ended early.
+/// The reason why a command ended early.
 enum Failure {
     Error(Error),
-    /// Whoever read our output has had enough, which is not an error.
+    /// The reader of our output closed the pipe, which is not an error.
     Closed,
     Interrupted,
 }
@@ -177,9 +177,9 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Set by the first Ctrl-C while something can stop by itself.
+/// Set by the first Ctrl-C if the running command can stop by itself.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Whether something checks [`interrupted`].
+/// Whether the running command checks [`interrupted`].
 static STOPPABLE: AtomicBool = AtomicBool::new(false);
 
 fn interrupted() -> bool {
@@ -192,12 +192,12 @@ pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
-            // Help and version are errors to clap; a closed pipe is none to us.
+            // clap returns help and version as errors; a closed pipe is not an error of ours.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    // A second Ctrl-C, or one that nothing would notice, ends the process at once.
+    // A second Ctrl-C, or one that no command checks for, ends the process at once.
     let _ = ctrlc::set_handler(|| {
         if !STOPPABLE.load(Ordering::Relaxed) || INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
@@ -226,7 +226,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The message and what caused it in one line; behind it the list of the message, if it has one, an indented line each.
+/// The message and its causes in one line; then the list of the message, if it has one, with an indented line for each
+/// entry.
 fn sentence(error: &dyn std::error::Error) -> String {
     let message = error.to_string();
     let list = message.find("\n  ").filter(|at| message[at + 1..].lines().all(|line| line.starts_with("  ")));
@@ -235,7 +236,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let cause_text = error.to_string();
-        // Some messages quote their cause already.
+        // Some messages already contain the text of their cause.
         if !text.contains(&cause_text) {
             text += &format!(": {cause_text}");
         }

@@ -1,4 +1,4 @@
-//! A progress bar on a terminal; nothing anywhere else.
+//! A progress bar on a terminal; without a terminal nothing is shown.
 
 use std::io::IsTerminal;
 
@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Clone)]
 pub struct Bar {
     bar: Option<ProgressBar>,
-    /// Nothing is shown before.
+    /// The bar is hidden before this time.
     from: Option<Instant>,
 }
 
 impl Bar {
-    /// Shows how much is done.
+    /// Shows the share that is done.
     pub fn share(what: &'static str) -> Self {
         Self::new(what, "{msg} {bar:30} {percent}%")
     }
@@ -24,7 +24,7 @@ impl Bar {
         Self::new(what, "{msg} {bar:30} {pos}/{len} tokens")
     }
 
-    /// Shows nothing before so much time has passed: what is done sooner needs no bar.
+    /// Hides the bar for this time, because shorter work needs no bar.
     pub fn after(mut self, time: Duration) -> Self {
         if let Some(bar) = &self.bar {
             bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -38,12 +38,12 @@ impl Bar {
         Self::new(what, "{msg} {bar:30} {pos}/{len} {prefix} {eta} left")
     }
 
-    /// Shows how much is done, with a note and the time that is left.
+    /// Shows the share that is done, with a note and the time that is left.
     pub fn estimate(what: &'static str) -> Self {
         Self::new(what, "{msg} {bar:30} {percent}% {prefix} {eta} left")
     }
 
-    /// What the bar says beside the numbers.
+    /// Sets the text beside the numbers.
     pub fn note(&self, text: String) {
         if let Some(bar) = &self.bar {
             bar.set_prefix(text);
@@ -69,7 +69,7 @@ impl Bar {
         bar.set_position(done as u64);
     }
 
-    /// Like [`Self::set`], where all but `computed` of what is done took no time.
+    /// Like [`Self::set`], but only `computed` of the finished items took time.
     pub fn advance(&self, done: usize, all: usize, computed: usize) {
         self.set(done, all);
         if let Some(bar) = self.bar.as_ref().filter(|_| computed == 0) {
@@ -77,7 +77,7 @@ impl Bar {
         }
     }
 
-    /// Leaves nothing behind.
+    /// Removes the bar.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

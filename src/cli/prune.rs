@@ -101,7 +101,7 @@ enum Heads {
 impl Prune {
     pub fn run(self) -> Result<(), Failure> {
         let device = Device::parse(&self.device)?;
-        // What can be told before the work is told before it.
+        // Errors that can be found before the work are reported before it.
         Checkpoint::open(&self.model)?.may_save(&self.out, self.force)?;
         if let Some(report) = &self.report {
             may_write(report)?;
@@ -186,7 +186,7 @@ impl Prune {
     }
 }
 
-/// Refuses a report that cannot be written behind the work.
+/// Refuses a report path that cannot be written, before the work begins.
 fn may_write(file: &Path) -> Result<()> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if file.is_dir() || !parent.is_dir() {
@@ -195,7 +195,7 @@ fn may_write(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the report whole or not at all.
+/// Writes the complete report or no file.
 fn write(file: &Path, report: &PruneReport) -> Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".partial-{}", std::process::id()));

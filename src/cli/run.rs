@@ -86,7 +86,7 @@ impl Run {
         let prompt = self.pictures.add_to(prompt);
         let model = self.load.load()?;
         let mut generation = self.options(model.generate(prompt, &self.sampler())?);
-        // Without a tokenizer there is no text: ids are better than nothing.
+        // Without a tokenizer there is no text, so ids are printed.
         let ids = model.tokenizer().is_err();
         self.print(&mut generation, ids)?;
         if !self.chat {
@@ -108,7 +108,7 @@ impl Run {
         if self.release_vision { generation.release_vision() } else { generation }
     }
 
-    /// Runs the prompt and prints what comes.
+    /// Runs the prompt and prints the pieces as they come.
     fn print(&self, generation: &mut Generation, ids: bool) -> Result<(), Failure> {
         let bar = Bar::share("reading the picture").after(Duration::from_millis(500));
         let read = generation.encode_images(|done, all| bar.set(done, all));
@@ -137,7 +137,7 @@ fn print_json(generation: &mut Generation, bar: &Bar) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut stopped = false;
     for piece in generation.by_ref() {
-        // The device works on the prompt until the first token is there.
+        // The device works on the prompt until the first token is read.
         bar.clear();
         serde_json::to_writer(&mut out, &piece?).map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;

@@ -70,7 +70,8 @@ impl Tokenize {
     }
 }
 
-/// The messages, and whether the assistant is to speak next: as the file says, else if it did not speak last.
+/// The messages, and whether the assistant speaks next: as stated in the file, else if the last message is not the
+/// assistant's.
 fn read_chat(path: &std::path::Path) -> Result<(Vec<Value>, bool)> {
     let failed = |what: &str| Error::prompt(format!("{} {what}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| failed("cannot be read").caused_by(error))?;

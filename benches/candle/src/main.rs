@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let content = gguf_file::Content::read(&mut file)?;
     let mut model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu)?;
 
-    // Once to bring in pages and threads, as dunlin's side does.
+    // A first run loads pages and starts threads, as dunlin's benchmark does.
     next(&mut model, &ids, 0)?;
 
     let start = Instant::now();
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Runs `ids` at `position` (0 begins a new sequence); the most probable next token.
+/// Runs `ids` at `position` (0 begins a new sequence). Returns the most probable next token.
 fn next(model: &mut ModelWeights, ids: &[u32], position: usize) -> Result<u32> {
     let input = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
     model.forward(&input, position)?.squeeze(0)?.argmax(D::Minus1)?.to_scalar()

@@ -10,11 +10,11 @@ use super::Run;
 use crate::error::{Error, Result};
 use crate::generate::{Piece, Prompt, Stats};
 
-/// A line of the file. Other keys mean nothing.
+/// A line of the file. Other keys are ignored.
 #[derive(Deserialize)]
 struct Line {
     prompt: String,
-    /// A relative path counts from the file.
+    /// A relative path is relative to the file.
     image: Option<PathBuf>,
 }
 
@@ -45,8 +45,8 @@ pub fn read(file: &Path, raw: bool) -> Result<Vec<Prompt>> {
     Ok(prompts)
 }
 
-/// Continues all prompts. As text, each answer is printed when it is whole, in the order of the prompts; as JSON, tokens
-/// are printed as they come, with the index of their prompt, and statistics at each end.
+/// Continues all prompts. As text, each answer is printed when it is complete, in the order of the prompts; as JSON,
+/// tokens are printed as they come, with the index of their prompt, and statistics at the end of each answer.
 pub fn run(command: &Run, prompts: &[Prompt]) -> Result<(), Failure> {
     let model = command.load.load()?;
     let mut generations = model
@@ -85,11 +85,11 @@ pub fn run(command: &Run, prompts: &[Prompt]) -> Result<(), Failure> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// What was printed, and what waits for the answers before it.
+/// The answers that were printed, and those that wait for earlier ones.
 struct Report {
     json: bool,
     answers: Vec<Answer>,
-    /// Answers that were printed.
+    /// The number of answers that were printed.
     printed: usize,
 }
 
