@@ -35,7 +35,7 @@ pub fn load(
     }
 }
 
-/// The adapters of this machine, in a stable order: [`DeviceChoice::Adapter`] counts them.
+/// The adapters of this machine, in a stable order: [`DeviceChoice::Adapter`] is an index into this list.
 pub fn devices() -> Vec<AdapterInfo> {
     #[cfg(feature = "gpu")]
     return wgpu::device::adapters();
@@ -48,12 +48,12 @@ fn no_gpu() -> Error {
     Error::device("this build has no GPU backends; build it with the feature `gpu`, or take the device `cpu`")
 }
 
-/// The error of [`Session::encode`] where there is nothing to encode with.
+/// The error of [`Session::encode`] without a vision half.
 fn no_vision() -> Error {
     Error::unsupported("the model has no vision half, or it was released: load it again, without --release-vision")
 }
 
-/// What a model is loaded onto.
+/// The device that a model is loaded onto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     Cpu,
@@ -64,13 +64,13 @@ pub enum DeviceChoice {
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
-    /// Keep activations, tiles and KV cache in f32 even where there is f16: `--precision f32`.
+    /// Keep activations, tiles and KV cache in f32 even if the device has f16: `--precision f32`.
     pub full_precision: bool,
     /// Longest context that sessions may have; the model's own by default.
     pub context: Option<usize>,
-    /// Pretend that a storage binding may be no larger than this many bytes. For tests.
+    /// Treat this many bytes as the limit of a storage binding. For tests.
     pub max_binding: Option<u64>,
-    /// Pretend that a rasteriser is hardware: run the kernels that suit a GPU. For tests.
+    /// Treat a rasteriser as hardware: run the kernels for GPUs. For tests.
     pub hardware: bool,
     /// Kernels of a GPU that may not run, by parts of their names: see [`DeviceProfile::allows`].
     ///
@@ -92,35 +92,35 @@ pub struct AdapterInfo {
     pub driver: String,
     /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
     pub kind: String,
-    /// A rasteriser on the CPU: never chosen by itself.
+    /// A rasteriser on the CPU, which is used only on request.
     pub software: bool,
     /// Whether dunlin can run on it; if not, which limit is too small.
     pub unusable: Option<String>,
-    /// Name and value of the limits that matter.
+    /// Name and value of the relevant limits.
     pub limits: Vec<(String, u64)>,
     /// Features that kernels may use.
     pub features: Vec<String>,
 }
 
-/// One model on one device: the weights are there, plans are made once and kept.
+/// One model on one device. Its weights are loaded; plans are made once and kept.
 pub trait Engine: Send + Sync {
-    /// What `--device`, `stats` and `info` call it.
+    /// The device's name for `--device`, `stats` and `info`.
     fn device(&self) -> &DeviceInfo;
     /// Bytes of weights in device memory (mapped bytes on the CPU).
     fn weight_bytes(&self) -> u64;
     /// Dispatches of one decode step (0 on the CPU).
     fn dispatches_per_token(&self) -> usize;
-    /// Tokens of the largest pass that is worth making, and that the device's limits allow.
+    /// The number of tokens of the largest pass that is useful and within the device's limits.
     fn chunk(&self) -> usize;
     /// Memory for sequences of `capacity` tokens together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
     /// Bytes of the vision half's weights in device memory, which [`Engine::weight_bytes`] counts too.
     fn vision_bytes(&self) -> u64;
-    /// Drops the weights of the vision half: [`Session::encode`] is an error from now on.
+    /// Drops the weights of the vision half: [`Session::encode`] returns an error from then on.
     fn release_vision(&self);
 }
 
-/// The device's name and the API it is driven through.
+/// The device's name and the API that it is used through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// For example `llvmpipe (LLVM 15.0.6, 256 bits)`; for the CPU path `cpu`.
@@ -129,43 +129,45 @@ pub struct DeviceInfo {
     pub backend: String,
 }
 
-/// Memory for sequences on a device, and the work in flight for them. A sequence has a range of positions, its slot.
+/// Memory for sequences on a device, and their work in flight. A sequence has a range of positions, its slot.
 pub trait Session: Send {
-    /// Writes ids at positions `place..` of the memory; rows that stand there read them.
+    /// Writes ids at positions `place..` of the memory; the rows at these positions read them.
     fn set_tokens(&mut self, place: usize, ids: &[u32]) -> Result<()>;
-    /// Copies what is held of `count` positions from one place to another: ids, keys and values.
+    /// Copies the content of `count` positions from one place to another: ids, keys and values.
     fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()>;
     /// Enqueues one pass. Returns without waiting for the device.
     fn run(&mut self, step: &Step) -> Result<()>;
-    /// As [`Session::run`] for a [`Want::Token`] step, but `change` may change the logits of each row that has some, before a
-    /// token is chosen from them: it gets the row's number among those, and the logits. Waits for them.
+    /// As [`Session::run`] for a [`Want::Token`] step, but waits for the logits, and `change` may change each row of
+    /// logits before a token is chosen from it. `change` gets the row's number among the rows with logits, and its
+    /// logits.
     fn run_changed(&mut self, step: &Step, change: Change) -> Result<()>;
-    /// The tokens of the oldest [`Want::Token`] step not taken yet, one for each of its rows that has one, in place of what
-    /// `chosen` holds. Waits for them. Panics if none was asked for.
+    /// Replaces the content of `chosen` by the tokens of the oldest [`Want::Token`] step that was not taken yet, one
+    /// for each row that chooses a token. Waits for them. Panics if there is no such step.
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()>;
     /// The named outputs of the last [`Want::Logits`], [`Want::Hidden`] or [`Want::Trace`] step, in model order. Waits for them.
     fn outputs(&mut self) -> Result<Vec<(String, Output)>>;
-    /// Begins to encode a picture, pixels (3, S, S). Its M rows become rows `first..` of the session's pictures: ids from
-    /// `vocab + first` on name them. [`Session::encode_slice`] does the work.
+    /// Begins to encode a picture, pixels (3, S, S). Its M rows become rows `first..` of the session's pictures, with
+    /// the ids from `vocab + first` on. [`Session::encode_slice`] does the work.
     fn encode(&mut self, pixels: &[f32], first: usize) -> Result<()>;
-    /// A slice of the work of [`Session::encode`]: short enough that no driver takes it for a hang, and that decoding steps
-    /// of other sequences may go between. (done, of all); the rows are there when both are the same.
+    /// Runs a slice of the work of [`Session::encode`]: short enough that drivers do not take it for a hang, and that
+    /// decoding steps of other sequences can run in between. Returns (done, of all); the rows are complete when both
+    /// are equal.
     fn encode_slice(&mut self) -> Result<(usize, usize)>;
     /// `vision.features` (N, width) and `vision.projected` (M, hidden) of the picture that was encoded last. Waits for them.
     fn encoded(&mut self) -> Result<Vec<(String, Output)>>;
-    /// Makes room for `capacity` positions; what was computed stays.
+    /// Makes room for `capacity` positions; computed positions stay.
     fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
 }
 
-/// What changes a row of logits, given the row's number. Its error ends the step.
+/// A function that changes a row of logits, given the row's number. Its error ends the step.
 pub type Change<'a> = &'a mut dyn FnMut(usize, &mut [f32]) -> Result<()>;
 
 /// One pass over some rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
-    /// Of one slot, at consecutive positions, where the family is [`Family::Many`].
+    /// The rows of the pass: of one slot and at consecutive positions if the family is [`Family::Many`].
     pub rows: &'a [Row],
     pub family: Family,
     pub want: Want,
@@ -176,7 +178,7 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// The pass of the model that does it.
+    /// The pass of the model that computes this step.
     fn pass(&self) -> Pass {
         Pass { rows: self.rows.len(), family: self.family, want: self.want, images: self.images }
     }

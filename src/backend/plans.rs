@@ -8,10 +8,10 @@ use crate::kernel::Family;
 use crate::models::Pass;
 use crate::plan::Plan;
 
-/// Passes of which something is kept. A prompt has passes of many lengths, which would fill the memory.
+/// The largest number of passes with kept data. Prompts have passes of many lengths, which would fill the memory.
 const MOST_KEPT: usize = 32;
 
-/// Something kept for each pass. When there are too many, those of prompts are dropped and those of decoding stay.
+/// Data kept for each pass. If there are too many passes, those of prompts are dropped and those of decoding stay.
 pub struct PerPass<T>(HashMap<Pass, T>);
 
 impl<T> Default for PerPass<T> {
@@ -32,14 +32,14 @@ impl<T> PerPass<T> {
         self.0.insert(pass, made);
     }
 
-    /// Drops what is kept of the passes for which `keep` is false.
+    /// Drops the data of the passes for which `keep` is false.
     #[cfg(feature = "gpu")]
     pub fn retain(&mut self, keep: impl Fn(&Pass) -> bool) {
         self.0.retain(|pass, _| keep(pass));
     }
 }
 
-/// The plans of a model: each is made when its pass is first asked for.
+/// The plans of a model: each is made when its pass is first needed.
 pub struct Plans {
     make: Box<dyn Fn(Pass) -> Result<Plan> + Send + Sync>,
     kept: Mutex<PerPass<Arc<Plan>>>,
@@ -69,12 +69,12 @@ impl<T> Releasable<T> {
         Releasable(Mutex::new(part.map(Arc::new)))
     }
 
-    /// `None` where there never was one, and after it was released.
+    /// `None` if there never was one, and after its release.
     pub fn get(&self) -> Option<Arc<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Drops the part. Its memory is free when no caller of [`Releasable::get`] holds it any more.
+    /// Drops the part. Its memory is freed when no caller of [`Releasable::get`] holds it any more.
     pub fn release(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -15,9 +15,9 @@ pub fn run(op: &Activation, call: &Call, member: &Member, _: &mut Scratch) {
 }
 
 simd! {
-    /// x → f(x), each of them.
+    /// x → f(x), for each element.
     pub fn apply(kind: Kind, x: &mut [f32]) {
-        // A loop in each arm: a loop with the choice inside would not vectorise.
+        // Each arm has its own loop, because a loop with the choice inside would not vectorise.
         match kind {
             Kind::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
             Kind::QuickGelu => x.iter_mut().for_each(|x| *x /= 1.0 + exp::<FMA>(-1.702 * *x)),
@@ -36,6 +36,6 @@ fn gelu<const FMA: bool>(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let tail = A.iter().fold(0.0, |sum, &a| mul_add::<FMA>(sum, t, a)) * t * exp::<FMA>(-z * z);
-    // Where x is negative, 1 + erf is the series itself, so that no digits cancel.
+    // If x is negative, 1 + erf is the series itself, so that no digits cancel.
     x * 0.5 * if x < 0.0 { tail } else { 2.0 - tail }
 }

@@ -1,5 +1,5 @@
-//! `attention`: with few rows, a kernel takes one head of one row and reads keys and values where they lie in the cache. With
-//! many rows, 32 rows of a head are the lanes of two products.
+//! `attention`: for few rows, an item of work is one head of one row, and keys and values are read from the cache
+//! directly. For many rows, 32 rows of a head are the lanes of two products.
 
 use crate::cpu::exp::exp;
 use crate::cpu::panel::{COLS, Lanes, add_products};
@@ -16,7 +16,7 @@ pub fn run(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) 
     }
 }
 
-/// Where the keys or values for a head of q begin, and how far apart they are.
+/// The offset of the keys or values for a head of q, and their stride.
 fn cached(op: &Attention, head: usize, first: usize) -> (usize, usize) {
     let width = op.kv_heads * op.head_dim;
     (first * width + head / (op.heads / op.kv_heads) * op.head_dim, width)
@@ -26,7 +26,7 @@ fn few(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
     let [q, keys, values] = call.reads else { panic!("attention reads q, keys and values") };
     let (q, keys, values) = (q.f32(), keys.f32(), values.f32());
     let d = op.head_dim;
-    // As long as the cache, so that it does not grow with each token.
+    // The buffer is as long as the cache, so that it does not grow with each token.
     let [scores] = scratch.take([keys.len() / (op.kv_heads * d)]);
     member.each(call.m * op.heads, |i| {
         let (row, head) = (i / op.heads, i % op.heads);
@@ -41,7 +41,7 @@ fn few(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
 }
 
 simd! {
-    /// One head of one row; `scores` has a place for each key that it sees.
+    /// Computes one head of one row; `scores` has one element for each key in the row's window.
     pub fn attend(
         op: &Attention,
         q: &[f32],
@@ -77,10 +77,10 @@ simd! {
         }
     }
 
-    /// Row t of `scores`, its lanes rows of q: scores → exp(scores − largest), 0 where t is not in `first` .. `seen` of the
-    /// lane. The sums of the lanes.
+    /// Row t of `scores` has rows of q as lanes: scores → exp(scores − largest), 0 if t is not in `first` .. `seen` of
+    /// the lane. Returns the sums of the lanes.
     pub fn softmax_lanes(scores: &mut [Lanes], first: &[usize; COLS], seen: &[usize; COLS]) -> Lanes {
-        // Keys that all lanes see, and before and behind them those that some do not.
+        // Keys that all lanes see; before and after them are keys that only some lanes see.
         let begin = first.iter().copied().max().unwrap_or(0).min(scores.len());
         let end = seen.iter().copied().min().unwrap_or(0).clamp(begin, scores.len());
         let (before, rest) = scores.split_at_mut(begin);
@@ -176,7 +176,8 @@ fn halved(mut lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// Sᵀ = K · Qᵀ and yᵀ = Vᵀ · P, the rows of q in lanes: K and V are read where they are, and P is Sᵀ in place.
+/// Sᵀ = K · Qᵀ and yᵀ = Vᵀ · P, with the rows of q in lanes: K and V are read from the cache, and P replaces Sᵀ in
+/// place.
 fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
     let [q, keys, values] = call.reads else { panic!("attention reads q, keys and values") };
     let (q, keys, values) = (q.f32(), keys.f32(), values.f32());
@@ -189,11 +190,11 @@ fn many(op: &Attention, call: &Call, member: &Member, scratch: &mut Scratch) {
     let (queries, scores, y): (&mut [Lanes], &mut [Lanes], &mut [Lanes]) =
         (queries.as_chunks_mut().0, scores.as_chunks_mut().0, sums.as_chunks_mut().0);
     member.each(op.heads * blocks, |i| {
-        // The last rows see the most keys, so they go first: members finish at about the same time.
+        // The last rows have the most keys, so they are computed first and members finish at about the same time.
         let (head, rows) = (i % op.heads, piece(blocks - 1 - i / op.heads, COLS, count));
         let (at, width) = cached(op, head, slot);
         let seen = |r: usize| op.seen(rows.start + r.min(rows.len() - 1), count, call.rows);
-        // Keys count from the first that a row of these sees.
+        // Keys are numbered from the first key of any of these rows.
         let from = seen(0).start;
         let at = at + from * width;
         let (first, seen): ([usize; COLS], [usize; COLS]) =

@@ -19,7 +19,7 @@ pub fn run(op: &Conv2d, call: &Call, member: &Member, scratch: &mut Scratch) {
         }
     });
     member.barrier();
-    // SAFETY: behind the barrier nobody writes the patches any more.
+    // SAFETY: after the barrier no member writes the patches.
     let patches: &[f32] = unsafe { call.workspace.part(0..call.workspace.len()) };
     product::run(&Product::new(patches, w), call, &call.writes[0], member, scratch);
 }

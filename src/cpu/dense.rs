@@ -26,7 +26,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// A product, and what becomes of what `y` held.
+/// A product, and whether it is added to `y`.
 #[derive(Clone, Copy)]
 pub struct Dense<'a> {
     pub a: View<'a>,
@@ -37,16 +37,16 @@ pub struct Dense<'a> {
     pub add: bool,
 }
 
-/// Rows of a result that an item of work has at most: its sums stay in the second cache.
+/// The most rows of a result in an item of work: its sums fit the L2 cache.
 const MOST_ROWS: usize = 1024;
 
 impl Dense<'_> {
-    /// By a team. y: (m, n)
+    /// Computes the product with a team. y: (m, n)
     pub fn run(&self, team: &Team, y: &mut [f32]) {
         let [m, _, n] = self.size;
         assert_eq!(y.len(), m * n, "a result of {m} × {n}");
         let panels = n.div_ceil(COLS);
-        // Where panels are few, rows are split too; each part packs its panel for itself.
+        // If there are few panels, rows are split too; each part packs its own panel.
         let splits = (4 * team.count()).div_ceil(panels.max(1)).min(m.div_ceil(64)).max(m.div_ceil(MOST_ROWS));
         let some = m.div_ceil(splits.max(1));
         let y = Parts::new(y);
@@ -56,7 +56,7 @@ impl Dense<'_> {
         });
     }
 
-    /// By the thread that calls it. y: (m, n)
+    /// Computes the product on the calling thread. y: (m, n)
     pub fn run_alone(&self, scratch: &mut Scratch, y: &mut [f32]) {
         let [m, _, n] = self.size;
         assert_eq!(y.len(), m * n, "a result of {m} × {n}");
@@ -68,7 +68,7 @@ impl Dense<'_> {
         }
     }
 
-    /// The columns of one panel, in some rows. Nobody else writes them.
+    /// Computes the columns of one panel in some rows. No other item writes them.
     fn item(&self, panel: usize, rows: std::ops::Range<usize>, y: &Parts<f32>, scratch: &mut Scratch) {
         let Dense { a, b, size: [_, k, n], add } = *self;
         let columns = piece(panel, COLS, n);
@@ -77,7 +77,7 @@ impl Dense<'_> {
         }
         let [packed, side, sums] = scratch.take([COLS * panel::DEPTH, panel::DECODED, rows.len() * COLS]);
         let (packed, sums): (&mut [Lanes], &mut [Lanes]) = (packed.as_chunks_mut().0, sums.as_chunks_mut().0);
-        // SAFETY: rows of the caller's item.
+        // SAFETY: the rows belong to this item.
         let result = |r: usize| unsafe { y.part(r * n + columns.start..r * n + columns.end) };
         for (r, sums) in rows.clone().zip(sums.iter_mut()) {
             sums.fill(0.0);
@@ -104,7 +104,7 @@ mod tests {
     fn products_are_plain_sums() {
         let team = Team::new(2);
         for size @ [m, k, n] in [[1, 1, 1], [3, 5, 7], [65, 33, 40], [130, 257, 31], [2, 300, 97], [1030, 3, 33]] {
-            // Small integers: every order of summation gives the same.
+            // Small integers, whose sums are exact in every order.
             let number = |i: usize| (i * 7 % 11) as f32 - 5.0;
             let a: Vec<f32> = (0..m * k).map(number).collect();
             let b: Vec<f32> = (0..k * n).map(|i| number(3 * i + 1)).collect();

@@ -1,5 +1,5 @@
-//! `depthwise_conv2d`: members of the team take pixels. The kernel's elements for one position lie together, so that the
-//! channels of a pixel are a vector.
+//! `depthwise_conv2d`: members of the team take pixels. The kernel's elements for one position are contiguous, so that
+//! the channels of a pixel are a vector.
 
 use crate::cpu::simd::{mul_add, simd};
 use crate::cpu::{Call, Scratch, each_row};
@@ -21,7 +21,7 @@ pub fn run(op: &DepthwiseConv2d, call: &Call, member: &Member, scratch: &mut Scr
         }
         let (top, left) = (op.stride * (pixel / out_width), op.stride * (pixel % out_width));
         for (t, tap) in taps.chunks_exact(channels).enumerate() {
-            // Counted from 1: row and column 0 are the border.
+            // Rows and columns are numbered from 1: row and column 0 are the border.
             let (row, col) = (top + t / 3, left + t % 3);
             if (1..=op.height).contains(&row) && (1..=op.width).contains(&col) {
                 add_product(tap, &x[((row - 1) * op.width + col - 1) * channels..][..channels], y);

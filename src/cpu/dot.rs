@@ -1,6 +1,6 @@
 //! Rows of weights on the CPU: their values, and dot products of stored rows with f32 activations.
 //!
-//! Dot products multiply exactly the values that [`crate::formats`] gives, in another order of sums.
+//! Dot products use exactly the values of [`crate::formats`], with sums in another order.
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
@@ -12,19 +12,19 @@ pub fn dequantize_row(dtype: DType, row: &[u8], y: &mut [f32]) {
     with_format!(dtype, F => {
         #[cfg(target_arch = "x86_64")]
         if level() >= Level::Avx2 {
-            // SAFETY: the processor has them.
+            // SAFETY: the processor has AVX2, FMA and F16C.
             return unsafe { avx2::dequantize_blocks::<F, _, _>(row, y) };
         }
         dequantize_blocks::<F, Selections, _, _>(row, y)
     })
 }
 
-/// The dot products of one stored row with ROWS rows of activations, which are as long as it. The row is decoded once.
+/// The dot products of one stored row with ROWS rows of activations of the same length. The row is decoded once.
 pub fn dot_rows<const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f32]; ROWS]) -> [f32; ROWS] {
     dot::<512, ROWS>(dtype, row, x)
 }
 
-/// The dot product of a stored row with `x`, which is as long as it.
+/// The dot product of a stored row with `x`, which has the same length.
 pub fn dot_row(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     dot_rows(dtype, row, [x])[0]
 }
@@ -37,12 +37,12 @@ fn dot<const WIDEST: usize, const ROWS: usize>(dtype: DType, row: &[u8], x: [&[f
     with_format!(dtype, F => {
         #[cfg(target_arch = "x86_64")]
         if WIDEST >= 512 && level() >= Level::Avx512 {
-            // SAFETY: the processor has them.
+            // SAFETY: the processor has AVX-512.
             return unsafe { avx512::dot_blocks::<F, _, _, _>(row, x) };
         }
         #[cfg(target_arch = "x86_64")]
         if WIDEST >= 256 && level() >= Level::Avx2 {
-            // SAFETY: the processor has them.
+            // SAFETY: the processor has AVX2, FMA and F16C.
             return unsafe { avx2::dot_blocks::<F, _, _, _>(row, x) };
         }
         dot_blocks::<F, Selections, { cfg!(any(target_arch = "aarch64", target_feature = "fma")) }, _, _, _>(row, x)
@@ -73,7 +73,7 @@ mod avx2 {
 
     use super::{Format, Halves};
 
-    /// Converts by one instruction. Only functions that are compiled for F16C may use it.
+    /// Converts with one instruction. Only functions that are compiled for F16C may use it.
     pub struct F16c;
 
     impl Halves for F16c {
@@ -143,7 +143,7 @@ fn dot_blocks<
     totals
 }
 
-/// Sums are kept in as many lanes as fill the vector registers and hide the latency of an addition.
+/// Sums have as many lanes as fill the vector registers and hide the latency of an addition.
 const LANES: usize = 32;
 
 #[inline(always)]

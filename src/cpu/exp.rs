@@ -1,12 +1,12 @@
-//! e^x by sums and products, which vectorise; the standard library's is a call for each x.
+//! e^x as sums and products, which vectorise; the standard library's function is a call for each x.
 
 use crate::cpu::simd::mul_add;
 
-/// e^x, within 2e-7 of it for x in −87 .. 88; e^−87 below that, infinite soon after. NaN stays NaN. `FMA`: whether
-/// `mul_add` is one instruction.
+/// e^x within 2e-7 of its value for x in −87 .. 88; e^−87 below that, infinite soon above. NaN stays NaN. `FMA`:
+/// whether `mul_add` is one instruction.
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
-    // By comparisons: `clamp` is slower, and `max` would drop a NaN.
+    // Comparisons are used because `clamp` is slower, and `max` would drop a NaN.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
     // x = n · ln 2 + r, |r| ≤ ½ ln 2. Adding 1.5 · 2²³ rounds, and leaves n in the lowest bits.
@@ -15,7 +15,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let n = shifted - ROUND;
     // ln 2 in two parts; the first has few digits, so that n times it is exact.
     let r = mul_add::<FMA>(n, 2.121_944_4e-4, mul_add::<FMA>(n, -0.693_359_4, x));
-    // Taylor's series, to where the term left out is r⁸ / 40320 < 6e-9.
+    // Taylor's series; the first omitted term is r⁸ / 40320 < 6e-9.
     const TERMS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
     let series = TERMS.iter().fold(1.0 / 5040.0, |series, &term| mul_add::<FMA>(series, r, term));
     series * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))

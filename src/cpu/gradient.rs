@@ -1,4 +1,4 @@
-//! Derivatives of what stands between a decoder's products, row by row, by loops that vectorise.
+//! Derivatives of the operators between a decoder's products, row by row, as loops that vectorise.
 
 use crate::cpu::exp::exp;
 pub use crate::cpu::norm::rms_norm;
@@ -46,8 +46,8 @@ simd! {
         }
     }
 
-    /// Logits → `scale` · (softmax − onehot), the gradient of −`scale` · log(softmax of the target), in place.
-    /// The sum of the exponentials and the largest logit come back.
+    /// Logits → `scale` · (softmax − onehot), the gradient of −`scale` · log(softmax of the target), in place. Returns
+    /// the sum of the exponentials and the largest logit.
     pub fn softmax_gradient(logits: &mut [f32], target: usize, scale: f32) -> (f32, f32) {
         let mut most = [f32::NEG_INFINITY; 16];
         for group in logits.chunks(16) {

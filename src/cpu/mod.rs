@@ -1,9 +1,10 @@
-//! How a CPU does fast what operators mean: one file an operator, with its name, where plain loops are too slow.
+//! Fast CPU kernels of operators whose reference loops are too slow: one file an operator, with the operator's name.
 //!
-//! Every member of a team runs a kernel at the same time and takes items of its work. An operator without a kernel runs its
-//! reference, by ranges of rows where they do not depend on each other. All SIMD of the crate is in here.
+//! Every member of a team runs a kernel at the same time and takes items of its work. An operator without a kernel runs
+//! its reference, split into ranges of rows if they do not depend on each other. All SIMD of the crate is in this
+//! module.
 //!
-//! Within a family a row's sums are added in one order, however many rows there are (tests/model/company.rs).
+//! Within a family the sums of a row have one order, whatever the number of rows (tests/model/company.rs).
 
 #![allow(clippy::undocumented_unsafe_blocks, reason = "a kernel argues once for all of its intrinsics and parts")]
 #![allow(
@@ -30,10 +31,10 @@ use crate::kernel::{Family, Row};
 use crate::ops::{Operator, Read, TensorType};
 use crate::threads::{Member, Parts};
 
-/// A kernel: what one member of the team does for one step.
+/// A kernel: the work of one member of the team in one step.
 pub type Kernel = fn(&dyn Operator, &Call, &Member, &mut Scratch);
 
-/// What a step reads and writes. All members of a team have the same.
+/// The inputs and outputs of a step, the same for all members of a team.
 pub struct Call<'a> {
     pub reads: &'a [Read<'a>],
     /// State, then results, as in [`Operator::reference`].
@@ -47,8 +48,8 @@ pub struct Call<'a> {
     pub workspace: Parts<'a, f32>,
 }
 
-/// Declares the kernels: `operator: Type`. Each module has `run(&Type, &Call, &Member, &mut Scratch)`, and
-/// `workspace(&Type, reads: &[&TensorType])` if it stands behind the semicolon.
+/// Declares the kernels: `operator: Type`. Each module has `run(&Type, &Call, &Member, &mut Scratch)`, and also
+/// `workspace(&Type, reads: &[&TensorType])` if it is listed after the semicolon.
 macro_rules! kernels {
     ($($name:ident: $op:ident),*; $($shared:ident: $shared_op:ident),*) => {
         $(mod $name;)*
@@ -99,14 +100,14 @@ fn operator<T: Operator>(op: &dyn Operator) -> &T {
     (op as &dyn Any).downcast_ref().expect("an operator has the type of its name")
 }
 
-/// The most that an operator reads, and writes.
+/// The largest number of inputs of an operator, and of outputs.
 pub const MOST_OPERANDS: usize = 8;
 
-/// The operator's reference: by ranges of rows, where it says that it may, or all at once.
+/// Runs the operator's reference: on ranges of rows if the operator allows it, else all at once.
 fn by_reference(op: &dyn Operator, call: &Call, member: &Member, _: &mut Scratch) {
     let Some(by_row) = op.by_rows() else {
         return member.each(1, |_| {
-            // SAFETY: one member runs this, and a step has its results to itself.
+            // SAFETY: only one member runs this, and no other step writes these results.
             let mut writes = call.writes.iter().map(|parts| unsafe { parts.part(0..parts.len()) });
             let mut slices: [&mut [f32]; MOST_OPERANDS] = std::array::from_fn(|_| writes.next().unwrap_or_default());
             op.reference(call.reads, &mut slices[..call.writes.len()], call.rows);
@@ -157,18 +158,18 @@ const LINE: usize = 16;
 #[repr(align(64))]
 struct Line(#[expect(dead_code, reason = "read through pointers")] [f32; LINE]);
 
-/// Floats that begin at a cache line.
+/// Floats that begin at the start of a cache line.
 #[derive(Default)]
 pub struct Floats(Vec<Line>);
 
 impl Floats {
-    /// Makes room for `count`; what is there stays.
+    /// Makes room for `count` floats; the content stays.
     pub fn grow(&mut self, count: usize) {
         let lines = self.0.len().max(count.div_ceil(LINE));
         self.0.resize(lines, Line([0.0; LINE]));
     }
 
-    /// The first of them.
+    /// The address of the first float.
     pub fn start(&mut self) -> *mut f32 {
         self.0.as_mut_ptr().cast()
     }

@@ -1,4 +1,4 @@
-//! `norm_matmul`: every member computes the norm for itself, which takes less time than a barrier.
+//! `norm_matmul`: every member computes the norm itself, which takes less time than a barrier.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;

@@ -1,4 +1,5 @@
-//! `norm_qkv_rope`: an item of work is some pairs of elements of a head, each of which is rotated; with a QK-norm, a head.
+//! `norm_qkv_rope`: an item of work is some pairs of elements of a head, which rope rotates; with a QK-norm, a whole
+//! head.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;
@@ -20,7 +21,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
     let parts = pairs.div_ceil(some);
     member.each(w.rows() / d * parts, |i| {
         let (head, range) = (i / parts, piece(i % parts, some, pairs));
-        // Where the first and the second elements of the pairs lie: next to each other, or half a head apart.
+        // The positions of the first and the second elements of the pairs: adjacent, or half a head apart.
         let count = range.len() * m;
         let (first, step) = (head * d, if op.interleaved { 2 * m } else { m });
         let (a, b): (&[f32], &[f32]) = if op.interleaved {
@@ -36,7 +37,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
         let (q_heads, k_heads) = (op.q_rows / d, op.k_rows / d);
         let turns = head < q_heads + k_heads;
         let head_norm = if head < q_heads { q_norm } else { k_norm };
-        // Where in a head the two elements of pair j of the item are.
+        // The positions in a head of the two elements of pair j of the item.
         let places = |j: usize| {
             let pair = range.start + j;
             if op.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pairs + pair) }
@@ -79,7 +80,7 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
                 (x * angle[0] - y * angle[1], y * angle[0] + x * angle[1])
             };
             if op.interleaved {
-                // SAFETY: each pair of a head is in one item, and no two rows have one place.
+                // SAFETY: each pair of a head is in one item, and no two rows have the same position in the cache.
                 let to = unsafe { to.part(at + 2 * range.start..at + 2 * range.end) };
                 for (j, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                     *to = pair(j).into();

@@ -1,4 +1,4 @@
-//! `norm_swiglu`: an item of work is a row of gate and the row of up that belongs to it.
+//! `norm_swiglu`: an item of work is a row of gate and the matching row of up.
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;

@@ -1,6 +1,6 @@
 //! Products of float32 rows with panels of 32 columns, in tiles of sums that stay in registers.
 //!
-//! A sum is added in order of i, whatever the number of rows and the tile that it is in.
+//! A sum is added in order of i, whatever the number of rows and whichever tile it is in.
 
 use std::ops::Range;
 
@@ -22,10 +22,10 @@ pub const DEPTH: usize = 256;
 /// Rows that are decoded before they are transposed.
 const SIDE: usize = 16;
 
-/// Floats that [`decode`] needs in between.
+/// The number of floats of the buffer of [`decode`].
 pub const DECODED: usize = SIDE * DEPTH;
 
-/// panel[i][c] = W[rows.start + c, first + i], zero where `rows` ends.
+/// panel[i][c] = W[rows.start + c, first + i], zero beyond the end of `rows`.
 pub fn decode(w: &Matrix, rows: Range<usize>, first: usize, decoded: &mut [f32], panel: &mut [Lanes]) {
     let depth = panel.len();
     let (block, block_bytes) = w.dtype.block();
@@ -100,11 +100,11 @@ pub fn add_products(x: &[f32], row: usize, step: usize, panel: &[Lanes], y: &mut
     if y.is_empty() || panel.is_empty() {
         return;
     }
-    // The loops below read x without checks.
+    // The loops below read x without bounds checks.
     assert!((y.len() - 1) * row + (panel.len() - 1) * step < x.len(), "x ends before its last row");
     #[cfg(target_arch = "x86_64")]
     match level() {
-        // SAFETY of both: the processor has them, and x is long enough.
+        // SAFETY of both: the processor has the instructions, and x is long enough.
         Level::Avx512 => return unsafe { x86::avx512(x.as_ptr(), row, step, panel, y) },
         Level::Avx2 => return unsafe { x86::avx2(x.as_ptr(), row, step, panel, y) },
         Level::Target => {}
@@ -113,7 +113,7 @@ pub fn add_products(x: &[f32], row: usize, step: usize, panel: &[Lanes], y: &mut
     unsafe { tiles::<TARGET_FMA, 2>(x.as_ptr(), row, step, panel, y) };
 }
 
-/// Takes as many rows at a time as have their sums in registers.
+/// Takes as many rows at a time as can have their sums in registers.
 #[inline(always)]
 unsafe fn tiles<const FMA: bool, const ROWS: usize>(
     x: *const f32,
@@ -144,7 +144,7 @@ unsafe fn tile<const FMA: bool, const ROWS: usize>(
     let mut sums = *y;
     for (i, w) in panel.iter().enumerate() {
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller has looked at the length of x.
+            // SAFETY: the caller has checked the length of x.
             let x = unsafe { *x.add(r * row + i * step) };
             for c in 0..COLS {
                 sums[c] = mul_add::<FMA>(x, w[c], sums[c]);
@@ -166,7 +166,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn avx2(x: *const f32, row: usize, step: usize, panel: &[Lanes], y: &mut [Lanes]) {
-        // SAFETY: by the caller.
+        // SAFETY: the caller keeps the contract.
         unsafe { tiles::<true, 2>(x, row, step, panel, y) };
     }
 
@@ -210,7 +210,7 @@ mod x86 {
             // SAFETY: a row of the panel has 32 elements.
             let w = unsafe { [_mm512_loadu_ps(w.as_ptr()), _mm512_loadu_ps(w.as_ptr().add(16))] };
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller has looked at the length of x.
+                // SAFETY: the caller has checked the length of x.
                 let x = _mm512_set1_ps(unsafe { *x.add(r * row + i * step) });
                 sums[0] = _mm512_fmadd_ps(x, w[0], sums[0]);
                 sums[1] = _mm512_fmadd_ps(x, w[1], sums[1]);
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn tiles_are_plain_sums() {
         for (rows, k, row, step) in [(1, 1, 1, 1), (2, 3, 5, 1), (7, 33, 40, 1), (9, 300, 300, 1), (15, 20, 1, 17)] {
-            // Small integers: every order of summation gives the same.
+            // Small integers, whose sums are exact in every order.
             let x: Vec<f32> = (0..rows * row + k * step).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
             let panel: Vec<[f32; COLS]> =
                 (0..k).map(|i| std::array::from_fn(|c| ((i * 5 + c * 3) % 13) as f32 - 6.0)).collect();

@@ -1,4 +1,4 @@
-//! y[r, c] = f(bias[c] + Σ_k x[r, k] · W[c, k]) + residual[r, c]: dot products where rows are few, panels where they are many.
+//! y[r, c] = f(bias[c] + Σ_k x[r, k] · W[c, k]) + residual[r, c]: dot products for few rows, panels for many.
 
 use std::ops::Range;
 
@@ -71,7 +71,7 @@ fn many(product: &Product, y: &Parts<f32>, member: &Member, scratch: &mut Scratc
     let (x, w) = (product.x, product.w);
     let (n, k, m) = (w.rows(), w.cols, x.len() / w.cols);
     let panels = n.div_ceil(COLS);
-    // Where panels are few, rows are split too; each part decodes its panel for itself.
+    // If there are few panels, rows are split too; each part decodes its own panel.
     let splits = (4 * member.count).div_ceil(panels).min(m.div_ceil(32));
     let some = m.div_ceil(splits);
     let [panel, decoded, sums] = scratch.take([COLS * panel::DEPTH, panel::DECODED, some * COLS]);

@@ -1,6 +1,6 @@
 //! Dot products of stored rows with up to eight rows of activations at a time: a weight is decoded once for all of them.
 //!
-//! A sum is added in the same lanes and the same order, whichever rows are computed with it.
+//! A sum has the same lanes and the same order, whichever rows are computed with it.
 
 use std::ops::Range;
 
@@ -51,7 +51,7 @@ fn some<const ROWS: usize>(w: &Matrix, row: &[u8], x: &[f32], sums: &mut [f32]) 
     ROWS
 }
 
-/// Sixteen lanes, several rows of W at a time: a row of x is loaded once for all of them.
+/// Sixteen lanes and several rows of W at a time: a row of x is loaded once for all of them.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
@@ -71,7 +71,7 @@ mod avx512 {
 
     /// A format whose rows are steps of 32 columns.
     pub trait Format {
-        /// Of a step.
+        /// Bytes of a step.
         const BYTES: usize;
 
         /// The values of a step, exactly those of `dequantize_row`.
@@ -149,12 +149,12 @@ mod avx512 {
         [_mm512_broadcastss_ps(both), _mm512_permutexvar_ps(_mm512_set1_epi32(1), wide)]
     }
 
-    /// The values that a table has for the nibbles of 16 bytes: the low ones, then the high ones.
+    /// The table's values for the nibbles of 16 bytes: the low nibbles, then the high ones.
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn nibbles(at: *const u8, table: __m512) -> [__m512; 2] {
         let codes = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) });
-        // Only the low four bits of an index count.
+        // Only the low four bits of an index are used.
         [_mm512_permutexvar_ps(codes, table), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table)]
     }
 
@@ -181,7 +181,8 @@ mod avx512 {
         }
     }
 
-    /// 16 where the fifth bit of an element is set, added to what its table says: elements 0 to 15, then the others.
+    /// 16 if the fifth bit of an element is set, to be added to the value of its nibble: elements 0 to 15, then the
+    /// others.
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn fifth(values: [__m512; 2], bits: *const u8, sixteen: __m512) -> [__m512; 2] {
@@ -246,7 +247,7 @@ mod avx512 {
             let rows: [&[u8]; 4] = std::array::from_fn(|_| stored.next().expect("a row for each sum"));
             let mut r = 0;
             while r < m {
-                // SAFETY: rows r .. of x are there, and all rows are as long as those of x.
+                // SAFETY: x has rows r .., and all rows of W are as long as those of x.
                 unsafe {
                     r += match m - r {
                         8.. => {
@@ -269,7 +270,7 @@ mod avx512 {
         }
     }
 
-    /// `W` rows of W with `X` rows of x, `k` long. The number of rows of x.
+    /// Computes `W` rows of W with `X` rows of x, each `k` long. `m` is the number of rows of x.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     #[inline]
     unsafe fn tile<F: Format, const W: usize, const X: usize>(
@@ -300,7 +301,7 @@ mod avx512 {
         }
         let rest = k - blocks * BLOCK;
         if rest > 0 {
-            // Plain types, whose zeros are zero bytes.
+            // Only plain types have a rest, and their zeros are zero bytes.
             let masks = [0, 16].map(|first| ((1u32 << rest.saturating_sub(first).min(16)) - 1) as u16);
             for i in 0..W {
                 let bytes = &w[i][blocks * F::BYTES..];

@@ -10,14 +10,14 @@ use crate::ops::TensorType;
 use crate::ops::sample::{Sample, TABLE_COLS, WINDOW, gumbel, penalise};
 use crate::threads::Member;
 
-/// Logits of a slice.
+/// The number of logits in a slice.
 const SLICE: usize = 4096;
 
 /// The result of a slice, in floats of the workspace: the largest logit, Σ exp(logit − largest), and of the ids that may be
 /// chosen the best score and its id.
 const FOUND: usize = 4;
 
-/// For each row the results of its slices, and the smallest logit that is kept.
+/// For each row, the results of its slices, and the smallest logit that the filters keep.
 pub fn workspace(_: &Sample, reads: &[&TensorType]) -> usize {
     let (m, vocab) = reads[0].matrix();
     m * (FOUND * vocab.div_ceil(SLICE) + 1)
@@ -29,14 +29,14 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
     let vocab = all.len() / m;
     let (slices, each) = (vocab.div_ceil(SLICE), FOUND * vocab.div_ceil(SLICE) + 1);
     let rows = &call.rows[op.rows - m..op.rows];
-    // Ids that the repeat penalty looks back on, as bits.
+    // The ids that the repeat penalty applies to, as bits.
     let seen = |row: &Row| -> &[f32] {
         let end = row.place() + 1;
         let window = end.saturating_sub(WINDOW).max(row.slot as usize)..end;
         if row.repeat_penalty == 1.0 {
             return &[];
         }
-        // SAFETY: tokens are written behind the last barrier, and not these.
+        // SAFETY: tokens are written after the last barrier, and at other positions.
         &*unsafe { tokens.part(window) }
     };
     let logits = |r: usize| &all[r * vocab..(r + 1) * vocab];
@@ -46,7 +46,7 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
         let slice = &logits(i / slices)[range.clone()];
         let (largest, mass) = mass(slice);
         let at = i / slices * each + i % slices * FOUND;
-        // SAFETY: each slice has its own.
+        // SAFETY: each slice has its own floats.
         let found = unsafe { call.workspace.part(at..at + FOUND) };
         found[..2].copy_from_slice(&[largest, mass]);
         if row.temperature <= 0.0 {
@@ -57,7 +57,7 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
 
     if rows.iter().any(|row| row.temperature > 0.0) {
         member.each(m, |r| {
-            // SAFETY: each row has its own.
+            // SAFETY: each row has its own float.
             let threshold = unsafe { call.workspace.part((r + 1) * each - 1..(r + 1) * each) };
             threshold[0] = f32::NEG_INFINITY;
             let row = &rows[r];
@@ -76,7 +76,7 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
             let (r, range) = (i / slices, piece(i % slices, SLICE, vocab));
             if rows[r].temperature > 0.0 {
                 let at = r * each + i % slices * FOUND;
-                // SAFETY: each slice has its own, and the thresholds are written behind the barrier.
+                // SAFETY: each slice has its own floats, and the thresholds were written before the barrier.
                 let (found, threshold) = unsafe {
                     (
                         call.workspace.part(at + 2..at + FOUND),
@@ -90,14 +90,14 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
     }
 
     member.each(m, |r| {
-        // SAFETY: nobody writes it any more.
+        // SAFETY: no member writes it any more.
         let found: &[f32] = unsafe { call.workspace.part(r * each..(r + 1) * each - 1) };
         let found = found.as_chunks::<FOUND>().0;
         let largest = found.iter().map(|found| found[0]).fold(f32::NEG_INFINITY, f32::max);
         let mass: f64 = found.iter().map(|found| f64::from(found[1]) * f64::from(found[0] - largest).exp()).sum();
         let mut chosen = found[0];
         for found in found {
-            // Of equals the lowest id.
+            // Of equal scores the lowest id is chosen.
             if found[2] > chosen[2] {
                 chosen = *found;
             }
@@ -105,7 +105,7 @@ pub fn run(op: &Sample, call: &Call, member: &Member, scratch: &mut Scratch) {
         let id = chosen[3].to_bits();
         let logprob = f64::from(logits(r)[id as usize] - largest) - mass.ln();
         let end = rows[r].place() + 1;
-        // SAFETY: each row has its own of all three.
+        // SAFETY: each row has its own elements of all three.
         unsafe {
             tokens.part(end..end + 1)[0] = f32::from_bits(id);
             table.part((op.rows - m + r) * TABLE_COLS + 1..(op.rows - m + r) * TABLE_COLS + 2)[0] =
@@ -136,7 +136,7 @@ simd! {
         (largest, mass)
     }
 
-    /// Where the largest of x is first: (largest, index).
+    /// The first position of the largest of x: (largest, index).
     pub fn largest(x: &[f32]) -> (f32, usize) {
         let mut lanes = [f32::NEG_INFINITY; 32];
         let (x32, rest) = x.as_chunks::<32>();
@@ -180,7 +180,8 @@ fn distinct(seen: &[f32], range: Range<usize>) -> Distinct {
     Distinct { ids, count: kept }
 }
 
-/// The best score of the ids of `range` whose logit is not below `threshold`, and the id's bits: the lowest of equals.
+/// The best score of the ids of `range` whose logit is not below `threshold`, and the id's bits; of equal scores the
+/// lowest id.
 fn best(logits: &[f32], range: Range<usize>, seen: &[f32], row: &Row, threshold: f32) -> [f32; 2] {
     let (mut best, mut id) = (f32::NEG_INFINITY, range.start);
     let mut consider = |at: usize, score: f32| {
@@ -211,7 +212,7 @@ fn best(logits: &[f32], range: Range<usize>, seen: &[f32], row: &Row, threshold:
     [best, f32::from_bits(id as u32)]
 }
 
-/// Scores with Gumbel noise. Skips logits that no noise makes the best.
+/// Scores with Gumbel noise. Skips logits that cannot become the best with any noise.
 fn noisy(logits: &[f32], first: usize, row: &Row, threshold: f32, consider: &mut impl FnMut(usize, f32)) {
     /// −ln(−ln u) of the largest u, 1 − 2⁻²⁴, rounded up.
     const MOST_NOISE: f32 = 16.7;
@@ -226,7 +227,7 @@ fn noisy(logits: &[f32], first: usize, row: &Row, threshold: f32, consider: &mut
     }
 }
 
-/// The smallest logit that the filters keep. Puts the logits in another order.
+/// The smallest logit that the filters keep. Changes the order of the logits.
 fn kept(logits: &mut [f32], row: &Row) -> f32 {
     let falling = |a: &f32, b: &f32| b.total_cmp(a);
     let (largest, _) = largest(logits);
@@ -248,7 +249,8 @@ fn kept(logits: &mut [f32], row: &Row) -> f32 {
         }
         let weight = |l: f32| f64::from((l - largest) / row.temperature).exp();
         let need = f64::from(row.top_p) * logits[..count].iter().map(|&l| weight(l)).sum::<f64>();
-        // Mostly a few logits reach the sum, so only the largest 64 are sorted at first, then four times as many.
+        // Usually a few logits reach the sum, so only the largest 64 are sorted at first, then four times as many each
+        // time.
         let (mut mass, mut rest, mut some) = (0.0, &mut logits[..count], 64);
         while mass < need && !rest.is_empty() {
             if some < rest.len() {

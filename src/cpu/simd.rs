@@ -1,12 +1,12 @@
-//! One loop, compiled for several sets of instructions.
+//! Compiles one loop for several instruction sets.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Sets of instructions that kernels are compiled for, from the plainest to the widest.
+/// Instruction sets that kernels are compiled for, from the plainest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
-    /// Whatever the target always has.
+    /// The instructions that the target always has.
     Target = 0,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
@@ -16,16 +16,16 @@ pub enum Level {
     Avx512 = 2,
 }
 
-/// Which level kernels use, as its number; [`UNKNOWN`] before the first asks.
+/// The number of the level that kernels use; [`UNKNOWN`] before the first use.
 static LEVEL: AtomicU8 = AtomicU8::new(UNKNOWN);
 
 const UNKNOWN: u8 = u8::MAX;
 
-/// The level that kernels use: the widest that this processor has, unless [`limit`] says less.
+/// The level that kernels use: the widest that this processor has, unless [`limit`] sets a lower one.
 #[inline]
 pub fn level() -> Level {
     let known = LEVEL.load(Ordering::Relaxed);
-    // A limit that another thread sets meanwhile stays.
+    // A limit that another thread sets meanwhile is kept.
     let known =
         if known == UNKNOWN { LEVEL.fetch_min(widest() as u8, Ordering::Relaxed).min(widest() as u8) } else { known };
     match known {
@@ -37,8 +37,8 @@ pub fn level() -> Level {
     }
 }
 
-/// Lets kernels use at most this level from now on, of those that the processor has. It holds for the whole process: what
-/// runs meanwhile may compute other bits than before. For tests, which so run every form of a kernel on one machine.
+/// Limits kernels to this level from now on. It applies to the whole process, so kernels that run meanwhile may give
+/// other bits than before. For tests, which use it to run every form of a kernel on one machine.
 pub fn limit(most: Level) {
     LEVEL.store(most.min(widest()) as u8, Ordering::Relaxed);
 }
@@ -55,7 +55,7 @@ pub fn levels() -> Vec<Level> {
     all.into_iter().filter(|level| *level <= widest()).collect()
 }
 
-/// What this processor has.
+/// The widest level of this processor.
 fn widest() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
@@ -78,13 +78,14 @@ fn widest() -> Level {
 /// Whether `mul_add` is one instruction on the plain target.
 pub const TARGET_FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
-/// `a · b + c`, in one instruction where that is one.
+/// `a · b + c`, in one instruction if the target has one.
 #[inline(always)]
 pub fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Declares functions whose loops are compiled for each [`Level`]; the constant `FMA` says whether `mul_add` is one instruction.
+/// Declares functions whose loops are compiled for each [`Level`]; the constant `FMA` says whether `mul_add` is one
+/// instruction.
 macro_rules! simd {
     ($($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
         $(
@@ -107,7 +108,7 @@ macro_rules! simd {
                     }
 
                     match $crate::cpu::simd::level() {
-                        // SAFETY of both: the processor has them.
+                        // SAFETY of both: the processor has the instructions.
                         $crate::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
                         $crate::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
                         $crate::cpu::simd::Level::Target => {}

@@ -15,11 +15,11 @@ simd! {
     /// f(gate) · up
     pub fn gated(f: Gate, gate: &[f32], up: &[f32], y: &mut [f32]) {
         let elements = y.iter_mut().zip(gate).zip(up);
-        // A loop in each arm: a choice inside would not vectorise.
+        // Each arm has its own loop, because a choice inside a loop would not vectorise.
         match f {
             Gate::Silu => elements.for_each(|((y, gate), up)| *y = gate / (1.0 + exp::<FMA>(-gate)) * up),
             Gate::GeluTanh => elements.for_each(|((y, gate), up)| {
-                // 1 + tanh(u) = 2 / (1 + exp(−2u)), where nothing cancels.
+                // 1 + tanh(u) = 2 / (1 + exp(−2u)), in which no digits cancel.
                 let u = 0.797_884_6 * gate * (1.0 + 0.044_715 * gate * gate);
                 *y = gate / (1.0 + exp::<FMA>(-2.0 * u)) * up;
             }),

@@ -1,5 +1,5 @@
-//! One case of an operator, by the reference and on a device. Tests and `dunlin check` compare the two; benches time the
-//! device.
+//! Runs one case of an operator with the reference and on a device. Tests and `dunlin check` compare the results;
+//! benches time the device.
 
 mod report;
 
@@ -17,7 +17,7 @@ pub use report::{Check, OperatorCheck, WrongCase, check};
 /// A case as a graph of one node, with its contents.
 pub struct Prepared {
     pub graph: Graph,
-    /// Inputs and state, which the host fills: name and bits.
+    /// Inputs and state, which the host writes: name and bits.
     pub filled: Vec<(ValueId, String, Vec<u32>)>,
     pub weights: HashMap<String, Tensor>,
     /// State and results, which are compared.
@@ -43,7 +43,7 @@ impl Prepared {
                     weights.insert(name.clone(), given.tensor(seed));
                     b.weight(name, rows, cols)
                 }
-                // Gains and angles are constants of a model, and bound as such.
+                // Gains and angles are constants of a model, and are bound as constants.
                 Elem::F32 if given.ty.shape.len() == 1 || given.fill == Fill::Angles => {
                     let data = given.data(seed).into_iter().map(f32::from_bits).collect();
                     b.table(name, given.ty.clone(), Arc::new(data))
@@ -91,7 +91,7 @@ impl Prepared {
         results.map(|data| data.expect("a result").iter().map(|v| v.to_bits()).collect()).collect()
     }
 
-    /// The case on the CPU, its inputs written; [`OnHost::runner`] runs it again and again.
+    /// The case on the CPU with its inputs written; [`OnHost::runner`] runs it repeatedly.
     pub fn on_host(&self) -> OnHost<'_> {
         let floats = |bits: &[u32]| bits.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<f32>>();
         let (mut state, mut inputs) = (HashMap::new(), HashMap::new());
@@ -123,10 +123,10 @@ impl OnHost<'_> {
     }
 }
 
-/// Σ(found − wanted)² / Σ wanted², for floats; not a number where one is. Ids are equal (0) or not (infinite).
+/// Σ(found − wanted)² / Σ wanted² for floats, NaN if a value is NaN. Ids are equal (0) or not (infinite).
 pub fn nmse(ty: &TensorType, found: &[u32], wanted: &[u32]) -> f64 {
     assert_eq!(found.len(), wanted.len());
-    // Among words of ids there may be the bits of a logprob: floats that are no denormals.
+    // Words of ids may also hold the bits of a logprob, which are a normal float.
     let id = |&bits: &u32| ty.elem == Elem::U32 && !f32::from_bits(bits).is_normal();
     if found.iter().zip(wanted).any(|(found, wanted)| (id(found) || id(wanted)) && found != wanted) {
         return f64::INFINITY;
@@ -150,25 +150,25 @@ pub mod gpu {
     use crate::ops::{Case, Elem, head_stride};
     use crate::plan::{Fusion, Plan};
 
-    /// Bytes after each result, bound with it, that a kernel must not change. Some devices drop a write past the
-    /// end of a binding and some move it to the last element: what a kernel does there must show on all.
+    /// Bytes after each result that are bound with it and that a kernel must not change. Some devices drop a write past
+    /// the end of a binding and some move it to the last element: the guard detects such a write on all of them.
     const GUARD: u64 = 256;
 
-    /// What guards hold: NaN, so that a kernel that reads them is noticed.
+    /// The content of guards: NaN, so that a kernel that reads a guard is detected.
     const UNTOUCHED: u32 = 0x7fc1_2345;
 
-    /// f16 storage of tiles and KV cache: about 2⁻¹¹ a value, squared, over values of like size.
+    /// f16 storage of tiles and KV cache: an error of about 2⁻¹¹ a value, squared, over values of similar size.
     const HALF_NMSE: f64 = 1e-6;
 
-    /// How far a device is from the reference in a case, as a share of its tolerance: right up to 1, infinite where a result
-    /// is not a number or another id.
+    /// The error of a device in a case, relative to its tolerance: right up to 1, infinite if a result is NaN or
+    /// another id.
     pub fn deviation(case: &Case, gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
         let prepared = Prepared::new(case);
         prepared.deviation(case, &prepared.reference(case), gpu, profile)
     }
 
     impl Prepared {
-        /// [`deviation`] from results of the reference, which are the same for every device.
+        /// [`deviation`] from given results of the reference, which are the same for every device.
         pub fn deviation(&self, case: &Case, wanted: &[Vec<u32>], gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
             let found = self.on_device(case, gpu, profile)?;
             let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
@@ -181,7 +181,7 @@ pub mod gpu {
             Ok(shares.fold(0.0, f64::max))
         }
 
-        /// The case on a device, its inputs written; [`Runner::run`] runs it again and again.
+        /// The case on a device with its inputs written; [`Runner::run`] runs it repeatedly.
         pub fn runner<'a>(&self, gpu: &'a Gpu, profile: &'a DeviceProfile) -> Result<Runner<'a>> {
             let mut plan = Plan::new(self.graph.clone(), profile, Fusion::Off)?;
             for (_, id) in &self.results {
@@ -214,7 +214,7 @@ pub mod gpu {
             Ok(runner)
         }
 
-        /// Results in the arena, with their places.
+        /// The results in the arena, with their positions.
         fn guarded(&self, runner: &Runner) -> Vec<(ValueId, (u64, u64))> {
             let place = |(_, id): &(String, ValueId)| Some((*id, *runner.bound.plan.places.get(id)?));
             self.results.iter().filter_map(place).collect()
@@ -238,7 +238,7 @@ pub mod gpu {
         }
     }
 
-    /// The bytes of a value as a device holds it: a KV cache has padded heads, of f16 where the profile says so.
+    /// The bytes of a value in a device's layout: a KV cache has padded heads, in f16 if the profile says so.
     fn to_device(ty: &TensorType, bits: &[u32], profile: &DeviceProfile) -> Vec<u8> {
         if ty.elem != Elem::Kv {
             return bytemuck::cast_slice(bits).to_vec();

@@ -13,19 +13,19 @@ pub struct Check {
     pub device: String,
     /// In the order of [`Device::operators`](crate::Device::operators).
     pub operators: Vec<OperatorCheck>,
-    /// Why the rest of the cases did not run, if they did not.
+    /// Why the remaining cases did not run, if they did not.
     pub stopped: Option<String>,
 }
 
-/// The cases of one operator: shapes of real models, and those at which kernels go wrong.
+/// The cases of one operator: shapes of real models, and edge cases of kernels.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct OperatorCheck {
     pub operator: String,
-    /// Cases that were compared, in float32 and, where the adapter has it, float16.
+    /// Cases that were compared, in float32 and, if the adapter supports it, float16.
     pub cases: usize,
-    /// The largest error in float32, as a share of its tolerance: at most 1 where all is right.
+    /// The largest error in float32, relative to its tolerance: at most 1 if all results are right.
     pub worst_f32: f64,
-    /// The same in float16, where the adapter has it.
+    /// The same in float16, if the adapter supports it.
     pub worst_f16: Option<f64>,
     pub wrong: Vec<WrongCase>,
 }
@@ -37,10 +37,10 @@ pub struct WrongCase {
     pub case: String,
     /// `f32` or `f16`.
     pub precision: &'static str,
-    /// How many times its tolerance the error is; infinite where a result is not a number or another id, or where there is
-    /// none (`null` in JSON).
+    /// The error divided by its tolerance; infinite if a result is NaN or another id, or if there is no result (`null`
+    /// in JSON).
     pub error: f64,
-    /// The device's error, where it gave no result.
+    /// The device's error message, if it gave no result.
     pub failure: Option<String>,
 }
 
@@ -54,15 +54,15 @@ impl Check {
     }
 }
 
-/// Runs cases of operators, as [`ops::cases`](crate::ops::cases) has them, on the adapter at `index`: in full precision, and
-/// in half where it has that.
+/// Runs cases of operators from [`ops::cases`](crate::ops::cases) on the adapter at `index`: in full precision, and in
+/// half precision if the adapter supports it.
 #[cfg(not(feature = "gpu"))]
 pub fn check(_: usize, _: &[(&str, Vec<Case>)], _: Progress) -> Result<Check> {
     Err(crate::backend::no_gpu())
 }
 
-/// Runs cases of operators, as [`ops::cases`](crate::ops::cases) has them, on the adapter at `index`: in full precision, and
-/// in half where it has that.
+/// Runs cases of operators from [`ops::cases`](crate::ops::cases) on the adapter at `index`: in full precision, and in
+/// half precision if the adapter supports it.
 #[cfg(feature = "gpu")]
 pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) -> Result<Check> {
     use super::gpu::deviation;
@@ -85,7 +85,7 @@ pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) 
                 Err(error) => (f64::INFINITY, Some(error.to_string())),
             };
             if failure.is_some() {
-                // A device with a fault refuses all work: the next case gets a new device.
+                // A device with a fault refuses all work, so the next case gets a new device.
                 match Gpu::open_alone(index) {
                     Ok(new) => gpu = new,
                     Err(error) => check.stopped = Some(error.to_string()),

@@ -1,4 +1,4 @@
-//! The memory of a session, and plans bound to it: what each step runs and where its operands lie.
+//! The memory of a session, and plans bound to it: the kernel of each step and the positions of its operands.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,9 +14,9 @@ use crate::threads::{Member, Parts, Team};
 
 /// Arena, workspace, state, and scratch memory of each member of the team.
 pub struct Memory {
-    /// First the arena, then the workspace, which members of a team share while a step runs, then state.
+    /// The arena, then the workspace, which the members of a team share while a step runs, then the states.
     regions: Vec<Region>,
-    /// Where each state is in `regions`.
+    /// The index of each state in `regions`.
     state: HashMap<String, usize>,
     scratch: Vec<Mutex<Scratch>>,
     /// The addresses of the regions during a run.
@@ -28,7 +28,7 @@ struct Region {
     data: Floats,
     /// Floats in use.
     len: usize,
-    /// Of a state: floats of a position.
+    /// Floats of a position, if the region is a state.
     each: usize,
 }
 
@@ -39,12 +39,12 @@ const WORKSPACE: usize = 1;
 #[derive(Clone, Copy)]
 struct Base(*mut f32, usize);
 
-// SAFETY: only steps of a run follow the pointer: `Step::run` says why members do so without races.
+// SAFETY: only steps of a run use the pointer; `Step::run` explains why there are no races.
 unsafe impl Send for Base {}
 // SAFETY: as above.
 unsafe impl Sync for Base {}
 
-/// A plan, and where each of its steps finds what it reads and writes in a [`Memory`].
+/// A plan, and the positions in a [`Memory`] of all that its steps read and write.
 pub struct Bound {
     pub plan: Arc<Plan>,
     steps: Vec<Step>,
@@ -60,13 +60,13 @@ struct Step {
     writes: Vec<Place>,
     /// Floats that its members share.
     workspace: usize,
-    /// Whether it reads or overwrites what steps since the last barrier wrote or read.
+    /// Whether a barrier is needed: the step reads or overwrites data of steps since the last barrier.
     barrier: bool,
     /// Multiply-adds of its product, if it is one.
     work: usize,
 }
 
-/// What a step reads.
+/// An input of a step.
 enum Operand {
     F32(Place),
     U32(Place),
@@ -95,7 +95,7 @@ impl Place {
         let Base(start, len) = bases[self.region];
         let range = self.range.clone().unwrap_or(0..len);
         assert!(range.start <= range.end && range.end <= len, "floats {range:?} of {len}");
-        // SAFETY: within the region.
+        // SAFETY: the range is within the region.
         Base(unsafe { start.add(range.start) }, range.len())
     }
 }
@@ -107,7 +107,7 @@ impl Memory {
         Memory { regions, state: HashMap::new(), scratch, bases: Vec::new() }
     }
 
-    /// Makes room for `positions` positions of a state, `each` floats each; what is there stays.
+    /// Makes room for `positions` positions of a state, `each` floats each; its content stays.
     pub fn reserve_state(&mut self, name: &str, positions: usize, each: usize) {
         let next = self.regions.len();
         let index = *self.state.entry(name.into()).or_insert(next);
@@ -143,19 +143,19 @@ impl Memory {
         self.regions[ARENA].data[range(plan, id)].copy_from_slice(data);
     }
 
-    /// What a temporary of a plan holds, to change it.
+    /// The content of a temporary of a plan, to be changed.
     pub fn read_mut(&mut self, plan: &Plan, id: ValueId) -> &mut [f32] {
         &mut self.regions[ARENA].data[range(plan, id)]
     }
 
-    /// What an input or a temporary of a plan holds.
+    /// The content of an input or a temporary of a plan.
     pub fn read(&self, plan: &Plan, id: ValueId) -> &[f32] {
         &self.regions[ARENA].data[range(plan, id)]
     }
 }
 
 impl Bound {
-    /// Finds the operands of a plan. Its state must have been reserved.
+    /// Finds the operands of a plan. The state must have been reserved.
     pub fn new(plan: Arc<Plan>, weights: &Weights, memory: &mut Memory) -> Self {
         let graph = &plan.graph;
         let types = |node: &Node| -> Vec<TensorType> { node.reads.iter().map(|id| graph.ty(*id).clone()).collect() };
@@ -169,7 +169,7 @@ impl Bound {
             _ => Place { region: ARENA, range: Some(range(&plan, *id)) },
         };
 
-        // What steps since the last barrier read and wrote.
+        // The places that steps since the last barrier read and wrote.
         let (mut read, mut written): (Vec<Place>, Vec<Place>) = (Vec::new(), Vec::new());
         let mut steps = Vec::with_capacity(graph.nodes.len());
         for (node, &shared) in graph.nodes.iter().zip(&shared) {
@@ -223,7 +223,7 @@ impl Bound {
         Bound { plan, steps }
     }
 
-    /// Steps.
+    /// The number of steps.
     pub fn len(&self) -> usize {
         self.steps.len()
     }
@@ -237,7 +237,7 @@ impl Bound {
         self.steps[step].work
     }
 
-    /// Runs some steps, on all members of the team at once.
+    /// Runs some steps on all members of the team at once.
     pub fn run(&self, memory: &mut Memory, team: &Team, rows: &[Row], part: Range<usize>) {
         let Memory { regions, scratch, bases, .. } = memory;
         bases.clear();
@@ -259,8 +259,8 @@ impl Step {
     /// One member's part of the step.
     #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument holds for all of them")]
     fn run(&self, bases: &[Base], member: &Member, rows: &[Row], scratch: &mut Scratch) {
-        // SAFETY of all: the memory is borrowed for the whole run, and only steps reach it. Of those between two barriers none
-        // writes what another one reads or writes, and of the results of one step each member takes parts of its own.
+        // SAFETY of all: the memory is borrowed for the whole run, and only steps use it. Between two barriers no step
+        // writes what another one reads or writes, and each member takes its own parts of a step's results.
         let parts = |Base(start, len)| unsafe { Parts::from_raw(start, len) };
         let reads: [Read; MOST_OPERANDS] = std::array::from_fn(|i| match self.reads.get(i) {
             Some(Operand::F32(place)) => {
@@ -292,7 +292,7 @@ impl Step {
     }
 }
 
-/// Where a temporary or an input lies in the arena, in floats.
+/// The position of a temporary or an input in the arena, in floats.
 fn range(plan: &Plan, id: ValueId) -> Range<usize> {
     let (offset, _) = plan.places[&id];
     let start = offset as usize / 4;

@@ -1,4 +1,4 @@
-//! A model on the CPU: the plans that a GPU replays, by the kernels of [`crate::cpu`] and a team of threads.
+//! A model on the CPU: runs the plans that a GPU replays, with the kernels of [`crate::cpu`] and a team of threads.
 
 mod memory;
 mod runner;
@@ -23,7 +23,7 @@ use crate::plan::{Fusion, Plan};
 use crate::threads::Team;
 use session::CpuSession;
 
-/// A CPU as plans know it: weights in one piece, caches of float32.
+/// The profile of a CPU for plans: unsplit weights, caches of float32.
 pub fn profile() -> DeviceProfile {
     DeviceProfile { name: "cpu".into(), backend: "cpu", max_binding: u64::MAX, ..DeviceProfile::baseline() }
 }
@@ -130,7 +130,8 @@ impl Engine for CpuEngine {
         let bytes: usize = (plan.graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
             .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
             .fold(0, usize::saturating_add);
-        // Asked for once and given back: zeroed memory that is not there would end the process.
+        // A trial allocation that is freed at once: without it, a failed allocation of zeroed memory would end the
+        // process.
         Vec::<u8>::new().try_reserve_exact(bytes).map_err(|error| {
             let message = format!("{capacity} tokens need {} MB of KV cache; take a shorter --context", bytes >> 20);
             Error::out_of_memory(message).caused_by(error)

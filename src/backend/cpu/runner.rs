@@ -1,4 +1,4 @@
-//! Runs one graph with memory from the host: by the references, which define what is right, or by the kernels.
+//! Runs one graph with memory from the host, with the references, which define what is right, or with the kernels.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Executes every node by its reference; the outputs, in order.
+    /// Executes every node with its reference. Returns the outputs in order.
     pub fn run(self, rows: &[Row]) -> Vec<(String, Vec<f32>)> {
         self.run_with(rows, &|_, _| {})
     }
 
-    /// [`Runner::run`], telling `progress` how many nodes are done.
+    /// [`Runner::run`], which reports to `progress` how many nodes are done.
     pub fn run_with(self, rows: &[Row], progress: Progress) -> Vec<(String, Vec<f32>)> {
         let Runner { graph, weights, state, mut inputs } = self;
         let mut last_use = vec![0; graph.values.len()];
@@ -88,7 +88,7 @@ impl Runner<'_> {
         outputs.collect()
     }
 
-    /// Executes the graph by the CPU's kernels, as a session does; the outputs, in order.
+    /// Executes the graph with the CPU's kernels, as a session does. Returns the outputs in order.
     pub fn run_kernels(self, rows: &[Row], team: &Team) -> Vec<(String, Vec<f32>)> {
         let Runner { graph, weights, state, inputs } = self;
         let plan = Plan::new(graph.clone(), &profile(), Fusion::Off).expect("the CPU refuses no kernel");

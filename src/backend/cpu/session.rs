@@ -1,4 +1,4 @@
-//! Sequences on the CPU: a memory, and the plans of passes bound to it.
+//! Sequences on the CPU: their memory, and the plans of passes bound to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct CpuSession {
     shared: Arc<Shared>,
     memory: Memory,
     bound: PerPass<Bound>,
-    /// Tokens that were chosen and not taken, and how many each step chose.
+    /// Tokens that were chosen but not yet taken, and how many each step chose.
     sampled: VecDeque<Sampled>,
     counts: VecDeque<usize>,
     outputs: Vec<(String, Output)>,
@@ -25,19 +25,19 @@ pub struct CpuSession {
     since_picture: usize,
 }
 
-/// The memory that pictures are encoded in, and how far the present one is.
+/// The memory in which pictures are encoded, and the progress of the current picture.
 struct Encoder {
     vision: Arc<Vision>,
     memory: Memory,
     bound: Bound,
-    /// As many as the longest state has positions: a picture may have more rows than a pass.
+    /// As many rows as the longest state has positions, because a picture may have more rows than a pass.
     rows: Vec<Row>,
-    /// Steps that are done, of the picture whose rows go to rows `first..`.
+    /// The finished steps of the current picture, whose rows become rows `first..`.
     next: usize,
     first: usize,
 }
 
-/// Multiply-adds of a slice of a picture: some ten milliseconds of a core.
+/// Multiply-adds of a slice of a picture: about ten milliseconds of a core.
 const SLICE: usize = 1 << 30;
 
 /// Passes without a picture after which the memory for encoding pictures is dropped.

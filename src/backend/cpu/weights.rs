@@ -1,4 +1,4 @@
-//! Weights, mapped where the files are.
+//! Weights, mapped from the files.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// The matrix of some tensors, one below the other.
+    /// The matrix of several tensors, one below the other.
     pub fn matrix(&self, names: &[String]) -> Matrix {
         if let Some(matrix) = self.matrices.get(names) {
             return matrix.clone();

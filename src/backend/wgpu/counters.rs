@@ -1,4 +1,4 @@
-//! What this thread has made and submitted, on any device. Tests hold a decoding step to it.
+//! Counts what this thread has created and submitted on any device. Tests check a decoding step with it.
 
 use std::cell::Cell;
 

@@ -25,7 +25,8 @@ enum Fault {
     Other(String),
 }
 
-/// Adapters, those of the best supported backend first, in the driver's order. An index stays valid while the program runs.
+/// The adapters: the best supported backend first, then the driver's order. An index stays valid while the program
+/// runs.
 static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
@@ -38,7 +39,7 @@ static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     adapters
 });
 
-/// Devices that are open: models on one adapter share it, and its pipelines.
+/// The open devices. Models on one adapter share its device and pipelines.
 static OPEN: LazyLock<Mutex<HashMap<usize, Weak<Gpu>>>> = LazyLock::new(Mutex::default);
 
 /// Features that kernels or measurements can use.
@@ -95,7 +96,7 @@ fn driver(info: &wgpu::AdapterInfo) -> String {
     [info.driver.trim(), info.driver_info.trim()].join(" ").trim().to_string()
 }
 
-/// The first limit of an adapter that is below what every kernel needs, WebGPU's defaults.
+/// The first limit of an adapter that is below WebGPU's default, which every kernel may need.
 fn too_small(limits: &wgpu::Limits) -> Option<String> {
     let least = [
         ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, 8),
@@ -108,7 +109,7 @@ fn too_small(limits: &wgpu::Limits) -> Option<String> {
         .map(|(name, have, need)| format!("{name} is {have}, needed {need}"))
 }
 
-/// The features of an adapter that are of use.
+/// The features of an adapter that dunlin uses.
 fn usable(adapter: &wgpu::Adapter) -> wgpu::Features {
     let known = FEATURES.iter().fold(wgpu::Features::empty(), |all, f| all | f.0);
     let mut features = known & adapter.features();
@@ -118,8 +119,8 @@ fn usable(adapter: &wgpu::Adapter) -> wgpu::Features {
     features
 }
 
-/// The largest cooperative matrices that there are kernels for: square, f16 · f16 summed in f32, in subgroups (wgpu
-/// lists no others) of as many threads at least. Lavapipe lists 8 × 8 in subgroups of 4 too, and then does not open.
+/// The largest cooperative matrices that have kernels: square, f16 · f16 summed in f32, in subgroups (the only scope
+/// that wgpu lists) of at least as many threads. Lavapipe also lists 8 × 8 in subgroups of 4, but then fails to open.
 fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
     if !adapter.features().contains(COOPERATIVE | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP) {
         return None;
@@ -136,7 +137,7 @@ fn cooperative_size(adapter: &wgpu::Adapter) -> Option<u32> {
 
 fn descriptor(features: wgpu::Features, limits: &wgpu::Limits) -> wgpu::DeviceDescriptor<'static> {
     let experimental_features = match features.contains(COOPERATIVE) {
-        // SAFETY: experimental features may misbehave. We ask for one of them only, and its kernels keep the rules that naga
+        // SAFETY: experimental features may misbehave. We request only one, and its kernels follow the rules that naga
         // does not check: whole subgroups, and loads from workgroup memory at multiples of 16 bytes.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
@@ -162,7 +163,7 @@ fn backend(backend: wgpu::Backend) -> &'static str {
 }
 
 impl Gpu {
-    /// Opens the adapter at `index` of [`adapters`], or shares it where it is open.
+    /// Opens the adapter at `index` of [`adapters`], or shares its device if it is open.
     pub fn open(index: usize) -> Result<Arc<Gpu>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = open.get(&index).and_then(Weak::upgrade)
@@ -175,7 +176,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Opens the adapter at `index` for the caller alone: its faults affect nobody else.
+    /// Opens the adapter at `index` for the caller alone: its faults affect no other user.
     pub fn open_alone(index: usize) -> Result<Gpu> {
         pollster::block_on(Self::request(index))
     }
@@ -193,7 +194,7 @@ impl Gpu {
         }
         let mut features = usable(adapter);
         let mut opened = adapter.request_device(&descriptor(features, &limits)).await;
-        // A device may fail to open with an experimental feature, and open without it.
+        // Some devices fail to open with an experimental feature, and open without it.
         if opened.is_err() && features.contains(COOPERATIVE) {
             features.remove(COOPERATIVE);
             opened = adapter.request_device(&descriptor(features, &limits)).await;

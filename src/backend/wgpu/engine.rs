@@ -29,7 +29,7 @@ pub struct GpuEngine {
 /// What an engine and its sessions have in common.
 struct Shared {
     gpu: Arc<Gpu>,
-    /// The device's profile, without what this model may not use.
+    /// The device's profile, without features that this model may not use.
     profile: DeviceProfile,
     uploads: Uploads,
     /// Columns of the rows that pictures become.
@@ -38,7 +38,7 @@ struct Shared {
     vision: Releasable<Vision>,
 }
 
-/// Threads that compile at once: phones have few fast cores, and memory is wanted for weights.
+/// Threads that compile at once: phones have few fast cores, and memory is needed for weights.
 const MOST_THREADS: usize = 4;
 
 impl GpuEngine {
@@ -60,7 +60,7 @@ impl GpuEngine {
         let plans = Plans::new(move |pass| fuse(recipe.graph(pass)?));
 
         let plan = plans.get(Pass::decode(1))?;
-        // Any number of rows runs the same kernels.
+        // The number of rows does not matter: all use the same kernels.
         let prompt = plans.get(Pass::prompt(64, Want::Token))?;
         let compiled: Vec<&Plan> = [&*plan, &*prompt].into_iter().chain(&vision).collect();
         let compile = |threads| gpu.pipelines.prepare(&gpu.device, &compiled, threads);
@@ -77,8 +77,8 @@ impl GpuEngine {
             Ok(uploads)
         };
         let mut uploads = if profile.backend == "gl" || cfg!(target_arch = "wasm32") {
-            // OpenGL has one context, and wgpu calls it a deadlock when a thread waits for it for a second. A browser has one
-            // thread.
+            // OpenGL has one context, and wgpu reports a deadlock if a thread waits for it for a second. A browser has
+            // one thread.
             compile(1);
             upload_all()?
         } else {
@@ -108,7 +108,7 @@ impl GpuEngine {
     }
 }
 
-/// A kernel holds a whole head: of a larger one it would leave out the end.
+/// Checks that kernels can hold a whole head: of a larger one they would omit the end.
 fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     let config = &checkpoint.config;
     let tower = config.vision.as_ref().map(|vision| vision.width / vision.heads);
@@ -125,7 +125,7 @@ fn check_heads(checkpoint: &Checkpoint) -> Result<()> {
     }
 }
 
-/// The table of rope's angles is one binding. A context that is too long for it is refused before anything is uploaded.
+/// The table of rope's angles is one binding. A context that is too long for it is refused before any upload.
 fn check_angles(profile: &DeviceProfile, checkpoint: &Checkpoint, options: &EngineOptions) -> Result<()> {
     let context = options.context.unwrap_or(checkpoint.config.context);
     let bytes = models::angle_bytes(&checkpoint.config, context);
@@ -217,7 +217,8 @@ struct GpuSession {
     arena: u64,
     /// Positions that the state has room for.
     capacity: usize,
-    /// The table of rows as the device has it. In steady decoding it is what the next step needs, and is not written.
+    /// The table of rows on the device. In steady decoding the device already holds the rows of the next step, and
+    /// nothing is written.
     on_device: Vec<Row>,
     bound: PerPass<Bound>,
     readbacks: Readbacks,
@@ -225,7 +226,7 @@ struct GpuSession {
     in_flight: VecDeque<(usize, Readback)>,
     outputs: Option<(Pass, Readback)>,
     encoder: Option<Encoder>,
-    /// Where the rows of the present picture go.
+    /// The first row of the current picture.
     first_row: usize,
     /// Passes since the last picture.
     since_picture: usize,
@@ -242,7 +243,7 @@ impl GpuSession {
         }
         let (gpu, plan) = (&self.shared.gpu, self.shared.plans.get(pass)?);
         if plan.arena > self.arena {
-            // Bind groups hold the old arena.
+            // Bind groups refer to the old arena.
             self.bound = PerPass::default();
             self.buffers.arena = Buffers::arena(gpu, plan.arena)?;
             self.arena = plan.arena;
@@ -268,7 +269,7 @@ impl GpuSession {
         Ok(pass)
     }
 
-    /// Submits a step's dispatches from `first` on, and asks for what the step wants.
+    /// Submits a step's dispatches from `first` on, and requests the outputs that the step wants.
     fn finish(&mut self, step: &Step, pass: Pass, first: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
         let bound = self.bound.get(&pass).expect("its step has begun");
@@ -291,7 +292,7 @@ impl GpuSession {
         let submission = gpu.submit(encoder.finish());
         let readback = Readbacks::request(copy, submission);
         if step.want == Want::Token {
-            // The operator `sample` moves each row that it chooses a token for to the next position.
+            // The operator `sample` moves each row for which it chooses a token to the next position.
             let count = if step.family == Family::Few { step.rows.len() } else { 1 };
             let first = self.on_device.len() - count;
             self.on_device[first..].iter_mut().for_each(|row| row.position += 1);
@@ -309,7 +310,7 @@ impl GpuSession {
         4 * self.shared.hidden as u64
     }
 
-    /// Makes room for the rows of pictures; those that are there stay.
+    /// Makes room for the rows of pictures; existing rows stay.
     fn reserve_images(&mut self, bytes: u64) -> Result<()> {
         let (gpu, limit) = (&self.shared.gpu, self.shared.profile.max_binding);
         let before = self.buffers.state.get(models::IMAGES);
@@ -331,7 +332,7 @@ impl GpuSession {
             gpu.submit(commands.finish());
         }
         self.buffers.state.insert(models::IMAGES.into(), images);
-        // Bind groups hold the old buffer.
+        // Bind groups refer to the old buffer.
         self.bound.retain(|pass| !pass.images);
         gpu.check()
     }
@@ -349,7 +350,7 @@ impl Session for GpuSession {
         let states = || self.buffers.state.iter().filter(|(name, _)| *name != models::IMAGES);
         let each = |buffer: &wgpu::Buffer| buffer.size() / self.capacity as u64;
         let largest = states().map(|(_, buffer)| each(buffer) * count as u64).max().unwrap_or(0);
-        // WebGPU copies no buffer into itself.
+        // WebGPU cannot copy a buffer into itself.
         let between = storage(gpu, "copy", largest, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for (_, buffer) in states() {
@@ -475,7 +476,7 @@ impl Session for GpuSession {
     }
 }
 
-/// The outputs of a plan, from their bytes, which follow each other.
+/// The outputs of a plan, from their concatenated bytes.
 fn named(plan: &Plan, bytes: &[u8]) -> Vec<(String, Output)> {
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
     let mut rest = &values[..];

@@ -9,7 +9,7 @@ use crate::backend::wgpu::counters::count_created;
 use crate::kernel::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
 use crate::plan::Plan;
 
-/// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to ask for.
+/// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to require.
 pub const PARAMS_STRIDE: u64 = 256;
 
 /// Bytes of the largest params struct.
@@ -67,7 +67,7 @@ impl Pipelines {
         cell.get_or_init(|| self.compile(device, dispatch)).clone()
     }
 
-    /// Compiles what plans need, on `threads` threads: drivers take tens to hundreds of milliseconds for each.
+    /// Compiles the kernels of plans on `threads` threads: drivers take tens to hundreds of milliseconds for each.
     pub fn prepare(&self, device: &wgpu::Device, plans: &[&Plan], threads: usize) {
         let next = AtomicUsize::new(0);
         let dispatches: Vec<&Dispatch> =
@@ -77,7 +77,7 @@ impl Pipelines {
                 self.pipeline(device, dispatch);
             }
         };
-        // A browser has no thread but the caller's.
+        // A browser has only the caller's thread.
         if threads == 1 {
             return compile();
         }

@@ -1,4 +1,5 @@
-//! A plan bound to buffers, and how it runs: one compute pass and one submission a step, without waiting for the host.
+//! A plan bound to buffers, and its execution: one compute pass and one submission a step, without waiting for the
+//! host.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,12 +16,12 @@ use crate::models::TABLE;
 use crate::ops::TensorType;
 use crate::plan::Plan;
 
-/// The memory of a session: arena, state, and the table of rows, which is all that changes from pass to pass.
+/// The memory of a session: arena, state, and the table of rows, which alone changes from pass to pass.
 pub struct Buffers {
     pub arena: wgpu::Buffer,
     pub state: HashMap<String, wgpu::Buffer>,
     pub table: wgpu::Buffer,
-    /// Bound as the uniform where a dispatch writes the table: a buffer may not be bound both ways at once.
+    /// The uniform buffer for dispatches that write the table, because a buffer may not have both uses at once.
     no_table: wgpu::Buffer,
 }
 
@@ -194,14 +195,14 @@ fn part(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<
     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
 }
 
-/// A copy to the host that was asked for.
+/// A copy to the host that was requested.
 pub struct Readback {
     buffer: wgpu::Buffer,
     submission: wgpu::SubmissionIndex,
     mapped: Told<Result<(), wgpu::BufferAsyncError>>,
 }
 
-/// Buffers for reading back, kept for the next time.
+/// Readback buffers, kept for reuse.
 #[derive(Default)]
 pub struct Readbacks {
     free: Vec<wgpu::Buffer>,
@@ -235,7 +236,7 @@ impl Readbacks {
         buffer
     }
 
-    /// Asks for the bytes of a submitted copy.
+    /// Requests the bytes of a submitted copy.
     pub fn request(buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Readback {
         let (teller, mapped) = told();
         buffer.map_async(wgpu::MapMode::Read, .., move |result| teller.tell(result));
@@ -260,10 +261,10 @@ impl Readbacks {
     }
 }
 
-/// Runs one plan by itself: inputs and state from the host, outputs and state back. For tests and measurements.
+/// Runs a single plan: inputs and state from the host, outputs and state back. For tests and measurements.
 pub struct Runner<'a> {
     pub gpu: &'a Gpu,
-    /// What the plan was made for.
+    /// The profile that the plan was made for.
     pub profile: &'a DeviceProfile,
     pub bound: Bound,
     pub buffers: Buffers,
@@ -299,7 +300,7 @@ impl<'a> Runner<'a> {
         self.read_bytes(id, self.bound.plan.graph.ty(id).bytes(self.profile).next_multiple_of(4))
     }
 
-    /// Reads `bytes` bytes from where a value begins.
+    /// Reads `bytes` bytes from the beginning of a value.
     pub fn read_bytes(&self, id: ValueId, bytes: u64) -> Result<Vec<u8>> {
         let (buffer, offset) = self.place(id);
         let mut readbacks = Readbacks::default();

@@ -1,4 +1,5 @@
-//! How long work takes on a device: timestamps around the pass where there are any, else a clock around the wait.
+//! Measures the time of work on a device: by timestamps around the pass if the device has them, else by a clock around
+//! the wait.
 
 use std::time::Duration;
 
@@ -27,22 +28,22 @@ const STAMPS: u64 = 16;
 /// How long a pass took.
 #[derive(Clone, Copy, Debug)]
 pub struct Time {
-    /// On the device.
+    /// Time of the work on the device.
     pub work: Duration,
-    /// On the host: recording the pass.
+    /// Time on the host to record the pass.
     pub record: Duration,
-    /// On the host: from submitting until the device was done.
+    /// Time on the host from the submission until the device was done.
     pub wait: Duration,
     /// The clock that `work` was measured with.
     pub clock: Clock,
 }
 
-/// A clock that measures times.
+/// The clock of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// The device's own, at the beginning and at the end of the pass.
+    /// The device's clock, read at the beginning and at the end of the pass.
     Timestamps,
-    /// The host's: submission and wait are part of it.
+    /// The host's clock, which includes submission and wait.
     Wall,
 }
 
@@ -74,8 +75,8 @@ impl<'a> Stopwatch<'a> {
         Stopwatch { gpu, stamps }
     }
 
-    /// The plan of `runner`, `times` over in one pass and one submission; waits for it. The position is that of its
-    /// last [`Runner::run`].
+    /// Runs the plan of `runner` `times` times in one pass and one submission, and waits for it. The position is that
+    /// of its last [`Runner::run`].
     pub fn time(&mut self, runner: &Runner, times: usize) -> Result<Time> {
         let begin = Instant::now();
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -102,7 +103,7 @@ impl<'a> Stopwatch<'a> {
         Ok(Time { work, record, wait, clock })
     }
 
-    /// Between the timestamps of the last pass.
+    /// The time between the timestamps of the last pass.
     fn stamped(&mut self) -> Result<Option<Duration>> {
         let Some(stamps) = &mut self.stamps else { return Ok(None) };
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -124,7 +125,7 @@ pub fn copy_rate(gpu: &Gpu) -> Result<f64> {
     let from = storage(gpu, "copy from", size, wgpu::BufferUsages::COPY_SRC)?;
     let to = storage(gpu, "copy to", size, wgpu::BufferUsages::COPY_DST)?;
     let mut best = f64::INFINITY;
-    // The first round brings in the pages.
+    // The first round allocates the pages.
     for _ in 0..4 {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         (0..COPIES).for_each(|_| encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size));

@@ -1,4 +1,4 @@
-//! Weights and tables → device memory: packed by segments, so that the host never holds a second copy.
+//! Copies weights and tables to device memory, packed in segments, so that the host never holds a second copy.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ impl GpuWeight {
 pub struct Uploads {
     pub weights: HashMap<Vec<String>, GpuWeight>,
     pub tables: HashMap<String, wgpu::Buffer>,
-    /// Bytes of device memory that the weights take, padding included; tables are no weights.
+    /// Bytes of device memory for weights, padding included; tables do not count as weights.
     pub bytes: u64,
     /// Bytes written since the queue was last drained.
     pending: u64,
@@ -42,7 +42,7 @@ pub struct Uploads {
 const MOST_PENDING: u64 = 4 << 20;
 
 impl Uploads {
-    /// Uploads a stored weight unless it is there. `take` gives its tensors.
+    /// Uploads a stored weight unless it is already on the device. `take` returns its tensors.
     pub async fn weight(
         &mut self,
         gpu: &Gpu,
@@ -97,7 +97,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Uploads a table unless it is there.
+    /// Uploads a table unless it is already on the device.
     pub async fn table(&mut self, gpu: &Gpu, name: &str, data: &[f32]) -> Result<()> {
         if !self.tables.contains_key(name) {
             let size = (data.len() as u64 * 4).next_multiple_of(16);
@@ -108,7 +108,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Waits for everything that was written.
+    /// Waits for all writes.
     pub async fn finish(&mut self, gpu: &Gpu) -> Result<()> {
         self.pending = 0;
         gpu.wait(gpu.submit_to_wait([])).await

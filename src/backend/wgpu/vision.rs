@@ -1,4 +1,5 @@
-//! The vision half on a GPU: its own plan and weights, so that they can go when the pictures are encoded.
+//! The vision half on a GPU: it has its own plan and weights, so that they can be dropped when the pictures are
+//! encoded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,16 +20,16 @@ pub struct Vision {
     pub uploads: Uploads,
 }
 
-/// Dispatches of a submission: about one block of the tower, a tenth of a second on a phone. Drivers reset a device that
-/// is busy for seconds.
+/// Dispatches of a submission: about one block of the tower, a tenth of a second on a phone. Drivers reset a device
+/// that is busy for seconds.
 const SLICE: usize = 8;
 
-/// The memory in which pictures are encoded, one at a time, and how far the present picture is.
+/// The memory in which pictures are encoded, one at a time, and the progress of the current picture.
 pub struct Encoder {
     vision: Arc<Vision>,
     buffers: Buffers,
     bound: Bound,
-    /// Dispatches that were handed over, of all.
+    /// The number of submitted dispatches.
     next: usize,
     running: VecDeque<Submission>,
 }
@@ -40,7 +41,7 @@ impl Encoder {
         Ok(Encoder { vision, buffers, bound, next: 0, running: VecDeque::new() })
     }
 
-    /// Takes pixels (3, S, S).
+    /// Takes the pixels (3, S, S) of a picture.
     pub fn begin(&mut self, gpu: &Gpu, pixels: &[f32]) {
         let plan = &self.vision.plan;
         let (offset, _) = plan.places[&input(plan)];
@@ -49,7 +50,7 @@ impl Encoder {
         self.next = 0;
     }
 
-    /// Hands a slice over, and waits for the one before the last: (done, of all).
+    /// Submits a slice, and waits for the one before the last. Returns (done, of all).
     pub async fn slice(&mut self, gpu: &Gpu) -> Result<(usize, usize)> {
         let steps = self.vision.plan.steps.len();
         let part = self.next..steps.min(self.next + SLICE);
@@ -66,7 +67,7 @@ impl Encoder {
         Ok((self.next, steps))
     }
 
-    /// Whether it encodes with this vision half.
+    /// Whether this encoder uses the given vision half.
     pub fn is_of(&self, vision: &Arc<Vision>) -> bool {
         Arc::ptr_eq(&self.vision, vision)
     }

@@ -1,4 +1,4 @@
-//! Waiting for a device: futures inside, and the one place that blocks on them.
+//! Waiting for a device: asynchronous inside, and blocking in one place only.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// A future that a callback of the device completes.
 pub struct Told<T>(Arc<Mutex<State<T>>>);
 
-/// The callback's end of a [`Told`].
+/// The callback's side of a [`Told`].
 pub struct Teller<T>(Arc<Mutex<State<T>>>);
 
 struct State<T> {
@@ -22,7 +22,7 @@ struct State<T> {
     waker: Option<Waker>,
 }
 
-/// A future, and what completes it.
+/// A future, and the handle that completes it.
 pub fn told<T>() -> (Teller<T>, Told<T>) {
     let state = Arc::new(Mutex::new(State { told: None, waker: None }));
     (Teller(state.clone()), Told(state))
@@ -53,14 +53,14 @@ impl<T> Future for Told<T> {
     }
 }
 
-/// Work that was handed over, and that can be waited for.
+/// Submitted work that can be waited for.
 pub struct Submission {
     index: wgpu::SubmissionIndex,
     done: Told<()>,
 }
 
 impl Gpu {
-    /// Hands work over; [`Gpu::wait`] waits for it, and for nothing that is handed over later.
+    /// Submits work; [`Gpu::wait`] waits for it, and not for later submissions.
     pub fn submit_to_wait(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
         let index = self.queue.submit(commands);
         let (teller, done) = told();
@@ -75,13 +75,13 @@ impl Gpu {
         self.check()
     }
 
-    /// Says which submission the future that runs on this thread is going to wait for.
+    /// Sets the submission that the future on this thread is going to wait for.
     pub fn expect(&self, index: wgpu::SubmissionIndex) {
         EXPECTED.replace(Some(index));
     }
 
-    /// Runs a future of this device to its end, and blocks the thread while the device works. A browser must not block its
-    /// thread: there the page's executor runs the future.
+    /// Runs a future of this device to its end, and blocks the thread while the device works. A browser must not block
+    /// its thread, so there the page's executor runs the future.
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = pin!(future);
         let mut context = Context::from_waker(Waker::noop());
@@ -106,10 +106,10 @@ impl Gpu {
     }
 }
 
-/// After this a callback does not come any more.
+/// The time after which a callback is no longer expected.
 const MOST_WAIT: Duration = Duration::from_secs(600);
 
 thread_local! {
-    /// What the future that runs on this thread waits for. A device is shared between threads.
+    /// The submission that the future on this thread waits for. Threads share a device, so each has its own.
     static EXPECTED: RefCell<Option<wgpu::SubmissionIndex>> = const { RefCell::new(None) };
 }
