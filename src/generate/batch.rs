@@ -1,4 +1,4 @@
-//! Several prompts at once: they share the passes of one session.
+//! Several prompts at once, which share the passes of one session.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub struct Generations {
     sampler: Sampler,
     parallel: usize,
     options: Options,
-    /// Prompts that were taken so far.
+    /// The number of prompts that were taken so far.
     taken: usize,
     scheduler: Option<Scheduler>,
     running: Vec<Running>,
@@ -40,7 +40,7 @@ struct Running {
     stream: TextStream,
 }
 
-/// Sequences that run at a time unless [`Generations::parallel`] says otherwise.
+/// The number of sequences that run at a time unless [`Generations::parallel`] sets another.
 const PARALLEL: usize = 8;
 
 impl Model {
@@ -73,7 +73,7 @@ impl Model {
 }
 
 impl Generations {
-    /// How many prompts are continued at a time: 8 unless told, 512 at most. Each has a KV cache of its own.
+    /// Sets how many prompts are continued at a time: 8 by default, 512 at most. Each has a KV cache of its own.
     pub fn parallel(mut self, prompts: usize) -> Self {
         self.parallel = prompts.max(1);
         self
@@ -91,7 +91,7 @@ impl Generations {
         self
     }
 
-    /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
+    /// Shows control tokens in the text as they are spelled: `<ref>`, `<box>`.
     pub fn special(mut self) -> Self {
         self.options.special = true;
         self
@@ -131,7 +131,7 @@ impl Generations {
         }
     }
 
-    /// Reads one token of any prompt. False where all have ended.
+    /// Reads one token of any prompt. Returns false if all have ended.
     fn advance(&mut self) -> Result<bool> {
         self.fill();
         let scheduler = self.scheduler.as_mut().expect("made when prompts were taken");
@@ -165,7 +165,7 @@ impl Iterator for Generations {
                 Ok(true) => {}
                 Ok(false) if self.ready.is_empty() => return None,
                 Ok(false) => {}
-                // The device failed, and every prompt with it. Prompts that were not taken yet do not begin.
+                // The device failed, and with it every prompt. Prompts that were not taken yet do not begin.
                 Err(error) => {
                     self.prompts = Box::new(std::iter::empty());
                     self.scheduler = None;

@@ -6,37 +6,37 @@
 //! <quad>(10,20),(30,20),(30,40),(10,40)</quad>      four corners, in either form
 //! ```
 //!
-//! What is written otherwise is text.
+//! Any other form is text.
 
 /// A place in a picture that a model named.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Located {
-    /// What is there: the text of `<ref>` right before it.
+    /// The name of the place: the text of `<ref>` right before it.
     pub label: Option<String>,
     pub shape: Outline,
-    /// Corners (x, y) in pixels of the picture. Empty where the model wrote thousandths and no picture was given.
+    /// Corners (x, y) in pixels of the picture. Empty if the model wrote thousandths and no picture was given.
     pub pixels: Vec<[u32; 2]>,
-    /// Corners (x, y) in thousandths of the picture's width and height. Empty where the model wrote pixels and no picture was
-    /// given.
+    /// Corners (x, y) in thousandths of the picture's width and height. Empty if the model wrote pixels and no picture
+    /// was given.
     pub thousandths: Vec<[u32; 2]>,
-    /// Width and height of the picture, the last one of the prompt.
+    /// Width and height of the picture, which is the last one of the prompt.
     pub size: Option<[usize; 2]>,
 }
 
-/// What corners mean.
+/// The shape that the corners describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outline {
-    /// Two corners: left above and right below.
+    /// Two corners: top left and bottom right.
     Box,
-    /// Four corners, around it.
+    /// Four corners of a quadrilateral.
     Quad,
 }
 
-/// The places that a text names, in order. `size` is that of the picture.
+/// The places that a text names, in order. `size` is the size of the picture.
 pub(super) fn located(text: &str, size: Option<(usize, usize)>) -> Vec<Located> {
     let mut found = Vec::new();
-    // A label, and where what it belongs to has to begin.
+    // A label, and the position at which its place must begin.
     let mut label: Option<(&str, usize)> = None;
     let mut at = 0;
     while let Some(next) = text[at..].find('<').map(|next| at + next) {
@@ -107,7 +107,7 @@ fn corners(content: &str, shape: Outline) -> Option<(Vec<[u32; 2]>, bool)> {
     pixels.or_else(|| list('(', ')', ",").map(|corners| (corners, false)))
 }
 
-/// Digits alone: no sign, and no more than a picture can have.
+/// Digits only: no sign, and no number larger than a picture can have.
 fn number(text: &str) -> Option<u32> {
     let text = text.trim();
     let digits = !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -191,7 +191,7 @@ mod tests {
         ] {
             assert!(located(text, Some((10, 10))).is_empty(), "{text}");
         }
-        // A broken one does not hide the next.
+        // A malformed place does not hide the next one.
         assert_eq!(located("<box>oh <box>(1,2),(3,4)</box> <ref>é", Some((10, 10))).len(), 1);
     }
 }

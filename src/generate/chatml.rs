@@ -1,37 +1,37 @@
-//! Qwen's conversations → ids. Role, line break and content are tokenized apart, and turns are left out from the oldest on
-//! where they are too many:
+//! Qwen's conversations → ids. Role, line break and content are tokenized separately, and the oldest turns are left out
+//! if the conversation is too long:
 //!
 //! ```text
 //! <|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <img>…</img>\nWhat is it?<|im_end|>
 //! <|im_start|>assistant\n
 //! ```
 //!
-//! Between `<img>` and `</img>` are the 256 rows of a picture.
+//! The 256 rows of a picture are between `<img>` and `</img>`.
 
 use super::prompt::{Message, PLACEHOLDER, Prompt};
 use super::tokenizer::{Allowed, SPAN, Tiktoken};
 use crate::error::{Error, Result};
 
-/// How a model's conversations are written.
+/// The format of a model's conversations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChatMl {
-    /// Tokens of system part and history together, fewer than which they must be. The question is never cut.
+    /// The number of tokens that system part and history together must stay below. The question is never cut.
     pub window: usize,
 }
 
-/// What a conversation became.
+/// The ids of a conversation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     /// [`Prompt::IMAGE`] stands for each picture.
     pub ids: Vec<u32>,
-    /// Pictures of the turns that were left out: the first ones.
+    /// The number of pictures in the turns that were left out, which are the first pictures.
     pub skipped: usize,
 }
 
 const SYSTEM: &str = "You are a helpful assistant.";
 
 impl ChatMl {
-    /// The ids of a conversation. `generation` asks for the words after which the assistant speaks.
+    /// The ids of a conversation. `generation` adds the words after which the assistant speaks.
     pub fn ids(&self, encoder: &Tiktoken, messages: &[Message], generation: bool) -> Result<Turns> {
         let (system, turns) = parts(messages)?;
         let start = encoder.end_of_text() + 1;
@@ -46,7 +46,7 @@ impl ChatMl {
         let line = encoder.encode("\n", Allowed::Tags)?;
         let system = part("system", system)?;
 
-        // A question with its answer goes as one.
+        // A question and its answer are kept or left out together.
         let mut pairs = Vec::new();
         for pair in turns.chunks(2) {
             let mut ids = Vec::new();
@@ -79,7 +79,7 @@ impl ChatMl {
         Ok(Turns { ids: with_places(encoder, &ids)?, skipped })
     }
 
-    /// The same as text, every turn of it.
+    /// The conversation as text, with every turn.
     pub fn text(messages: &[Message], generation: bool) -> Result<String> {
         let (system, turns) = parts(messages)?;
         let mut text = format!("<|im_start|>system\n{system}<|im_end|>");
@@ -90,7 +90,7 @@ impl ChatMl {
     }
 }
 
-/// The system's words, and the turns behind them: questions and answers by turns.
+/// The system message, and the turns after it: questions and answers in turn.
 fn parts(messages: &[Message]) -> Result<(&str, &[Message])> {
     let (system, turns) = match messages {
         [first, rest @ ..] if first.role == "system" => (first.content.as_str(), rest),
@@ -109,8 +109,8 @@ fn parts(messages: &[Message]) -> Result<(&str, &[Message])> {
     Ok((system, turns))
 }
 
-/// Writes pictures into text as the model knows them, `Picture 1: <img></img>` and a line break, numbered from `next` on.
-/// `tight` leaves out the space.
+/// Writes pictures into text in the model's form, `Picture 1: <img></img>` and a line break, numbered from `next` on.
+/// `tight` omits the space.
 pub(super) fn with_labels(text: &str, tight: bool, next: &mut usize) -> String {
     let mut pieces = text.split(PLACEHOLDER);
     let mut out = pieces.next().unwrap_or_default().to_owned();
@@ -123,7 +123,7 @@ pub(super) fn with_labels(text: &str, tight: bool, next: &mut usize) -> String {
     out
 }
 
-/// [`Prompt::IMAGE`] in place of what stands between `<img>` and `</img>`.
+/// [`Prompt::IMAGE`] in place of the ids between `<img>` and `</img>`.
 pub(super) fn with_places(encoder: &Tiktoken, ids: &[u32]) -> Result<Vec<u32>> {
     let Some(image) = encoder.image() else { return Ok(ids.to_vec()) };
     let count = |wanted: u32| ids.iter().filter(|&&id| id == wanted).count();
@@ -176,7 +176,7 @@ mod tests {
         let encoder = tokenizer.tiktoken().unwrap();
         let chatml = ChatMl { window: 6144 };
         let ids = |content: &str| chatml.ids(encoder, &chat(&[("user", content)]), true).unwrap().ids;
-        // As one text the two line breaks would meet.
+        // Tokenized as one text, the two line breaks would become one token.
         let broken = ids("\nx");
         let line = tokenizer.encode("\n").unwrap();
         assert!(broken.windows(2).any(|pair| pair == [line[0], line[0]]), "{broken:?}");
@@ -207,7 +207,7 @@ mod tests {
         let without = |first: usize| ChatMl { window: 6144 }.ids(encoder, &turns[first..], true).unwrap().ids;
         let whole = of(6144);
         assert_eq!((whole.skipped, whole.ids.iter().filter(|&&id| id == Prompt::IMAGE).count()), (0, 1));
-        // The history is counted with its pictures' ids, and must be below the window.
+        // The history is counted with the ids of its pictures, and must be below the window.
         let question = without(4).len();
         let system = ChatMl { window: 6144 }.ids(encoder, &[], false).unwrap().ids.len();
         let history = system + whole.ids.len() - 1 + SPAN - question;

@@ -1,15 +1,15 @@
-//! How long the parts of a generation take.
+//! Measures the times of the parts of a generation.
 
 use crate::clock::Instant;
 
-/// Seconds.
+/// Times in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Times {
-    /// Vision tower and projector.
+    /// Time for vision tower and projector.
     pub vision_s: f64,
-    /// From when pictures were there until the first token was.
+    /// Time from the end of reading pictures to the first token.
     pub prefill_s: f64,
-    /// From the first token to the last.
+    /// Time from the first token to the last.
     pub decode_s: f64,
 }
 
@@ -21,12 +21,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// The prompt begins, unless it has begun.
+    /// The prompt begins, unless it has already begun.
     pub fn start(&mut self) {
         self.started.get_or_insert_with(Instant::now);
     }
 
-    /// A token came, the first or another.
+    /// A token was read, the first or a later one.
     pub fn token(&mut self, first: bool) {
         let elapsed = self.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
         if first {
@@ -36,7 +36,7 @@ impl Clock {
         }
     }
 
-    /// A slice of a picture took the time since then.
+    /// Adds the time since `since`, which a slice of a picture took.
     pub fn picture(&mut self, since: Instant) {
         self.times.vision_s += since.elapsed().as_secs_f64();
     }

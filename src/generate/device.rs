@@ -27,16 +27,16 @@ enum Wanted {
     },
 }
 
-/// The names by which backends are asked for, as in `vulkan:llvmpipe`.
+/// The names of backends in requests such as `vulkan:llvmpipe`.
 const BACKENDS: [&str; 4] = ["vulkan", "metal", "dx12", "gl"];
 
 impl Device {
-    /// A GPU if there is a real one that can run models, else the CPU. Never a software rasteriser.
+    /// A real GPU that can run models if there is one, else the CPU. Never a software rasteriser.
     pub fn auto() -> Self {
         Self(Wanted::Auto)
     }
 
-    /// The first GPU adapter, real ones before software ones. Loading fails where there is none.
+    /// The first GPU adapter, real ones before software ones. Loading fails if there is none.
     pub fn gpu() -> Self {
         Self(Wanted::Gpu)
     }
@@ -70,7 +70,7 @@ impl Device {
         }))
     }
 
-    /// The adapters of this machine. Their places in the list are the indices that [`Device::parse`] takes.
+    /// The adapters of this machine. [`Device::parse`] takes their indices in this list.
     pub fn list() -> Vec<Adapter> {
         backend::devices().into_iter().enumerate().map(|(index, info)| Adapter { index, info }).collect()
     }
@@ -80,11 +80,11 @@ impl Device {
         ops::cases().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Runs every case of some operators, or of all where none is named, on this device and by the CPU reference.
-    /// `progress` is told how many cases are done, and of how many.
+    /// Runs every case of some operators, or of all if none is named, on this device and with the CPU reference. Calls
+    /// `progress` with the number of finished cases and of all cases.
     ///
-    /// The result lists the cases that are wrong. Errors: there is no such device or operator, or the device is the CPU, with
-    /// which others are compared.
+    /// The result lists the cases that are wrong. It is an error if there is no such device or operator, or if the
+    /// device is the CPU, which is the reference.
     pub fn check(&self, operators: &[&str], progress: impl Fn(usize, usize)) -> Result<Check> {
         if let Some(name) = operators.iter().find(|name| !Self::operators().contains(name)) {
             return Err(Error::prompt(format!(
@@ -102,7 +102,7 @@ impl Device {
         backend::check::check(index, &cases, &progress)
     }
 
-    /// What the backend is asked for. Looks for adapters only if one may be wanted.
+    /// The backend's device for this request. Lists adapters only if the request may need one.
     pub(crate) fn choose(&self) -> Result<DeviceChoice> {
         if self.0 == Wanted::Cpu { Ok(DeviceChoice::Cpu) } else { self.choose_from(&backend::devices()) }
     }
@@ -173,7 +173,7 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// What [`Device::parse`] takes.
+    /// The index that [`Device::parse`] takes.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -211,7 +211,7 @@ impl Adapter {
         &self.info.limits
     }
 
-    /// The optional features that dunlin uses where they are.
+    /// The optional features of the adapter that dunlin uses.
     pub fn features(&self) -> &[String] {
         &self.info.features
     }

@@ -1,4 +1,4 @@
-//! Prompts → ids, pictures among them: templates, placeholders, and the rows that pictures become.
+//! Prompts → ids, with pictures: templates, placeholders, and the rows of pictures.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::models::PictureIds;
 
-/// A prompt as a model reads it.
+/// A prompt in the form that a model reads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Encoded {
     /// Ids; `vocab + i` is row i of the pictures.
@@ -22,7 +22,7 @@ pub(super) struct Encoded {
     pub images: Vec<Arc<Vec<f32>>>,
     /// Width and height of each picture, as the model sees it.
     pub sizes: Vec<(usize, usize)>,
-    /// The conversation, where it is one: a reply and another question may follow.
+    /// The messages if the prompt is a conversation, which a reply and another question may continue.
     pub messages: Option<Vec<Message>>,
     /// Seconds for decoding and resizing pictures.
     pub preprocess_s: f64,
@@ -70,7 +70,7 @@ impl Text {
         }
     }
 
-    /// A conversation, by the model's template; a single question to a model without one is text to continue.
+    /// Encodes a conversation with the model's template; without a template, a single question is text to continue.
     pub(super) fn encode_chat(&self, mut messages: Vec<Message>, config: &Config, encoded: Encoded) -> Result<Encoded> {
         if !messages.iter().any(|message| self.has_places(&message.content))
             && let Some(first) = messages.iter_mut().find(|message| message.role == "user")
@@ -85,7 +85,7 @@ impl Text {
         splice(Encoded { ids, messages: Some(messages), ..encoded }, config, skipped)
     }
 
-    /// Text as it is, after the start token; cut at placeholders where the model reads pictures.
+    /// Encodes text unchanged, after the start token; if the model reads pictures, the text is cut at placeholders.
     fn encode_text(&self, text: &str, config: &Config, encoded: Encoded) -> Result<Encoded> {
         let tokenizer = self.tokenizer()?;
         if config.vision.is_none() {
@@ -95,7 +95,7 @@ impl Text {
     }
 }
 
-/// Rows of pictures in place of [`Prompt::IMAGE`]; the first `skipped` pictures have no place any more.
+/// Puts rows of pictures in place of [`Prompt::IMAGE`]; the first `skipped` pictures have no place any more.
 fn splice(encoded: Encoded, config: &Config, skipped: usize) -> Result<Encoded> {
     let places = encoded.ids.iter().filter(|&&id| id == Prompt::IMAGE).count();
     if places + skipped != encoded.images.len() {
@@ -127,7 +127,7 @@ pub(super) fn not_in_vocabulary(id: u32, vocab: usize) -> Error {
     Error::prompt(format!("token {id} is not in the vocabulary, which has {vocab} ids from 0"))
 }
 
-/// A text that does not say where its pictures are gets a line for each, in front.
+/// A text without places for pictures gets a line for each picture at its beginning.
 fn with_placeholders(text: &str, images: usize) -> String {
     format!("{PLACEHOLDER}\n").repeat(images) + text
 }

@@ -1,4 +1,4 @@
-//! Items with known answers: the model writes the answer, or chooses it among given ones.
+//! Items with known answers: the model writes the answer, or chooses among given ones.
 
 use std::path::PathBuf;
 
@@ -15,18 +15,18 @@ use super::stream::TextStream;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// A question with what is right. Other keys, as data sets have them, mean nothing here.
+/// A question with its right answer. Other keys, which data sets may have, are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Item {
-    /// A picture; a relative path counts from the file that the item is in.
+    /// A picture; a relative path is relative to the file of the item.
     pub image: Option<PathBuf>,
     pub prompt: String,
-    /// The whole answer. Case, and space around it, do not matter. It is ignored where there are choices.
+    /// The whole answer. Case and surrounding space are ignored. The answer is ignored if there are choices.
     pub answer: Option<String>,
-    /// Continuations of the prompt, and which of them is right.
+    /// Continuations of the prompt, and the index of the right one.
     pub choices: Option<Vec<String>>,
     pub label: Option<usize>,
-    /// Items with one name have a line of their own in the table.
+    /// Items with the same group name share a line of the table.
     pub group: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub struct Item {
 #[serde(untagged)]
 pub enum Outcome {
     Answer {
-        /// What was generated, and its ids without the end token.
+        /// The generated text, and its ids without the end token.
         found: String,
         ids: Vec<u32>,
         correct: bool,
@@ -43,7 +43,7 @@ pub enum Outcome {
     Choice {
         /// Natural logarithm of the probability of each choice after the prompt.
         logprobs: Vec<f64>,
-        /// Whether the largest is the right one's.
+        /// Whether the right choice has the largest.
         correct: bool,
         /// The same for logarithms divided by the choices' lengths in characters.
         correct_norm: bool,
@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    /// For choices only.
+    /// For items with choices only.
     pub fn correct_norm(&self) -> Option<bool> {
         match self {
             Outcome::Answer { .. } => None,
@@ -67,9 +67,9 @@ impl Outcome {
 }
 
 impl Item {
-    /// Reads a line; the error says what is wrong with it.
+    /// Reads a line; the error message says what is wrong with it.
     pub fn parse(line: &str) -> Result<Self, String> {
-        // The line is one of a file, which the caller names.
+        // The message names no line, because the caller knows the line in the file.
         let item: Item = serde_json::from_str(line)
             .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))?;
         match (&item.answer, &item.choices, item.label) {
@@ -97,12 +97,12 @@ impl Item {
     }
 }
 
-/// Puts items to a model, several at a time. What answers begin with alike is computed once, and a picture is read once
-/// for the questions about it that stand near each other. (Items with choices share nothing.)
+/// Asks the model several items at a time. The common beginning of prompts is computed once, and a picture is read once
+/// for neighbouring questions about it. (Items with choices share nothing.)
 pub struct Evaluator<'a> {
     model: &'a Model,
     options: Options,
-    /// Asked before each item, and after each token and choice.
+    /// Called before each item, and after each token and choice; true stops the evaluation.
     stop: &'a dyn Fn() -> bool,
     scheduler: Scheduler,
     running: Vec<Asked<'a>>,
@@ -127,8 +127,8 @@ impl<'a> Evaluator<'a> {
         Self { model, options, stop, scheduler, running: Vec::new() }
     }
 
-    /// Gives `each` the outcome of every item with its index, as they come. False if `stop` said so; an error comes with
-    /// the index of its item.
+    /// Calls `each` with the index and the outcome of every item, in the order in which they finish. Returns false if
+    /// `stop` was true; an error comes with the index of its item.
     pub fn evaluate(
         &mut self,
         items: &mut dyn Iterator<Item = (usize, &'a Item)>,
@@ -169,7 +169,7 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Begins an answer; an outcome where none may have a token.
+    /// Begins an answer. Returns the outcome if the answer may have no token.
     fn ask(&mut self, index: usize, item: &'a Item) -> Result<Option<Outcome>> {
         let model = &self.model.0;
         let prompt = model.encode(&item.question())?;
@@ -200,7 +200,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// Without the space around it and without case: `ß` is `SS`.
+/// Removes surrounding space and case: `ß` is `SS`.
 fn folded(text: &str) -> String {
     text.trim().to_uppercase().to_lowercase()
 }
@@ -211,9 +211,9 @@ fn replied(model: &Model, question: &Encoded, choice: &str) -> Result<(Vec<u32>,
     Ok((question.ids.iter().chain(&ids).copied().collect(), ids.len()))
 }
 
-/// The ids of prompt and choice together, and how many of them are the choice's: all beyond those of the prompt.
+/// The ids of prompt and choice together, and how many of them are the choice's: all ids after those of the prompt.
 ///
-/// A choice stands behind a space, if neither the prompt ends with one nor the choice begins with one.
+/// A space separates them, unless the prompt ends with one or the choice begins with one.
 fn continued(model: &Model, prompt: &str, choice: &str) -> Result<(Vec<u32>, usize)> {
     let (tokenizer, words) = (model.tokenizer()?, words(choice)?);
     let context = prompt.trim_end();
@@ -248,7 +248,8 @@ fn words(choice: &str) -> Result<&str> {
     }
 }
 
-/// The ids of a text, not empty, that goes on: without the token that some tokenizers end every text with.
+/// The ids of a text that continues, which must not be empty: without the end token that some tokenizers add to every
+/// text.
 fn unended(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let (mut ids, plain) = (tokenizer.encode(text)?, tokenizer.encode_without_special(text)?);
     if !ids.ends_with(&plain) {
@@ -257,7 +258,7 @@ fn unended(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The first of the largest.
+/// The index of the first of the largest values.
 fn largest(values: &[f64]) -> usize {
     (0..values.len()).rev().max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(0)
 }

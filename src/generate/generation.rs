@@ -34,24 +34,24 @@ pub struct Generation {
     released: Option<(u64, u64)>,
 }
 
-/// What a generation has done, and how long it took. Times are in seconds.
+/// The statistics of a generation: counts, and times in seconds.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Stats {
     pub prompt_tokens: usize,
-    /// Those of `prompt_tokens` that are rows of images.
+    /// The `prompt_tokens` that are rows of images.
     pub image_tokens: usize,
-    /// The end token is not counted.
+    /// The number of tokens, without the end token.
     pub generated_tokens: usize,
     /// `None` while it runs, and if it failed.
     pub stop: Option<Stop>,
     pub load_s: f64,
-    /// Decoding and resizing images.
+    /// Time for decoding and resizing images.
     pub preprocess_s: f64,
-    /// Vision tower and projector.
+    /// Time for vision tower and projector.
     pub vision_s: f64,
-    /// From the end of reading images to the first token.
+    /// Time from the end of reading images to the first token.
     pub prefill_s: f64,
-    /// From the first token to the last.
+    /// Time from the first token to the last.
     pub decode_s: f64,
     pub device: String,
     pub backend: String,
@@ -89,7 +89,7 @@ impl Stats {
         }
     }
 
-    /// Adds what a scheduler and a stream know of the sequence.
+    /// Adds the statistics of a scheduler and a text stream.
     pub(super) fn of(mut self, times: Option<Times>, stream: &TextStream) -> Self {
         let Times { vision_s, prefill_s, decode_s } = times.unwrap_or_default();
         (self.vision_s, self.prefill_s, self.decode_s) = (vision_s, prefill_s, decode_s);
@@ -173,14 +173,14 @@ impl Generation {
         self
     }
 
-    /// Shows control tokens in the text as they are written: `<ref>`, `<box>`.
+    /// Shows control tokens in the text as they are spelled: `<ref>`, `<box>`.
     pub fn special(mut self) -> Self {
         self.options.special = true;
         self
     }
 
     /// The places in the picture that the answer names so far: `<box>` and `<quad>` with their labels, in pixels and in
-    /// thousandths. What is written otherwise is text.
+    /// thousandths. Any other form is text.
     pub fn boxes(&self) -> Vec<Located> {
         let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply());
         located(reply, self.prompt.sizes.last().copied())
@@ -192,9 +192,9 @@ impl Generation {
         self
     }
 
-    /// Reads the pictures of the prompt, telling `progress` how much of the work is done, and of how much.
+    /// Reads the pictures of the prompt. Calls `progress` with the finished work and all work.
     ///
-    /// The first piece does this by itself; calling it is for showing progress.
+    /// The first piece does this too; a separate call serves to show progress.
     pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
         let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
         let (key, stream) = self.running.get_or_insert_with(|| {
@@ -216,9 +216,9 @@ impl Generation {
         Ok(())
     }
 
-    /// Runs the prompt, telling `progress` how many of its tokens were handed to the device, and of how many.
+    /// Runs the prompt. Calls `progress` with the number of tokens that were submitted and of all tokens.
     ///
-    /// The first piece does this by itself; calling it is for showing progress.
+    /// The first piece does this too; a separate call serves to show progress.
     pub fn prefill(&mut self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
         self.encode_images(|_, _| ())?;
         match (&mut self.scheduler, &self.running) {
@@ -227,10 +227,11 @@ impl Generation {
         }
     }
 
-    /// The next question of a conversation. What the cache holds of the conversation is not computed again, and its pictures are
-    /// not read again. Options such as [`Generation::max_tokens`] begin anew.
+    /// Asks the next question of a conversation. Positions of the conversation that are in the cache are not computed
+    /// again, and its pictures are not read again. Options such as [`Generation::max_tokens`] have their defaults
+    /// again.
     ///
-    /// Errors: the prompt was no question or chat, or the conversation does not fit the context.
+    /// It is an error if the prompt was no question or chat, or if the conversation does not fit the context.
     pub fn follow_up(mut self, question: impl Into<Prompt>, sampler: &Sampler) -> Result<Self> {
         let (model, question) = (self.model.clone(), question.into());
         let (Some(mut messages), Kind::User(text)) = (self.prompt.messages.take(), question.kind) else {
@@ -239,7 +240,7 @@ impl Generation {
             ));
         };
         let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply().trim());
-        // A picture's tags in an answer are words: no picture belongs to them.
+        // Picture tags in an answer are plain text, because no picture belongs to them.
         let tags: &[&str] = if model.0.text.has_image_tags() { &["<img>", "</img>"] } else { &[] };
         let reply = tags.iter().fold(reply.to_owned(), |reply, tag| reply.replace(tag, ""));
         messages.push(Message::new("assistant", reply));
@@ -256,7 +257,7 @@ impl Generation {
         Ok(Self { continues: true, ..Self::new(model, whole, sampler.resolve()?, scheduler)? })
     }
 
-    /// What the generation has done so far, and how long it took.
+    /// The statistics of the generation so far.
     pub fn stats(&self) -> Stats {
         let stats = Stats::new(&self.model, &self.prompt);
         let stats = Stats {

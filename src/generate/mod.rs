@@ -28,7 +28,7 @@ pub use batch::Generations;
 pub use boxes::{Located, Outline};
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Stats};
-// A crate has the same name.
+// A crate has the same name, so the path begins with `self`.
 pub use self::image::Image;
 pub use model::{LoadOptions, Model, Precision, Weights};
 pub use prompt::{ImageSource, Message, Prompt};

@@ -1,4 +1,4 @@
-//! A model that is ready to run: weights on a device, tokenizer and chat template beside them.
+//! A loaded model: weights on a device, tokenizer and chat template.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub(super) struct Inner {
     pub load_s: f64,
 }
 
-/// How a model is loaded.
+/// The options for loading a model.
 #[derive(Clone, Default)]
 pub struct LoadOptions {
     weights: Option<Weights>,
@@ -50,10 +50,10 @@ pub enum Weights {
     Q4_0,
 }
 
-/// The arithmetic of activations, tiles and KV cache.
+/// The precision of activations, tiles and KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// f16 where the device has it and results stay within their tolerance, else f32.
+    /// f16 if the device supports it and results stay within their tolerance, else f32.
     #[default]
     Auto,
     F32,
@@ -75,14 +75,16 @@ impl LoadOptions {
         self
     }
 
-    /// The most tokens of a prompt and its continuation together. Without it, the context that the model was trained for.
+    /// The largest number of tokens of a prompt and its continuation together. The default is the context that the
+    /// model was trained for.
     pub fn context(mut self, tokens: usize) -> Self {
         self.context = Some(tokens);
         self
     }
 
-    /// Keeps a kernel from running on a GPU; the next best takes its place. A name is one or more parts of the kernel's,
-    /// joined by `+`, as `dunlin inspect MODEL --plan` prints it; every kernel whose name has all parts is refused.
+    /// Keeps a kernel from running on a GPU; the next best kernel replaces it. A name is one or more parts of the
+    /// kernel's name, joined by `+`, as `dunlin inspect MODEL --plan` prints it; every kernel whose name has all parts
+    /// is refused.
     pub fn refuse(mut self, kernel: impl Into<String>) -> Self {
         self.refused.insert(kernel.into());
         self
@@ -100,14 +102,14 @@ impl LoadOptions {
         self
     }
 
-    /// Numbers the pictures of a Qwen-VL as `Picture 1:<img>…`, without a space in front of the tag: as its helper
-    /// `from_list_format` and Xiaomi's evaluation do. Training had the space, and so has a model without this option.
+    /// Numbers the pictures of a Qwen-VL as `Picture 1:<img>…`, without a space before the tag, as its helper
+    /// `from_list_format` and Xiaomi's evaluation do. The default has the space, which training used.
     pub fn tight_pictures(mut self) -> Self {
         self.tight_pictures = true;
         self
     }
 
-    /// Called now and then while weights go to the device, with steps done and steps in all.
+    /// Called repeatedly while weights go to the device, with the number of finished steps and of all steps.
     pub fn progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(progress));
         self
@@ -160,8 +162,8 @@ impl Model {
         Ok(Self(Arc::new(Inner { engine, config: checkpoint.config, context, text, load_s })))
     }
 
-    /// The ids that a prompt stands for. A picture is as many ids as the model reads of it; they begin at the size of the
-    /// vocabulary and count up, through all pictures.
+    /// The ids of a prompt. Each row of a picture is an id; these ids begin at the size of the vocabulary and count up
+    /// through all pictures.
     pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         Ok(self.0.encode(prompt)?.ids)
     }
@@ -172,7 +174,7 @@ impl Model {
     }
 
     /// Drops the weights that read pictures, for all clones of the model. Pictures that were read stay in their
-    /// generations; another one is an error.
+    /// generations; reading another one is an error.
     pub fn release_vision(&self) {
         self.0.engine.release_vision();
     }
@@ -205,7 +207,7 @@ impl std::fmt::Debug for Model {
 }
 
 impl Inner {
-    /// A prompt as the model reads it.
+    /// The prompt in the form that the model reads.
     pub fn encode(&self, prompt: &Prompt) -> Result<Encoded> {
         self.text.encode(prompt, &self.config)
     }
@@ -215,7 +217,7 @@ impl Inner {
         PictureIds { vocab: self.config.vocab }
     }
 
-    /// Rows of a picture, in tokens.
+    /// The number of tokens of a picture.
     pub fn image_tokens(&self) -> usize {
         self.config.vision.as_ref().map_or(0, |vision| vision.tokens())
     }

@@ -1,4 +1,4 @@
-//! What a caller asks of a continuation, apart from its prompt and sampler.
+//! A caller's options for a continuation, apart from prompt and sampler.
 
 use super::encode::Encoded;
 use super::model::Model;
@@ -6,14 +6,14 @@ use super::sampler::Sampling;
 use super::sequence::Request;
 use super::stream::TextStream;
 
-/// How long a continuation may get, and what comes with each of its pieces.
+/// The length of a continuation, and the additional contents of its pieces.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Options {
-    /// Tokens after which it ends. A full context ends it too.
+    /// The largest number of tokens. A full context ends the continuation too.
     pub max_tokens: usize,
-    /// The most probable tokens that each piece gets.
+    /// The number of most probable tokens that each piece gets.
     pub logprobs: usize,
-    /// Whether the text shows control tokens as they are written.
+    /// Whether the text shows control tokens as they are spelled.
     pub special: bool,
 }
 
@@ -24,8 +24,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What a scheduler is asked for, and the text that the tokens become. Where no token may come, the text has ended already,
-    /// and the scheduler need not be asked.
+    /// The request to a scheduler, and the text of its tokens. If no token is allowed, the text has already ended, and
+    /// the scheduler need not be asked.
     pub fn begin(&self, model: &Model, prompt: &Encoded, sampling: Sampling, continues: bool) -> (Request, TextStream) {
         let limit = self.max_tokens.min(model.0.context - prompt.ids.len());
         let request = Request {

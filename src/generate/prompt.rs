@@ -1,11 +1,11 @@
-//! What a model is given: text, ids, or a chat that the model's own template turns into text; and pictures.
+//! The input of a model: text, ids, or a chat that the model's own template turns into text; and pictures.
 
 use std::path::{Path, PathBuf};
 
 use super::image::Image;
 use crate::error::Result;
 
-/// What to continue, and the pictures that it is about.
+/// The text or ids to continue, and their pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
     pub(super) kind: Kind,
@@ -67,37 +67,37 @@ impl From<PathBuf> for ImageSource {
     }
 }
 
-/// What stands for a picture in the text of a prompt.
+/// The placeholder of a picture in the text of a prompt.
 pub(super) const PLACEHOLDER: &str = "<image>";
 
 impl Prompt {
-    /// What stands for a picture among ids ([`Prompt::tokens`]): −200, as the authors of MobileVLM have it.
+    /// The placeholder of a picture among ids ([`Prompt::tokens`]): −200, as in the MobileVLM authors' code.
     pub const IMAGE: u32 = (-200i32).cast_unsigned();
 
-    /// A question from the user: put through the chat template where the model has one, continued as it is where not.
+    /// A question from the user. It goes through the model's chat template; a model without one continues the text.
     pub fn user(text: impl Into<String>) -> Self {
         Self::of(Kind::User(text.into()))
     }
 
-    /// Text to continue as it is, after the model's start token.
+    /// Text to continue unchanged, after the model's start token.
     pub fn raw(text: impl Into<String>) -> Self {
         Self::of(Kind::Raw(text.into()))
     }
 
-    /// Ids, as they are: no start token is added. [`Prompt::IMAGE`] stands for a picture, and so do the 256 ids that a Qwen-VL
-    /// has between `<img>` and `</img>`.
+    /// Ids, unchanged: no start token is added. [`Prompt::IMAGE`] stands for a picture, and so do the 256 ids that a
+    /// Qwen-VL has between `<img>` and `</img>`.
     pub fn tokens(ids: impl Into<Vec<u32>>) -> Self {
         Self::of(Kind::Tokens(ids.into()))
     }
 
-    /// A conversation so far. An error if the model has no chat template.
+    /// A conversation so far. It is an error if the model has no chat template.
     pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
         Self::of(Kind::Chat(messages.into_iter().collect()))
     }
 
-    /// Adds a picture: a path, or an [`Image`]. Pictures take the places of `<image>` in the text, in order. A text that
-    /// names none gets `<image>` and a line break for each, in front. For a Qwen-VL what stands between `<img>` and `</img>`
-    /// is such a place too.
+    /// Adds a picture: a path, or an [`Image`]. Pictures replace `<image>` in the text, in order; for a Qwen-VL also
+    /// the text between `<img>` and `</img>`. A text without a place gets `<image>` and a line break for each at its
+    /// beginning.
     pub fn image(mut self, image: impl Into<ImageSource>) -> Self {
         self.images.push(image.into());
         self

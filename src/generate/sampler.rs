@@ -1,19 +1,19 @@
-//! How tokens are chosen. The choice itself is made on the device.
+//! Options for choosing tokens. The device makes the choice.
 
 use std::hash::{BuildHasher, Hasher};
 
 use crate::error::{Error, Result};
 use crate::kernel::{MOST_TOP_K, Row};
 
-/// How the next token is chosen from the logits: the repeat penalty first, then a draw among what top-k, min-p and top-p
-/// keep, with probabilities taken at the temperature.
+/// The rule that chooses the next token from the logits: first the repeat penalty, then a draw among the tokens that
+/// top-k, min-p and top-p keep, with probabilities at the temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
     sampling: Sampling,
     seed: Option<u64>,
 }
 
-/// A [`Sampler`], checked. `temperature` 0 is greedy.
+/// The checked options of a [`Sampler`]. `temperature` 0 is greedy.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sampling {
     temperature: f32,
@@ -33,7 +33,7 @@ impl Sampling {
     pub fn row(&self, slot: usize, position: usize) -> Row {
         let &Sampling { temperature, top_k, top_p, min_p, repeat_penalty, seed } = self;
         let seed = (seed ^ (seed >> 32)) as u32;
-        // More than any vocabulary has: all.
+        // More than the size of any vocabulary means all tokens.
         let top_k = if top_k > MOST_TOP_K { 0 } else { top_k };
         Row { slot: slot as u32, position: position as u32, seed, temperature, top_k, top_p, min_p, repeat_penalty }
     }
@@ -69,19 +69,19 @@ impl Sampler {
         self
     }
 
-    /// Makes the last 64 tokens less probable: their logits are divided by this, or multiplied where negative. 1 is off.
+    /// Makes the last 64 tokens less probable: their logits are divided by this, or multiplied if negative. 1 is off.
     pub fn repeat_penalty(mut self, penalty: f32) -> Self {
         self.sampling.repeat_penalty = penalty;
         self
     }
 
-    /// The same seed draws the same tokens on the same device. Without one, every generation draws its own.
+    /// The same seed draws the same tokens on the same device. Without a seed, every generation draws from its own.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Checks the options, and gives them in the form that the device reads.
+    /// Checks the options, and returns them in the form that the device reads.
     pub(super) fn resolve(&self) -> Result<Sampling> {
         let Sampling { temperature, top_p, min_p, repeat_penalty, .. } = self.sampling;
         let checks = [

@@ -15,11 +15,11 @@ use crate::kernel::Family;
 const VOCAB: usize = 512;
 const CHUNK: usize = 256;
 
-/// An engine whose model is arithmetic: the token after `id` at `position` is `id + position`, wrapped.
+/// An engine with arithmetic as its model: the token after `id` at `position` is `id + position`, wrapped.
 struct Fake {
     device: DeviceInfo,
     depth: usize,
-    /// The token that is chosen from this position on instead.
+    /// A token that is chosen instead from this position on.
     then: Option<(usize, u32)>,
     /// Log-probabilities and logits are NaN from this position on.
     broken: usize,
@@ -31,7 +31,7 @@ struct FakeSession {
     then: Option<(usize, u32)>,
     broken: usize,
     tokens: Vec<Option<u32>>,
-    /// Positions that were computed: passes leave no gap.
+    /// Positions that were computed; passes must leave no gap.
     computed: HashSet<usize>,
     sampled: VecDeque<Vec<Sampled>>,
     outputs: Vec<(String, Output)>,
@@ -127,7 +127,7 @@ impl Drop for FakeSession {
 }
 
 impl FakeSession {
-    /// Of the row at `position` of the sequence at `slot`.
+    /// The logits of the row at `position` of the sequence at `slot`.
     fn logits(&self, slot: usize, position: usize) -> Vec<f32> {
         let id = self.tokens[slot + position].expect("a token that was written") as usize;
         let mut logits: Vec<f32> = (0..VOCAB).map(|index| -((index % 5) as f32)).collect();
@@ -231,7 +231,7 @@ impl Session for FakeSession {
     }
 }
 
-/// What the arithmetic gives after `prompt`.
+/// The arithmetic's continuation of `prompt`.
 fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
     let mut ids = prompt.to_vec();
     for position in prompt.len() - 1..prompt.len() - 1 + count {
@@ -261,7 +261,7 @@ fn any_depth_and_any_prompt_length_give_the_same_tokens() {
     }
 }
 
-/// What each prompt was continued with, and its stop.
+/// The continuation of each prompt, and its stop.
 fn generate_all(generations: &mut Generations, count: usize) -> Vec<(Vec<u32>, Option<Stop>)> {
     let mut all = vec![(Vec::new(), None); count];
     for (index, piece) in generations.by_ref() {
@@ -330,7 +330,7 @@ fn a_sequence_that_computes_nonsense_ends_alone() {
 fn the_end_token_ends_it_and_is_not_emitted() {
     let model = Fake { then: Some((6, 2)), ..Fake::new() }.model(2048);
     let (ids, stats) = generate(&model, &[5, 6, 7], 50);
-    // Positions 2 to 5 choose tokens, position 6 the end.
+    // Positions 2 to 5 choose tokens, position 6 chooses the end token.
     assert_eq!(ids, expected(&[5, 6, 7], 4));
     assert_eq!((stats.stop, stats.generated_tokens), (Some(Stop::Eos), 4));
     assert_eq!((stats.load_s, stats.dispatches_per_token, stats.weight_bytes), (0.5, 7, 12));
@@ -415,7 +415,7 @@ fn characters_wait_for_their_last_token() {
     let model = Fake { then: Some((1, 3 + 0xac)), ..Fake::new() }.model(64);
     let mut generation = model.generate(Prompt::tokens(vec![3 + 0x20]), &Sampler::greedy()).unwrap().max_tokens(1);
     assert_eq!(generation.next().unwrap().unwrap().text, " ");
-    // A character that the end cuts off is replaced, in the last piece.
+    // An incomplete character at the end is replaced, in the last piece.
     let model = Fake { then: Some((0, 3 + 0xe2)), ..Fake::new() }.model(64);
     let pieces: Vec<Piece> = model
         .generate(Prompt::tokens(vec![7]), &Sampler::greedy())

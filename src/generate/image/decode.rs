@@ -1,4 +1,4 @@
-//! Files → pixels. What is refused is refused with a sentence that names the file.
+//! Files → pixels. The error for a refused file names the file.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -14,7 +14,7 @@ use ::image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, Li
 use super::{Image, MOST_PIXELS, check_size};
 use crate::error::{Error, Result};
 
-/// Enough for every format's signature.
+/// The number of bytes that contain every format's signature.
 const SIGNATURE: u64 = 16;
 /// The largest picture that is read, at 16 bits of red, green, blue and alpha.
 const MOST_BYTES: u64 = 8 * MOST_PIXELS;
@@ -26,7 +26,7 @@ pub fn file(path: &Path) -> Result<Image> {
     }
     let failed = |error| Error::prompt(format!("{name} cannot be read")).caused_by(error);
     let mut file = File::open(path).map_err(failed)?;
-    // A model given in place of a picture is refused before its gigabytes are read.
+    // If a model is given in place of a picture, it is refused before its gigabytes are read.
     let mut content = Vec::new();
     file.by_ref().take(SIGNATURE).read_to_end(&mut content).map_err(failed)?;
     format(&name, &content)?;
@@ -34,7 +34,7 @@ pub fn file(path: &Path) -> Result<Image> {
     bytes(&name, &content)
 }
 
-/// `name` stands in messages for what the bytes are.
+/// `name` is the name of the bytes in messages.
 pub fn bytes(name: &str, bytes: &[u8]) -> Result<Image> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_BYTES);
@@ -63,9 +63,9 @@ fn decode(name: &str, format: &str, decoder: Result<impl ImageDecoder, ImageErro
     let (width, height) = decoder.dimensions();
     check_size(name, width.into(), height.into())?;
     decoder.set_limits(limits).map_err(failed)?;
-    // Metadata that cannot be read turns nothing.
+    // Metadata that cannot be read does not turn the picture.
     let exif = decoder.exif_metadata().ok().flatten().unwrap_or_default();
-    // Some WebP files have the signature that belongs to JPEG.
+    // Some WebP files have the signature of JPEG's metadata.
     let exif = exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif);
     let orientation = Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms);
     let color = decoder.color_type();
@@ -85,9 +85,10 @@ fn decode(name: &str, format: &str, decoder: Result<impl ImageDecoder, ImageErro
     Ok(Image { stored: Some(Arc::new(stored)), ..upright })
 }
 
-/// As Pillow's `convert("RGB")`: grey is repeated, transparency dropped, of 16 bits the upper 8 are kept.
+/// The same as Pillow's `convert("RGB")`: grey is repeated, transparency is dropped, and of 16 bits the upper 8 are
+/// kept.
 fn to_rgb(color: ColorType, content: Vec<u8>) -> Option<Vec<u8>> {
-    // Two bytes in the order of this machine.
+    // The two bytes are in the byte order of this machine.
     let upper = if cfg!(target_endian = "big") { 0 } else { 1 };
     let pick = |stride: usize, bytes: [usize; 3]| {
         let mut rgb = Vec::with_capacity(content.len() / stride * 3);
@@ -108,7 +109,7 @@ fn to_rgb(color: ColorType, content: Vec<u8>) -> Option<Vec<u8>> {
     })
 }
 
-/// Which of the three formats the first bytes announce.
+/// The format that the first bytes announce.
 fn format(name: &str, bytes: &[u8]) -> Result<ImageFormat> {
     let advice = "dunlin reads JPEG, PNG and WebP";
     if bytes.is_empty() {
@@ -127,7 +128,7 @@ fn format(name: &str, bytes: &[u8]) -> Result<ImageFormat> {
     }
 }
 
-/// Refuses a file that is cut short, which decoders take in silence: what is missing would be grey.
+/// Refuses a file that is cut short. Decoders accept it without an error and fill the missing part with grey.
 fn check_jpeg(name: &str, bytes: &[u8]) -> Result<()> {
     let mut rest = bytes;
     // Skips the compressed pixels, in which the first byte of a marker is always followed by 0.
@@ -135,11 +136,11 @@ fn check_jpeg(name: &str, bytes: &[u8]) -> Result<()> {
         let marker = rest[at + 1];
         rest = &rest[at + 2..];
         match marker {
-            // The end.
+            // The end marker.
             0xD9 => return Ok(()),
             // Start, restarts and 1 have no content.
             0x01 | 0xD0..=0xD8 => {}
-            // Others say how long they are. A thumbnail in one of them has an end marker of its own.
+            // Other markers state their length. A thumbnail in one of them has an end marker of its own.
             _ => {
                 let Some(&[high, low]) = rest.get(..2) else { break };
                 rest = rest.get(u16::from_be_bytes([high, low]).into()..).unwrap_or_default();
@@ -149,8 +150,8 @@ fn check_jpeg(name: &str, bytes: &[u8]) -> Result<()> {
     Err(Error::prompt(format!("{name} is a JPEG file that is cut short: its end marker is missing")))
 }
 
-/// Refuses a size that is too large before the decoder makes room for a row of it, and 16-bit grey: Pillow makes all above
-/// 255 white.
+/// Refuses a size that is too large before the decoder allocates a row of it, and 16-bit grey, in which Pillow turns
+/// all values above 255 white.
 fn check_png(name: &str, bytes: &[u8]) -> Result<()> {
     // Signature, length, `IHDR`; then width, height, bits a channel, color type.
     let Some(header) = bytes.get(16..26) else { return Ok(()) };
@@ -162,7 +163,7 @@ fn check_png(name: &str, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a file that is cut short: the last rows of a lossy picture would be guessed.
+/// Refuses a file that is cut short, because the decoder would guess the last rows of a lossy picture.
 fn check_webp(name: &str, bytes: &[u8]) -> Result<()> {
     let length = |at: [u8; 4]| 8 + u64::from(u32::from_le_bytes(at));
     match bytes.get(4..8).map(|at| length(at.try_into().expect("4 bytes"))) {

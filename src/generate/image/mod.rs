@@ -1,7 +1,8 @@
-//! Pictures as a vision tower gets them: decoded, padded or stretched to a square, resized as Pillow does, normalised.
+//! Pictures in the form that vision towers read: decoded, padded or stretched to a square, resized as Pillow does,
+//! normalised.
 //!
-//! PNG and lossless WebP give the bytes that Pillow 12 gives, to the last one. Decoders of JPEG
-//! differ among themselves, mostly by 2 steps of 255 or less, which is outside of this promise; what follows is exact again.
+//! PNG and lossless WebP give exactly the bytes of Pillow 12. Decoders of JPEG differ from each other, mostly by 2 steps
+//! of 255 or less, so JPEG pixels are not exact; all steps after decoding are exact again.
 
 mod decode;
 mod resize;
@@ -12,28 +13,28 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// A picture, decoded: 8-bit RGB. Cheap to clone. Pictures that show the same are equal.
+/// A picture, decoded: 8-bit RGB. Cheap to clone. Pictures with the same pixels are equal.
 #[derive(Clone)]
 pub struct Image {
     width: usize,
     height: usize,
     /// 3 · width · height bytes, row by row.
     rgb: Arc<Vec<u8>>,
-    /// As it lies in its file, where EXIF turned it.
+    /// The picture as stored in its file, if EXIF turned it.
     stored: Option<Arc<Image>>,
 }
 
-/// Bounds the work that a small file can ask for: a photograph has 12 to 50 million pixels.
+/// Limits the work that a small file can cause: a photograph has 12 to 50 million pixels.
 const MOST_PIXELS: u64 = 100_000_000;
-/// The longest side that a JPEG can have. A line of a hundred million pixels would be resized for minutes.
+/// The longest side of a JPEG. Resizing a line of a hundred million pixels would take minutes.
 const LONGEST_SIDE: u64 = 65_535;
 
 impl Image {
-    /// Reads a JPEG, PNG or WebP file, turned upright as its EXIF orientation says. Transparency is dropped, as Pillow's
-    /// `convert("RGB")` does; of an animation this is the first picture.
+    /// Reads a JPEG, PNG or WebP file, turned according to its EXIF orientation. Transparency is dropped as in Pillow's
+    /// `convert("RGB")`; of an animation the first picture is read.
     ///
-    /// An error, of kind [`Prompt`](crate::ErrorKind::Prompt): a file that cannot be read, is no picture or is cut short;
-    /// more than 100 megapixels or 65535 pixels a side; 16-bit grey, which Pillow turns white.
+    /// The error has the kind [`Prompt`](crate::ErrorKind::Prompt): a file cannot be read, is no picture or is cut
+    /// short; it has more than 100 megapixels or 65535 pixels a side; or it is 16-bit grey, which Pillow turns white.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         decode::file(path.as_ref())
     }
@@ -43,8 +44,8 @@ impl Image {
         decode::bytes("the image", bytes)
     }
 
-    /// Pixels as they are: `rgb` is 3 · `width` · `height` bytes, row by row. An error where it is not, where a side is 0
-    /// or where the picture is too large.
+    /// A picture from pixels: `rgb` is 3 · `width` · `height` bytes, row by row. It is an error if the size differs, if
+    /// a side is 0 or if the picture is too large.
     pub fn from_rgb(width: usize, height: usize, rgb: &[u8]) -> Result<Self> {
         check_size("the image", width as u64, height as u64)?;
         let expected = 3 * width * height;
@@ -57,12 +58,12 @@ impl Image {
         Ok(Self::new(width, height, rgb.to_vec()))
     }
 
-    /// Pixels a row.
+    /// The number of pixels in a row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// The number of rows.
     pub fn height(&self) -> usize {
         self.height
     }
@@ -81,19 +82,19 @@ impl Image {
         planes(&self.stretched(size), |value| f32::from(value) / 255.0, mean, std)
     }
 
-    /// (`size`, `size`, 3): the whole picture, its sides brought to `size` each.
+    /// (`size`, `size`, 3): the whole picture, with each side resized to `size`.
     #[doc(hidden)]
     pub fn stretched(&self, size: usize) -> Vec<u8> {
         resize::stretched(self, size)
     }
 
-    /// The picture as it lies in its file: not turned as its EXIF orientation says.
+    /// The picture as stored in its file, not turned by its EXIF orientation.
     #[doc(hidden)]
     pub fn as_stored(&self) -> Image {
         self.stored.as_deref().unwrap_or(self).clone()
     }
 
-    /// (`size`, `size`, 3): the picture in the middle of a square of CLIP's mean colour, brought to `size`.
+    /// (`size`, `size`, 3): the picture in the middle of a square of CLIP's mean colour, resized to `size`.
     #[doc(hidden)]
     pub fn square(&self, size: usize) -> Vec<u8> {
         resize::square(self, size)
@@ -129,7 +130,7 @@ impl fmt::Debug for Image {
     }
 }
 
-/// `name` is the file or `the image`.
+/// `name` is the file name or `the image`.
 fn check_size(name: &str, width: u64, height: u64) -> Result<()> {
     let refuse = |limit: &str| Err(Error::prompt(format!("{name} is {width} × {height} pixels: {limit}")));
     if width == 0 || height == 0 {

@@ -1,14 +1,15 @@
-//! Padding or stretching, and resizing, bit for bit as Pillow does them (up to version 12: later ones may turn the passes around).
+//! Pads or stretches, and resizes, bit for bit as Pillow does (up to version 12: later versions may change the order of
+//! the passes).
 //!
-//! The picture (h, w) lies in the middle of a square of side s = max(h, w), the rest is `PADDING`. Bicubic, a = −½,
-//! horizontal pass first, then vertical, bytes in between:
+//! The picture (h, w) is in the middle of a square of side s = max(h, w), and the rest is `PADDING`. Bicubic, a = −½,
+//! horizontal pass first, then vertical, with bytes in between:
 //!
 //! ```text
 //! out[i] = clip((2²¹ + Σ_x weight[i][x] · in[x]) >> 22)
 //! ```
 //!
-//! The square is never made. Padding is one colour, so all its weights in a sum are one number, and the cost is that of the
-//! picture alone however long and thin it is.
+//! The square is never stored. Padding has one colour, so its weights in a sum are added to one number, and the cost
+//! depends on the picture alone, whatever its proportions.
 
 use super::Image;
 
@@ -33,7 +34,7 @@ pub fn square(image: &Image, size: usize) -> Vec<u8> {
     resampled(image, &columns, &rows, size)
 }
 
-/// (`size`, `size`, 3), the picture alone, whatever its sides are to each other.
+/// (`size`, `size`, 3), the picture alone, with any ratio of its sides.
 pub fn stretched(image: &Image, size: usize) -> Vec<u8> {
     assert!(size > 0, "an image is resized to nothing");
     let (width, height) = (image.width, image.height);
@@ -43,7 +44,7 @@ pub fn stretched(image: &Image, size: usize) -> Vec<u8> {
     resampled(image, &Axis::new(width, 0, width, size), &Axis::new(height, 0, height, size), size)
 }
 
-/// Both passes.
+/// Runs both passes.
 fn resampled(image: &Image, columns: &Axis, rows: &Axis, size: usize) -> Vec<u8> {
     let (width, height) = (image.width, image.height);
     let row = 3 * size;
@@ -60,7 +61,7 @@ fn resampled(image: &Image, columns: &Axis, rows: &Axis, size: usize) -> Vec<u8>
             pixel.copy_from_slice(&sums.map(clip));
         }
     }
-    // What the horizontal pass makes of a row of padding: weights are rounded, so it need not be the same colour.
+    // The result of the horizontal pass for a row of padding: weights are rounded, so the colour may differ.
     let mut margin = vec![0u8; row];
     for (window, pixel) in columns.windows.iter().zip(margin.chunks_exact_mut(3)) {
         let whole = window.padding + columns.taps(window).iter().sum::<i32>();
@@ -85,7 +86,7 @@ fn resampled(image: &Image, columns: &Axis, rows: &Axis, size: usize) -> Vec<u8>
     out
 }
 
-/// The square at its own size: Pillow copies, no pass rounds anything.
+/// The square at its own size: Pillow copies it, and no pass rounds.
 fn padded(image: &Image) -> Vec<u8> {
     let side = image.width.max(image.height);
     let (left, top) = ((side - image.width) / 2, (side - image.height) / 2);
@@ -97,7 +98,7 @@ fn padded(image: &Image) -> Vec<u8> {
     out
 }
 
-/// One direction of a resize: what each output element is a weighted sum of.
+/// One direction of a resize: the weighted sum for each output element.
 struct Axis {
     windows: Vec<Window>,
     /// The weights of all windows, in order.
@@ -105,18 +106,18 @@ struct Axis {
 }
 
 struct Window {
-    /// The first element of the picture in the window; its taps follow from there.
+    /// The first element of the picture in the window.
     first: usize,
     taps: std::ops::Range<usize>,
-    /// Sum of the weights that fall on padding.
+    /// The sum of the weights that apply to padding.
     padding: i32,
 }
 
 impl Axis {
-    /// From `side` elements, of which `length` from `offset` on are picture, to `size`.
+    /// An axis of `side` elements, of which `length` from `offset` on are picture, resized to `size`.
     fn new(side: usize, offset: usize, length: usize, size: usize) -> Self {
         let scale = side as f64 / size as f64;
-        // Shrinking, the kernel is stretched to cover every element.
+        // When the picture shrinks, the kernel is stretched to cover every element.
         let stretch = scale.max(1.0);
         let reach = REACH * stretch;
         let mut weights = Vec::new();
@@ -124,7 +125,7 @@ impl Axis {
         let mut windows = Vec::with_capacity(size);
         for i in 0..size {
             let center = (i as f64 + 0.5) * scale;
-            // Casts cut towards zero and at zero.
+            // Casts round towards zero, and negative numbers become zero.
             let from = (center - reach + 0.5) as usize;
             let to = ((center + reach + 0.5) as usize).min(side);
             exact.clear();
@@ -154,7 +155,7 @@ impl Axis {
     }
 }
 
-/// Keys' cubic convolution with a = −½. The order of the operations is Pillow's: another rounds differently.
+/// Keys' cubic convolution with a = −½. The order of the operations is Pillow's; another order rounds differently.
 fn bicubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
