@@ -1,9 +1,9 @@
-//! Which rows go into the next pass: sequences that come and go share the passes of a session.
+//! Selects the rows of the next pass: sequences that begin and end at any time share the passes of a session.
 //!
-//! A decoding step has a row of every sequence that decodes. Between two decoding steps the scheduler hands over one piece
-//! of work for the first sequence that does not decode yet: a slice of a picture, or a chunk of its prompt. Several steps are
-//! in flight before the token of the first is read. A sequence computes the same bits as alone: in a kernel a row does not
-//! depend on its neighbours, and a pass of a prompt has rows of that prompt only.
+//! A decoding step has a row of every sequence that decodes. Between two decoding steps the scheduler submits one piece
+//! of work for the first sequence that does not decode yet: a slice of a picture, or a chunk of its prompt. Several
+//! steps are in flight before the token of the first is read. A sequence computes the same bits as alone: in a kernel a
+//! row does not depend on its neighbours, and a pass of a prompt has rows of that prompt only.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct Scheduler {
     /// Sequences that run at a time: a decoding step has a row for each.
     parallel: usize,
     session: Option<Box<dyn Session>>,
-    /// Positions of the session.
+    /// The number of positions of the session.
     capacity: usize,
     places: Places,
     pictures: Pictures,
@@ -30,7 +30,7 @@ pub(super) struct Scheduler {
     active: Vec<Sequence>,
     /// For each step in flight, the keys of its rows.
     in_flight: VecDeque<Vec<usize>>,
-    /// Tokens that were read and not handed out yet, with the keys of their sequences.
+    /// Tokens that were read but not yet returned, with the keys of their sequences.
     came: VecDeque<(usize, Sampled)>,
     chosen: Vec<Sampled>,
     rows: Vec<Row>,
@@ -56,7 +56,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes a request. Its key names the sequence from now on.
+    /// Adds a request, and returns the key of its sequence.
     pub fn add(&mut self, request: Request) -> usize {
         let key = self.keys;
         self.keys += 1;
@@ -65,12 +65,12 @@ impl Scheduler {
         key
     }
 
-    /// Whether another sequence would run at once.
+    /// Whether another sequence could run at once.
     pub fn has_room(&self) -> bool {
         self.active.len() + self.waiting.len() < self.parallel
     }
 
-    /// The next token of any sequence. `None` where no sequence may generate another: the caller must end them.
+    /// The next token of any sequence. `None` if no sequence may generate another: the caller must end them.
     pub fn next(&mut self) -> Result<Option<(usize, Sampled)>> {
         loop {
             if let Some(came) = self.came.pop_front() {
@@ -88,7 +88,7 @@ impl Scheduler {
         }
     }
 
-    /// Reads the pictures of a sequence, telling `progress` how much is done, and of how much.
+    /// Reads the pictures of a sequence, and calls `progress` with the finished work and all work.
     pub fn encode_pictures(&mut self, key: usize, progress: &dyn Fn(usize, usize)) -> Result<()> {
         self.admit();
         let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return Ok(()) };
@@ -105,7 +105,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Runs the prompt of a sequence, telling `progress` how many of its tokens were handed over, and of how many.
+    /// Runs the prompt of a sequence, and calls `progress` with the number of tokens that were submitted and of all
+    /// tokens.
     pub fn prefill(&mut self, key: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         self.encode_pictures(key, &|_, _| ())?;
         let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return Ok(()) };
@@ -120,13 +121,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends a sequence. Others may take over what it holds.
+    /// Ends a sequence. Other sequences may reuse its positions.
     pub fn end(&mut self, key: usize) {
         self.waiting.retain(|sequence| sequence.key != key);
         self.came.retain(|(other, _)| *other != key);
         let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return };
         let sequence = self.active.remove(index);
-        // Steps that are still in flight compute positions too.
+        // Steps that are still in flight count as computed positions too.
         let held =
             if sequence.is_prefilled() { sequence.request.ids.len() + sequence.enqueued - 1 } else { sequence.held };
         self.places.release(key, if sequence.is_prefilled() { &sequence.taken } else { &[] }, held);
@@ -135,7 +136,7 @@ impl Scheduler {
         }
     }
 
-    /// How long a sequence has taken so far.
+    /// The times of a sequence so far.
     pub fn times(&self, key: usize) -> Option<Times> {
         self.active.iter().find(|sequence| sequence.key == key).map(Sequence::times)
     }
@@ -144,7 +145,7 @@ impl Scheduler {
         self.session.as_ref().map_or(1, |session| session.depth().max(1))
     }
 
-    /// Lets sequences in while there is room.
+    /// Admits waiting sequences while there is room.
     fn admit(&mut self) {
         while self.active.len() < self.parallel
             && let Some(sequence) = self.waiting.pop_front()
@@ -153,8 +154,8 @@ impl Scheduler {
         }
     }
 
-    /// Hands over a piece of work for the first sequence that does not decode yet. False where all decode, or where a token
-    /// must be read first.
+    /// Submits a piece of work for the first sequence that does not decode yet. Returns false if all decode, or if a
+    /// token must be read first.
     fn prefill_some(&mut self) -> Result<bool> {
         let Some(index) = self.active.iter().position(|sequence| !sequence.is_prefilled()) else { return Ok(false) };
         self.place(index)?;
@@ -164,7 +165,7 @@ impl Scheduler {
         self.prompt_some(index)
     }
 
-    /// Finds a place for a sequence, takes over what another sequence computed of the same beginning, and writes the ids.
+    /// Finds a place for a sequence, reuses positions of another sequence with the same beginning, and writes the ids.
     fn place(&mut self, index: usize) -> Result<()> {
         if self.active[index].slot.is_some() {
             return Ok(());
@@ -187,7 +188,7 @@ impl Scheduler {
         sequence.slot = Some(taken.start);
         sequence.held = taken.held;
 
-        // The memory grows once for all sequences that have no place yet.
+        // The memory grows once for all sequences without a place.
         let needed = self.places.end();
         let session = match &mut self.session {
             Some(session) => {
@@ -221,7 +222,7 @@ impl Scheduler {
         sequence.pictures.iter().copied().filter(|&serial| !self.pictures.is_encoded(serial))
     }
 
-    /// Reads a slice of the first picture that is missing: (done, of all). `None` where no picture is missing.
+    /// Reads a slice of the first missing picture: (done, of all). `None` if no picture is missing.
     fn encode_some(&mut self, index: usize) -> Result<Option<(usize, usize)>> {
         let Some(serial) = self.missing_pictures(index).next() else { return Ok(None) };
         let start = Instant::now();
@@ -238,7 +239,7 @@ impl Scheduler {
         Ok(Some((done, all)))
     }
 
-    /// Runs a chunk of a prompt. False where a token must be read first.
+    /// Runs a chunk of a prompt. Returns false if a token must be read first.
     fn prompt_some(&mut self, index: usize) -> Result<bool> {
         let depth = self.depth();
         let sequence = &mut self.active[index];
@@ -270,7 +271,7 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// Runs a step of all sequences that decode. False where none decodes, or enough steps are in flight.
+    /// Runs a step of all sequences that decode. Returns false if none decodes, or if enough steps are in flight.
     fn decode_some(&mut self) -> Result<bool> {
         if self.in_flight.len() >= self.depth() {
             return Ok(false);
@@ -320,7 +321,7 @@ impl Scheduler {
     }
 }
 
-/// The pictures whose rows a session has, or will have. A picture that several prompts show is read once.
+/// The pictures whose rows a session has, or will have. A picture that several prompts contain is read once.
 #[derive(Default)]
 struct Pictures {
     pictures: Vec<Picture>,
@@ -333,7 +334,7 @@ struct Picture {
     slot: usize,
     pixels: Arc<Vec<f32>>,
     state: Encoding,
-    /// Sequences whose prompts are still to read it.
+    /// The number of sequences whose prompts have yet to read it.
     users: usize,
 }
 
@@ -344,7 +345,7 @@ enum Encoding {
     Done,
 }
 
-/// Pictures that are kept beside those in use: the next prompts may show them again.
+/// Pictures that are kept besides those in use, because the next prompts may contain them again.
 const KEPT_PICTURES: usize = 16;
 
 impl Pictures {
@@ -372,14 +373,15 @@ impl Pictures {
         (serials, gone)
     }
 
-    /// Says that a prompt has read its pictures.
+    /// Marks pictures as read by a prompt.
     fn done(&mut self, serials: &[usize]) {
         for &serial in serials {
             self.of_mut(serial).users -= 1;
         }
     }
 
-    /// Says that a prompt will not read its pictures. A picture that is half read is read from its beginning for the next prompt.
+    /// Marks pictures as no longer needed by a prompt. A picture that is half read is read again from its beginning for
+    /// the next prompt.
     fn leave(&mut self, serials: &[usize]) {
         self.done(serials);
         for &serial in serials {
@@ -402,7 +404,7 @@ impl Pictures {
         self.of(serial).state == Encoding::Done
     }
 
-    /// Says that a picture is being read. True if it was not before.
+    /// Marks a picture as being read. Returns true if it was not marked before.
     fn begin(&mut self, serial: usize) -> bool {
         let picture = self.of_mut(serial);
         let first = picture.state == Encoding::Not;

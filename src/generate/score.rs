@@ -1,4 +1,4 @@
-//! How well a model predicts a text, and the hidden states of its layers.
+//! Measures how well a model predicts a text, and returns the hidden states of its layers.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::backend::{Output, Session, Step, Want};
 use crate::error::{Error, Result};
 use crate::kernel::Family;
 
-/// How well a text is predicted.
+/// The measured prediction of a text.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Score {
-    /// Ids in the text.
+    /// The number of ids in the text.
     pub tokens: usize,
     /// Mean of `token_nll`, in nats.
     pub mean_nll: f64,
@@ -63,16 +63,16 @@ impl Trace {
 }
 
 impl Model {
-    /// How well the model predicts ids, given as they are or as a prompt: the negative log-likelihood of each, given those
-    /// before it. Pictures are given, not predicted.
+    /// Measures how well the model predicts ids, given directly or as a prompt: the negative log-likelihood of each id,
+    /// given the ids before it. Pictures are inputs and are not predicted.
     ///
-    /// Longer texts than the context are cut into windows of `window` ids, each scored alone; without `window`, of as
-    /// many as the context holds. Nothing is predicted for the first id of a window. Pictures must be in the only one.
+    /// Texts longer than the context are cut into windows of `window` ids, each scored alone; the default is the size
+    /// of the context. The first id of a window is not predicted. A text with pictures must fit one window.
     pub fn score(&self, ids: impl Into<Prompt>, window: Option<usize>) -> Result<Score> {
         self.score_with(ids, window, |_, _| ())
     }
 
-    /// [`Model::score`], telling `progress` how many ids are done, and of how many.
+    /// [`Model::score`], which calls `progress` with the number of finished ids and of all ids.
     pub fn score_with(
         &self,
         ids: impl Into<Prompt>,
@@ -82,7 +82,7 @@ impl Model {
         score(&self.0, &self.0.encode(&ids.into())?, window, &mut progress)
     }
 
-    /// What passes through the model for ids, given as they are or as a prompt: for pictures `vision.pixels`,
+    /// Returns the values inside the model for ids, given directly or as a prompt: for pictures `vision.pixels`,
     /// `vision.features` and `vision.projected`; then embeddings, the hidden state after each executed block, and all
     /// logits.
     pub fn trace(&self, ids: impl Into<Prompt>) -> Result<Trace> {
@@ -129,8 +129,8 @@ fn score(
     Ok(Score { tokens: ids.len(), mean_nll, perplexity: mean_nll.exp(), token_nll })
 }
 
-/// The log-likelihood of the last `count` ids of each of `texts`, (ids, `count`), in nats, after the ids in front of them.
-/// What all begin with is computed once. None if `stop` said so.
+/// The log-likelihood of the last `count` ids of each of `texts`, (ids, `count`), in nats, given the ids before them.
+/// The common beginning is computed once. `None` if `stop` was true.
 #[cfg(feature = "cli")]
 pub(super) fn endings(
     model: &Inner,
@@ -146,7 +146,7 @@ pub(super) fn endings(
     let alike = others.iter().map(|(ids, _)| alike(ids)).min().unwrap_or(first.len());
     // The row before an ending predicts the ending's first id.
     let begin = |(ids, count): &(Vec<u32>, usize)| ids.len() - count - 1;
-    // Where lengths ask for other angles, keys that are alike are not the same.
+    // Lengths with different angles have different keys, even for the same ids.
     let stretch = |ids: &[u32]| model.config.rope.beyond.stretch(ids.len());
     let alike = if texts.iter().all(|(ids, _)| stretch(ids) == stretch(first)) { alike } else { 0 };
     let shared = texts.iter().map(begin).min().unwrap_or(0).min(alike);
@@ -170,7 +170,7 @@ pub(super) fn endings(
     Ok(Some(sums))
 }
 
-/// The negative log-likelihood of each of `targets`, but not of rows of pictures, by the row of logits that predicts it.
+/// The negative log-likelihood of each of `targets`, except rows of pictures, by the row of logits that predicts it.
 fn each_nll(
     model: &Inner,
     mut outputs: Vec<(String, Output)>,
@@ -213,7 +213,7 @@ fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
     Ok(Trace { tensors: pictures })
 }
 
-/// A session that has read `images`. What passes through the vision half goes to `pictures`.
+/// A session that has read `images`. The values of the vision half go to `pictures`.
 fn open(
     model: &Inner,
     tokens: usize,
@@ -241,7 +241,8 @@ fn open(
     Ok(session)
 }
 
-/// Runs the ids of some `rows`, turned by the angles of a stretch, and hands on each chunk's outputs with the position of its first row.
+/// Runs the ids of some `rows` with the angles of a stretch, and returns each chunk's outputs with the position of its
+/// first row.
 fn pass(
     model: &Inner,
     session: &mut dyn Session,
@@ -253,7 +254,7 @@ fn pass(
     if rows.is_empty() {
         return Ok(());
     }
-    // All logits come back to the host: 32 MiB of them at a time.
+    // All logits are copied to the host, 32 MiB of them at a time.
     let chunk = ((32 << 20) / (4 * model.config.vocab)).clamp(1, model.engine.chunk());
     session.set_tokens(rows.start, &ids[rows.clone()])?;
     for position in rows.clone().step_by(chunk) {
@@ -276,7 +277,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
         let model = Model::load(folder, &Device::cpu()).unwrap();
         let score = |texts: &[(Vec<u32>, usize)]| endings(&model.0, &[], texts, &|| false).unwrap().unwrap();
-        // They differ long before the ending of the shortest begins, and two of them end alike.
+        // The texts differ long before the ending of the shortest begins, and two of them have the same ending.
         let texts =
             [(vec![1, 5, 9, 20, 33, 40], 1), (vec![1, 5, 77, 20, 33, 40], 1), (vec![1, 5, 9, 20, 41, 42, 43], 2)];
         let alone: Vec<f64> = texts.iter().map(|text| score(std::slice::from_ref(text))[0]).collect();

@@ -1,4 +1,4 @@
-//! Sequences, and where they lie in the memory of a session.
+//! Sequences, and their positions in the memory of a session.
 
 use std::sync::Arc;
 
@@ -9,26 +9,27 @@ use crate::error::{Error, Result};
 /// A caller's function that changes the logits of the next token, given the ids before it.
 pub(super) type Mask = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
 
-/// What is asked of a scheduler: a prompt to continue.
+/// A request to a scheduler: a prompt to continue.
 pub(super) struct Request {
     /// Ids. An id past the vocabulary is a row of `images`: `vocab + i` is row i of all of them.
     pub ids: Vec<u32>,
     /// Pixels (3, S, S) of each picture.
     pub images: Vec<Arc<Vec<f32>>>,
     pub sampling: Sampling,
-    /// Tokens that may be generated: at least one.
+    /// The number of tokens that may be generated: at least one.
     pub limit: usize,
     /// Whether logits come with each token.
     pub logits: bool,
-    /// Changes the logits before each token is chosen. The next token is then asked for when all before it are known.
+    /// Changes the logits before each token is chosen. A token is then requested only when all tokens before it are
+    /// known.
     pub mask: Option<Mask>,
-    /// Whether it continues a sequence of the scheduler that has ended. Then it may also take over positions that were
-    /// decoded, whose sums are added in another order than those of a prompt. Other sequences take over only positions
-    /// that were computed as a prompt, so that they compute the same bits as alone.
+    /// Whether it continues an ended sequence of the scheduler. Then it may also reuse decoded positions, whose sums
+    /// have another order than those of a prompt. Other sequences reuse only positions that were computed as a prompt,
+    /// so that they compute the same bits as alone.
     pub continues: bool,
 }
 
-/// What stands at a position. Sequences are compared by it: two of them share the positions that they begin with alike.
+/// The content of a position. Sequences with the same tokens at their beginning share these positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Id(u32),
@@ -43,15 +44,15 @@ pub(super) enum Token {
 pub(super) struct Sequence {
     pub key: usize,
     pub request: Request,
-    /// Which angles turn its keys and queries, by the length of its prompt.
+    /// The angles of its keys and queries, which depend on the length of its prompt.
     pub stretch: usize,
     /// The scheduler's serial numbers of its pictures, in order.
     pub pictures: Vec<usize>,
     /// Its first position in the session, once it has one.
     pub slot: Option<usize>,
-    /// Positions of the prompt that were handed to the device or taken over.
+    /// Positions of the prompt that were submitted to the device or reused.
     pub held: usize,
-    /// Tokens that were asked for, and those that came.
+    /// The number of tokens that were requested, and of those that were read.
     pub enqueued: usize,
     pub taken: Vec<u32>,
     pub clock: Clock,
@@ -63,18 +64,18 @@ impl Sequence {
         Sequence { key, request, stretch, pictures, slot: None, held: 0, enqueued: 0, taken, clock: Clock::default() }
     }
 
-    /// Positions that it may come to need.
+    /// The number of positions that it may need.
     pub fn length(&self) -> usize {
         self.request.ids.len() + self.request.limit
     }
 
-    /// Whether all of its prompt was handed over.
+    /// Whether its whole prompt was submitted.
     pub fn is_prefilled(&self) -> bool {
         self.enqueued > 0
     }
 
-    /// Whether another token may be asked for. The host reads the first token before it asks for a second, so that its time
-    /// counts as the prompt's. With a mask it reads every token before it asks for the next.
+    /// Whether another token may be requested. The host reads the first token before it requests a second, so that its
+    /// time counts as the prompt's. With a mask it reads every token before it requests the next.
     pub fn decodes(&self) -> bool {
         let known = !self.taken.is_empty() && (self.request.mask.is_none() || self.taken.len() == self.enqueued);
         known && self.enqueued < self.request.limit
@@ -84,10 +85,10 @@ impl Sequence {
     ///
     /// # Errors
     ///
-    /// It leaves no token to choose, or writes what is no number.
+    /// The mask forbids every token, or writes NaN.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
         let Some(mask) = &mut self.request.mask else { return Ok(()) };
-        // The model is damaged. The text stream reports that when it takes the token.
+        // The model is damaged. The text stream reports the error when it takes the token.
         if logits.iter().any(|logit| logit.is_nan()) {
             return Ok(());
         }
@@ -107,25 +108,26 @@ impl Sequence {
     }
 }
 
-/// A mask's logits are clamped to ± this, since WGSL promises no infinities. exp(−1e30 / T) is zero at every temperature, and
-/// the repeat penalty leaves it finite.
+/// A mask's logits are clamped to ± this, because WGSL does not guarantee infinities. exp(−1e30 / T) is zero at every
+/// temperature, and the repeat penalty leaves the value finite.
 const MOST_LOGIT: f32 = 1e30;
 
-/// The ranges of a session's positions that sequences use or have used. A new sequence may begin with what such a range holds.
+/// The ranges of a session's positions that sequences use or have used. A new sequence may reuse the beginning of such
+/// a range.
 #[derive(Default)]
 pub(super) struct Places {
     /// In order of their starts.
     places: Vec<Place>,
-    /// Counts the releases: the place that was released first goes first.
+    /// The number of releases: the place that was released first is dropped first.
     releases: usize,
 }
 
 struct Place {
     start: usize,
     length: usize,
-    /// The angles by which its keys are turned: those of another stretch are other keys.
+    /// The angles of its keys: keys of another stretch are different.
     stretch: usize,
-    /// What it holds, or will hold: the prompt, and after the release what was generated.
+    /// Its tokens: the prompt, and after the release also the generated tokens.
     tokens: Vec<Token>,
     /// How many of `tokens` were computed.
     held: usize,
@@ -139,14 +141,14 @@ struct Place {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taken {
     pub start: usize,
-    /// Positions that need not be computed.
+    /// The number of positions that need not be computed.
     pub held: usize,
-    /// Where to copy those positions from, if they lie in another place.
+    /// The place to copy those positions from, if it is another one.
     pub copy_from: Option<usize>,
 }
 
 impl Places {
-    /// A place of `length` positions for a prompt. Prefers the place that holds the longest beginning of it.
+    /// Takes a place of `length` positions for a prompt. Prefers the place that has the longest common beginning.
     pub fn take(&mut self, owner: usize, length: usize, tokens: Vec<Token>, continues: bool, stretch: usize) -> Taken {
         // The last position of a prompt is always computed: its row gives the first logits.
         let common = |place: &Place| {
@@ -181,15 +183,15 @@ impl Places {
         Taken { start, held, copy_from: source.map(|(start, _)| start) }
     }
 
-    /// Says that the first `held` positions of a sequence were handed to the device.
+    /// Marks the first `held` positions of a sequence as submitted to the device.
     pub fn hold(&mut self, owner: usize, held: usize) {
         if let Some(place) = self.place(owner) {
             place.held = held;
         }
     }
 
-    /// Ends a sequence that generated the tokens `generated`. Of its prompt and these tokens, the first `held` positions are
-    /// computed; other sequences may take them over until the place is needed.
+    /// Ends a sequence that generated the tokens `generated`. Of its prompt and these tokens, the first `held`
+    /// positions are computed; other sequences may reuse them until the place is needed.
     pub fn release(&mut self, owner: usize, generated: &[u32], held: usize) {
         self.releases += 1;
         let released = self.releases;
@@ -218,8 +220,8 @@ impl Places {
         self.places.iter_mut().find(|place| place.owner == Some(owner))
     }
 
-    /// Where the first gap of `length` positions starts. While there is none, drops the place that was released first, but not
-    /// the one at `keep`. With none left to drop, the gap is behind the last place, and the memory has to grow.
+    /// The start of the first gap of `length` positions. While there is none, drops the place that was released first,
+    /// except the one at `keep`. If none is left to drop, the gap is after the last place, and the memory must grow.
     fn room(&mut self, length: usize, keep: Option<usize>) -> usize {
         loop {
             let mut start = 0;
@@ -252,14 +254,14 @@ mod tests {
     fn what_sequences_begin_with_is_found_and_taken_over_or_copied() {
         let mut places = Places::default();
         assert_eq!(places.take(0, 10, ids(&[1, 2, 3, 4]), false, 0), Taken { start: 0, held: 0, copy_from: None });
-        // Nothing of the first was computed yet.
+        // No position of the first sequence is computed yet.
         assert_eq!(places.take(1, 10, ids(&[1, 2, 3, 9]), false, 0), Taken { start: 10, held: 0, copy_from: None });
         places.hold(0, 3);
-        // Never all of it: the last row gives the logits.
+        // The last position is never reused, because its row gives the logits.
         assert_eq!(places.take(2, 5, ids(&[1, 2, 3]), false, 0), Taken { start: 20, held: 2, copy_from: Some(0) });
         assert_eq!(places.end(), 25);
 
-        // Only a sequence that continues takes over what was generated.
+        // Only a sequence that continues may reuse generated tokens.
         places.hold(0, 4);
         places.release(0, &[5, 6], 6);
         assert_eq!(
@@ -283,10 +285,11 @@ mod tests {
             places.hold(owner, 2);
         }
         places.release(1, &[], 2);
-        // Too long for the place in the middle, which is dropped all the same: no sequence shares its beginning.
+        // Too long for the place in the middle, which is dropped nevertheless, because no sequence shares its
+        // beginning.
         assert_eq!(places.take(3, 6, ids(&[9, 9]), false, 0), Taken { start: 12, held: 0, copy_from: None });
         assert_eq!(places.take(4, 4, ids(&[1, 7, 7]), false, 0), Taken { start: 4, held: 0, copy_from: None });
-        // The last place may grow where it is.
+        // The last place may grow without a move.
         places.release(3, &[], 0);
         places.release(0, &[], 2);
         assert_eq!(places.take(5, 9, ids(&[0, 7, 1]), false, 0), Taken { start: 12, held: 2, copy_from: Some(0) });

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 pub struct Piece {
     #[serde(rename = "token")]
     pub id: u32,
-    /// The text that this token completes. Empty where the token ends inside a character: the character's last token has it.
+    /// The text that this token completes. Empty if the token ends inside a character: the character's last token has
+    /// its text.
     pub text: String,
     /// Natural logarithm of the token's probability at temperature 1.
     pub logprob: f32,
@@ -31,7 +32,7 @@ impl std::fmt::Display for Piece {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stop {
-    /// The model gave an end token.
+    /// The model chose an end token.
     Eos,
     /// `max_tokens` were generated, or the context is full.
     Length,
@@ -42,24 +43,24 @@ pub(super) struct TextStream {
     decoder: Option<Decoder>,
     /// The most probable tokens that each piece gets.
     logprobs: usize,
-    /// Tokens that may be generated.
+    /// The number of tokens that may be generated.
     limit: usize,
-    /// Tokens that came, and how many of them are no end tokens.
+    /// The number of tokens taken, and how many of them are not end tokens.
     taken: usize,
     pub generated: usize,
     /// The whole text so far.
     pub text: String,
-    /// The same with control tokens as they are written, of a tokenizer whose control tokens belong to answers (Qwen-VL's
-    /// `<box>`); else nothing.
+    /// The text with control tokens as they are spelled, for a tokenizer whose control tokens belong to answers
+    /// (Qwen-VL's `<box>`); else `None`.
     tagged: Option<(Decoder, String)>,
-    /// Pieces whose text waits for the rest of a character, and pieces to hand out.
+    /// Pieces whose text waits for the rest of a character, and pieces that are ready.
     waiting: Vec<Piece>,
     ready: VecDeque<Piece>,
     pub stop: Option<Stop>,
 }
 
 impl TextStream {
-    /// A text of at most `limit` tokens. With a limit of 0 it has ended.
+    /// A text of at most `limit` tokens. With a limit of 0 it has already ended.
     ///
     /// `special`: pieces show control tokens.
     pub fn new(model: &Model, limit: usize, logprobs: usize, special: bool) -> Self {
@@ -80,12 +81,12 @@ impl TextStream {
         }
     }
 
-    /// A piece whose text is whole.
+    /// The next piece whose text is complete.
     pub fn next(&mut self) -> Option<Piece> {
         self.ready.pop_front()
     }
 
-    /// Takes a token. An error if it is none of the vocabulary, or its logits are not numbers; `prompt` is the
+    /// Takes a token. It is an error if the token is not in the vocabulary, or if its logits are NaN; `prompt` is the
     /// number of tokens before the first.
     pub fn push(&mut self, model: &Model, prompt: usize, sampled: Sampled) -> Result<()> {
         let Sampled { id, mut logprob, logits } = sampled;
@@ -121,7 +122,7 @@ impl TextStream {
         Ok(())
     }
 
-    /// The whole text so far, with the control tokens that belong to answers: what a conversation goes on with.
+    /// The whole text so far, with the control tokens that belong to answers, for the next turn of a conversation.
     pub fn reply(&self) -> &str {
         self.tagged.as_ref().map_or(&self.text, |(_, text)| text)
     }
@@ -144,7 +145,8 @@ pub(super) fn not_a_number(model: &Model) -> Error {
     nonsense(model, "logits that are not numbers")
 }
 
-/// The CPU path defines what is right: where it computes no numbers, the files are damaged. Elsewhere the driver may be wrong.
+/// The CPU path defines what is right: if it gives NaN, the files are damaged. On other devices the driver may be
+/// wrong.
 fn nonsense(model: &Model, what: &str) -> Error {
     let device = model.device();
     if model.0.engine.device().backend == "cpu" {
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
     use crate::generate::{Device, boxes};
 
-    /// The control tokens of an answer are shown where they are asked for, and always known to what parses them.
+    /// The control tokens of an answer are shown on request, and the parsers of answers always get them.
     #[test]
     fn boxes_are_kept_whatever_is_shown() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/qwenvl_b");

@@ -17,11 +17,11 @@ pub struct ChatTemplate {
     special: Vec<(String, String)>,
 }
 
-/// Far more than any template needs for a full context, and a second at most.
+/// Far more steps than any template needs for a full context; they take a second at most.
 const FUEL: u64 = 20_000_000;
 
 impl ChatTemplate {
-    /// The template of a model, which base models do not have.
+    /// The template of a model; base models have none.
     pub fn new(files: &TextFiles, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let named = files.templates.iter().find(|(name, _)| name == "default").or(files.templates.first());
         let Some((_, source)) = named else { return Ok(None) };
@@ -80,7 +80,7 @@ impl std::fmt::Debug for ChatTemplate {
     }
 }
 
-/// `{% generation %}` marks what the assistant said, for training. Here it is a block that always runs.
+/// Templates mark the assistant's words for training with `{% generation %}`. Here it is a block that always runs.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -98,7 +98,7 @@ fn without_generation_tags(source: &str) -> String {
     out + rest
 }
 
-/// As Python writes it, which is what models saw: spaces after separators, nothing escaped for HTML.
+/// JSON as Python writes it, which models were trained on: spaces after separators, no HTML escapes.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
     let failed = |error| {
@@ -220,7 +220,7 @@ mod tests {
         }
     }
 
-    /// The templates of the families, with what `transformers` makes of them.
+    /// The templates of the model families, with the results of `transformers`.
     #[test]
     fn templates_of_the_newer_families_give_the_reference_texts() {
         let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");

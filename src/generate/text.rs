@@ -1,4 +1,4 @@
-//! A model's tokenizer and chat template: what turns chats and text into ids.
+//! A model's tokenizer and chat template, which turn chats and text into ids.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::checkpoint::Files;
 use crate::checkpoint::text::{TextFiles, Vocabulary};
 use crate::error::{Error, Result};
 
-/// A model's tokenizer and chat template. A folder may have neither; that is an error only where text is used.
+/// A model's tokenizer and chat template. A folder may have neither; this is an error only when text is used.
 pub(crate) struct Text {
     path: PathBuf,
     tokenizer: Option<Tokenizer>,
@@ -23,13 +23,13 @@ pub(crate) struct Text {
     pub tight_pictures: bool,
 }
 
-/// What turns a chat into text.
+/// The template that turns a chat into text.
 pub(super) enum Template {
-    /// A template of the model's files.
+    /// A Jinja template from the model's files.
     Jinja(Box<ChatTemplate>),
-    /// MobileVLM's conversation style, which no file of a MobileVLM holds.
+    /// MobileVLM's conversation style, which is not in the files of a MobileVLM.
     Vicuna,
-    /// Qwen's, which is code beside its tokenizer.
+    /// Qwen's template, which is defined by the code of its tokenizer.
     ChatMl(ChatMl),
 }
 
@@ -38,7 +38,7 @@ impl Text {
         Self::from_files(&checkpoint.path, TextFiles::of(checkpoint)?, checkpoint.is_mobilevlm())
     }
 
-    /// Reads no weights.
+    /// Loads tokenizer and template, but no weights.
     #[cfg(any(test, feature = "cli"))]
     pub fn open(files: impl Into<Files>) -> Result<Self> {
         let files = files.into();
@@ -91,7 +91,7 @@ impl Text {
         }
     }
 
-    /// The ids of a chat, [`Prompt::IMAGE`] among them where pictures are. Of its pictures the first `skipped` belong to
+    /// The ids of a chat, with [`Prompt::IMAGE`] in place of pictures. The first `skipped` of its pictures belong to
     /// turns that were left out.
     pub fn chat_ids(&self, messages: &[Value], generation: bool) -> Result<Turns> {
         let tokenizer = self.tokenizer()?;
@@ -100,7 +100,7 @@ impl Text {
                 return chatml.ids(encoder, &self.labelled(plain(messages)?), generation);
             }
             (Some(Template::Vicuna), _) => cut(tokenizer, &self.render(messages, generation)?)?,
-            // Templates of files write the start token themselves.
+            // Templates from files write the start token themselves.
             _ => tokenizer.encode_without_special(&self.render(messages, generation)?)?,
         };
         Ok(Turns { ids, skipped: 0 })
@@ -112,12 +112,12 @@ impl Text {
         qwen.is_some_and(|encoder| encoder.image().is_some())
     }
 
-    /// Whether a text says where its pictures are.
+    /// Whether a text names the places of its pictures.
     pub(super) fn has_places(&self, text: &str) -> bool {
         text.contains(PLACEHOLDER) || self.has_image_tags() && text.contains("<img>")
     }
 
-    /// Qwen's messages with their pictures numbered through.
+    /// Qwen's messages, with numbered pictures.
     fn labelled(&self, mut messages: Vec<Message>) -> Vec<Message> {
         if !self.has_image_tags() {
             return messages;
@@ -129,7 +129,7 @@ impl Text {
         messages
     }
 
-    /// Text as it is, after the start token, [`Prompt::IMAGE`] where pictures are.
+    /// The ids of unchanged text, after the start token, with [`Prompt::IMAGE`] in place of pictures.
     pub(super) fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         match tokenizer.tiktoken() {
@@ -152,7 +152,7 @@ fn plain(messages: &[Value]) -> Result<Vec<Message>> {
     messages.collect()
 }
 
-/// Each piece between placeholders is tokenized by itself; the start token stays on the first only.
+/// Each part between placeholders is tokenized alone; only the first keeps its start token.
 fn cut(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for (index, piece) in text.split(PLACEHOLDER).enumerate() {
@@ -166,7 +166,7 @@ fn cut(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// MobileVLM's conversation style `v1`, which is Vicuna's: a sentence, then turns.
+/// MobileVLM's conversation style `v1`, which is Vicuna's: a system sentence, then turns.
 fn vicuna(messages: &[Message], generation: bool) -> Result<String> {
     const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
                           helpful, detailed, and polite answers to the user's questions.";

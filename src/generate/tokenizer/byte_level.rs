@@ -1,4 +1,4 @@
-//! GPT-2's byte-level BPE out of a GGUF file, which names its pre-tokenizer by family instead of holding it.
+//! GPT-2's byte-level BPE from a GGUF file, which gives only the family name of its pre-tokenizer.
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
@@ -11,9 +11,9 @@ use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 use crate::checkpoint::text::AddedToken;
 use crate::error::{Error, Result};
 
-/// How text is cut into words before merging: each pattern cuts the pieces that the one before it left.
+/// The patterns that cut text into words before merging: each pattern cuts the pieces of the previous one.
 struct Family {
-    /// The values of `tokenizer.ggml.pre` that mean it.
+    /// The values of `tokenizer.ggml.pre` for this family.
     names: &'static [&'static str],
     patterns: &'static [&'static str],
     /// Words that are in the vocabulary are not built by merging.
@@ -26,7 +26,7 @@ struct Family {
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen 1 cuts so too.
+/// Qwen 1 uses this pattern too.
 pub const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = concat!(
@@ -83,7 +83,7 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// Builds the tokenizer of the file `name`, and says whether its family adds BOS when the file leaves that open.
+/// Builds the tokenizer of the file `name`. Also returns whether its family adds BOS if the file does not say.
 pub fn build(
     name: &str,
     pre: &str,
@@ -106,7 +106,7 @@ pub fn build(
     let merges = merges
         .iter()
         .map(|merge| {
-            // Tokens hold no plain space: they spell it Ġ.
+            // Tokens contain no plain space: they spell it Ġ.
             let (left, right) = merge.split_once(' ').ok_or_else(|| {
                 Error::checkpoint(format!("{name}: merge `{merge}` is not two tokens with a space between"))
             })?;
@@ -143,7 +143,7 @@ pub fn build(
 /// The bytes that a token's text spells: GPT-2 writes every byte as a printable character of its own.
 pub fn bytes(token: &str) -> Vec<u8> {
     let spelled: Option<Vec<u8>> = token.chars().map(byte).collect();
-    // Added tokens are ordinary text.
+    // Added tokens are ordinary text, so their bytes are taken unchanged.
     spelled.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn families_cut_where_theirs_do() {
-        // All words of up to three characters are tokens, so ids show the cuts.
+        // All words of up to three characters are tokens, so the ids show where the text was cut.
         let cut = |pre: &str, text: &str| -> Vec<String> {
             let alphabet = tokenizers::PreTokenizedString::from(text);
             let (tokenizer, _) = build("x.gguf", pre, &["a".to_owned()], &[], &[]).unwrap();

@@ -2,17 +2,17 @@
 
 use super::{Shown, Tokenizer};
 
-/// Turns ids into text as they come. Never hands out half a character: bytes wait until theirs is whole.
+/// Turns ids into text one by one. It never returns half a character: bytes wait until their character is complete.
 ///
-/// What [`Decoder::push`] and [`Decoder::finish`] return, put together, is [`Tokenizer::decode`] of all ids.
+/// The concatenated results of [`Decoder::push`] and [`Decoder::finish`] equal [`Tokenizer::decode`] of all ids.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     tokenizer: Tokenizer,
-    /// The beginning of a character.
+    /// The bytes of an incomplete character.
     waiting: Vec<u8>,
-    /// SentencePiece puts a space in front of every text; the first piece loses it again.
+    /// Whether the first piece drops a leading space, which SentencePiece adds to every text.
     drop_space: bool,
-    /// Control tokens print as they are written.
+    /// Whether control tokens are printed as they are spelled.
     with_special: bool,
 }
 
@@ -21,7 +21,7 @@ impl Decoder {
         Self { tokenizer, waiting: Vec::new(), drop_space, with_special: false }
     }
 
-    /// Prints control tokens as they are written: `<box>`, `<|im_end|>`.
+    /// Prints control tokens as they are spelled: `<box>`, `<|im_end|>`.
     pub fn with_special(mut self) -> Self {
         self.with_special = true;
         self
@@ -35,19 +35,19 @@ impl Decoder {
                 let text = if self.drop_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
                 self.waiting.extend_from_slice(text.as_bytes());
             }
-            // A space that is spelled as a byte was in the text.
+            // A space that is spelled as a byte belongs to the text.
             Shown::Bytes(bytes) => self.waiting.extend_from_slice(&bytes),
         }
         self.drop_space = false;
         self.take(false)
     }
 
-    /// The rest: U+FFFD for a character that was never finished.
+    /// The remaining text: U+FFFD for an incomplete character.
     pub fn finish(&mut self) -> String {
         self.take(true)
     }
 
-    /// Whether the beginning of a character waits for its end.
+    /// Whether an incomplete character waits for its remaining bytes.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }

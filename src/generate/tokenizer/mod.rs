@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub use decoder::Decoder;
 pub(super) use tiktoken::{Allowed, Encoder as Tiktoken, SPAN};
 
-/// A model's tokenizer: `tokenizer.json`, SentencePiece's `tokenizer.model`, `qwen.tiktoken`, or what a GGUF file holds.
+/// A model's tokenizer, from `tokenizer.json`, SentencePiece's `tokenizer.model`, `qwen.tiktoken`, or a GGUF file.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
@@ -37,9 +37,9 @@ enum Encoder {
     HuggingFace {
         tokenizer: Box<tokenizers::Tokenizer>,
         style: Style,
-        /// The file's decoder takes a space off the beginning of a text.
+        /// Whether the file's decoder removes a space from the beginning of a text.
         strips: bool,
-        /// BOS and EOS come from the file's own template.
+        /// Whether the file's own template adds BOS and EOS.
         template: bool,
     },
     Tiktoken(Box<Tiktoken>),
@@ -54,11 +54,11 @@ enum Style {
     SentencePiece,
 }
 
-/// What a token prints as.
+/// The printed form of a token.
 enum Shown<'a> {
     Text(std::borrow::Cow<'a, str>),
     Bytes(Vec<u8>),
-    /// Control tokens, and ids that are no token.
+    /// Control tokens, and ids without a token.
     Nothing,
 }
 
@@ -103,14 +103,14 @@ impl Tokenizer {
                 let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
                     Error::checkpoint(format!("{name} is not a tokenizer that dunlin can read")).caused_by(error)
                 })?;
-                // A file may ask for both, for training batches; prompts are neither cut nor filled.
+                // A file may request both for training batches; prompts are neither truncated nor padded.
                 let _ = tokenizer.with_truncation(None);
                 tokenizer.with_padding(None);
                 let (style, strips) = style(json);
                 let id = |key: &str| tokenizer.token_to_id(files.special(key)?);
                 let own = |text: &str| (style == Style::SentencePiece).then(|| tokenizer.token_to_id(text)).flatten();
                 let (bos, eos) = (id("bos_token").or_else(|| own("<s>")), id("eos_token").or_else(|| own("</s>")));
-                // Llama's tokenizer class writes its own template, by these two keys.
+                // Llama's tokenizer class builds its own template from these two keys.
                 let llama = class.contains("Llama");
                 let (add_bos, add_eos) = (files.add_bos.unwrap_or(true), files.add_eos.unwrap_or(false));
                 let encoder = Encoder::HuggingFace { tokenizer: Box::new(tokenizer), style, strips, template: !llama };
@@ -148,12 +148,12 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of `ids`. Control tokens print as nothing, broken UTF-8 as U+FFFD.
+    /// The text of `ids`. Control tokens give no text, broken UTF-8 gives U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.decoded(ids, self.decoder())
     }
 
-    /// The text of `ids`, control tokens as they are written: `<box>`, `<|im_end|>`.
+    /// The text of `ids`, with control tokens as they are spelled: `<box>`, `<|im_end|>`.
     pub fn decode_with_special(&self, ids: &[u32]) -> String {
         self.decoded(ids, self.decoder().with_special())
     }
@@ -173,7 +173,7 @@ impl Tokenizer {
         Decoder::new(self.clone(), self.drops_leading_space())
     }
 
-    /// Decodes ids one at a time, where other text came before: a leading space is kept.
+    /// Decodes ids one at a time after other text: a leading space is kept.
     pub fn continuation(&self) -> Decoder {
         Decoder::new(self.clone(), false)
     }
@@ -188,7 +188,7 @@ impl Tokenizer {
         self.0.eos
     }
 
-    /// The text by which `id` is known in the vocabulary: `▁Hello`, `<s>`.
+    /// The text of `id` in the vocabulary: `▁Hello`, `<s>`.
     pub fn token(&self, id: u32) -> Option<String> {
         match &self.0.encoder {
             Encoder::SentencePiece { pieces, added, .. } => match added.token(id) {
@@ -203,7 +203,7 @@ impl Tokenizer {
         }
     }
 
-    /// Qwen's encoder, which writes conversations and pictures by ids of its own.
+    /// Qwen's encoder, which conversations and pictures need for special ids.
     pub(super) fn tiktoken(&self) -> Option<&Tiktoken> {
         match &self.0.encoder {
             Encoder::Tiktoken(encoder) => Some(encoder),
@@ -211,7 +211,7 @@ impl Tokenizer {
         }
     }
 
-    /// The ids that SentencePiece alone gives for `text`, without special tokens.
+    /// The ids of `text` from SentencePiece alone, without special tokens.
     #[cfg(test)]
     fn encode_bare(&self, text: &str) -> Vec<u32> {
         let Encoder::SentencePiece { pieces, .. } = &self.0.encoder else { panic!("not a SentencePiece tokenizer") };
@@ -247,7 +247,7 @@ impl Tokenizer {
         }
     }
 
-    /// What `id` prints as; control tokens only if `with_special`.
+    /// The printed form of `id`; control tokens are printed only if `with_special`.
     fn shown(&self, id: u32, with_special: bool) -> Shown<'_> {
         match &self.0.encoder {
             Encoder::SentencePiece { pieces, added, .. } => {
@@ -287,7 +287,7 @@ impl Tokenizer {
         }
     }
 
-    /// Whether every invalid byte is a U+FFFD of its own (SentencePiece), or every invalid sequence one (GPT-2).
+    /// Whether each invalid byte becomes a U+FFFD (SentencePiece), or each invalid sequence one (GPT-2).
     fn replaces_every_byte(&self) -> bool {
         matches!(
             &self.0.encoder,
@@ -302,7 +302,7 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// The error for text where there is no tokenizer.
+/// The error for text without a tokenizer.
 pub(crate) fn missing(path: &Path) -> Error {
     Error::prompt(format!(
         "{} has no tokenizer (tokenizer.json, tokenizer.model or qwen.tiktoken), so text cannot be read: give ids with --tokens",
@@ -317,14 +317,14 @@ fn hugging_face(tokenizer: &tokenizers::Tokenizer, text: &str, special: bool) ->
     Ok(encoding.get_ids().to_vec())
 }
 
-/// How a `tokenizer.json` spells bytes, and whether a space at the beginning of a text is not the text's, by its decoder.
+/// How a `tokenizer.json` spells bytes, and whether its decoder removes a space at the beginning of a text.
 fn style(json: &[u8]) -> (Style, bool) {
     let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let decoder = json.get("decoder").map(ToString::to_string).unwrap_or_default();
     if decoder.contains("ByteLevel") {
         return (Style::ByteLevel, false);
     }
-    // Llama 2 puts a space in front, and takes it off; Gemma does neither.
+    // Llama 2 adds a space in front and removes it again; Gemma does neither.
     let strips = decoder.contains("\"Strip\"") || decoder.contains("\"Metaspace\"");
     (Style::SentencePiece, strips)
 }
@@ -332,7 +332,7 @@ fn style(json: &[u8]) -> (Style, bool) {
 /// Tokens that are cut out of text before anything else, longest first.
 struct Added {
     tokens: Vec<AddedToken>,
-    /// Which bytes begin one.
+    /// Which bytes begin such a token.
     first: Box<[bool; 256]>,
 }
 
@@ -356,7 +356,7 @@ impl Added {
         self.tokens.iter().find(|token| token.id == id)
     }
 
-    /// Calls `each` with the parts of `text` and where they begin.
+    /// Calls `each` with the parts of `text` and their positions.
     fn split<'a>(&self, text: &'a str, mut each: impl FnMut(usize, Part<'a>)) {
         let (mut plain, mut at) = (0, 0);
         let bytes = text.as_bytes();

@@ -1,7 +1,7 @@
 //! SentencePiece BPE: text → ids by merging the best-scored neighbours, in O(n log n).
 //!
-//! Text is one word here, however long it is, so nothing may look at all of it for every merge: neighbours sit in a
-//! linked list, candidates in a heap.
+//! SentencePiece treats the text as one word, however long it is, so no merge may scan the whole text: neighbours are
+//! in a linked list, candidates in a heap.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -58,7 +58,7 @@ impl Encoder {
         Ok(Self { model, charsmap, ids, user_defined, bytes, has_unused })
     }
 
-    /// Appends the ids of `text`, with one space in front if `prefix`. No text, no ids.
+    /// Appends the ids of `text`, with one space in front if `prefix`. An empty text has no ids.
     pub fn encode(&self, text: &str, prefix: bool, out: &mut Vec<u32>) {
         let text = self.prepare(text, prefix);
         let mut plain = 0;
@@ -77,11 +77,11 @@ impl Encoder {
         self.merge(&text[plain..], out);
     }
 
-    /// Text as pieces spell it: mapped characters, one space in front, spaces as U+2581.
+    /// The text in the spelling of pieces: mapped characters, one space in front, spaces as U+2581.
     fn prepare(&self, text: &str, prefix: bool) -> String {
         let mapped = self.charsmap.as_ref().map(|charsmap| {
             let mut mapped = NormalizedString::from(text);
-            // Its one error is an offset outside the string, which it computed itself.
+            // The only possible error is an offset outside the string, and the function computes the offsets itself.
             let _ = charsmap.normalize(&mut mapped);
             mapped.get().to_owned()
         });
@@ -122,11 +122,11 @@ impl Encoder {
         for left in 1..count {
             self.propose(text, &symbols, left - 1, left, &mut heap);
         }
-        // How an unused piece came about: it is taken apart again at the end.
+        // The two parts of each unused piece, which is split again at the end.
         let mut splits: HashMap<&str, usize> = HashMap::new();
         while let Some(Candidate { left: Reverse(left), right, len, .. }) = heap.pop() {
             let (a, b) = (symbols[left], symbols[right]);
-            // Either side may have been merged into something else since.
+            // Either side may have been merged into another symbol since.
             if a.start == a.end || b.start == b.end || a.next != right || b.end - a.start != len {
                 continue;
             }
@@ -189,7 +189,7 @@ impl Encoder {
     }
 }
 
-/// A run of bytes of the text, linked to its neighbours. Empty once it was merged into its left neighbour.
+/// A run of bytes of the text, linked to its neighbours. Empty after it was merged into its left neighbour.
 #[derive(Clone, Copy)]
 struct Symbol {
     start: usize,

@@ -20,7 +20,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// A xorshift generator: tests need numbers that vary and stay the same.
+/// A xorshift generator: its numbers vary, but are the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -50,7 +50,7 @@ fn golden_folders_give_the_reference_ids() {
             assert_eq!(tokenizer.encode_without_special(text).unwrap(), ids(&case["ids_no_special"]), "{context}");
             assert_eq!(tokenizer.encode_bare(text), ids(&case["sentencepiece_ids"]), "{context}");
             strings += 1;
-            // Python's class adds and loses spaces next to special tokens and at the start.
+            // Python's class adds and removes spaces next to special tokens and at the start.
             if text.starts_with([' ', '▁']) || ["<s>", "</s>", "<unk>"].iter().any(|token| text.contains(token)) {
                 continue;
             }
@@ -84,7 +84,7 @@ fn folders_of_the_newer_families_give_the_reference_ids() {
     }
 }
 
-/// What llama.cpp's converter makes of the same files: vocabulary, merges and the name of the family.
+/// The file that llama.cpp's converter makes from the same folder: vocabulary, merges and the name of the family.
 #[test]
 fn gguf_files_of_the_newer_families_give_the_reference_ids() {
     for (case, pre) in [("qwen2", "qwen2"), ("qwen3", "qwen2"), ("llama3", "llama-bpe"), ("gemma3", "")] {
@@ -104,7 +104,7 @@ fn gguf_files_of_the_newer_families_give_the_reference_ids() {
         let mut writer = from_folder(&folder, |_, ggml_type, bytes| (ggml_type, bytes.to_vec()));
         let gemma = pre.is_empty();
         if gemma {
-            // SentencePiece has scores in place of merges: the earlier a merge, the higher.
+            // SentencePiece has scores instead of merges: the earlier a merge, the higher its score.
             let rank = |token: &String| merges.iter().position(|[left, right]| *token == format!("{left}{right}"));
             let scores: Vec<f32> = tokens.iter().map(|token| rank(token).map_or(-1e4, |rank| -(rank as f32))).collect();
             for (token, kind) in tokens.iter().zip(&mut kinds) {
@@ -136,7 +136,8 @@ fn gguf_files_of_the_newer_families_give_the_reference_ids() {
     }
 }
 
-/// Qwen's: the strings of a table with the reference's ids, under both sets of allowed special tokens, and their texts.
+/// Checks Qwen's tokenizer: the strings of a table with the reference's ids, under both sets of allowed special tokens,
+/// and their texts.
 fn check_qwen(tokenizer: &Tokenizer, table: &Value) -> usize {
     let encoder = tokenizer.tiktoken().expect("Qwen's tokenizer");
     assert_eq!(u64::from(encoder.end_of_text()), table["endoftext"].as_u64().unwrap());
@@ -167,7 +168,7 @@ fn small_qwen_folders_give_the_reference_ids() {
     }
 }
 
-/// The real vocabulary is 2.5 MB: `DUNLIN_QWEN_TIKTOKEN` says where it is.
+/// The real vocabulary is 2.5 MB; `DUNLIN_QWEN_TIKTOKEN` is its path.
 #[test]
 fn the_real_qwen_vocabulary_gives_the_reference_ids() {
     let Some(file) = std::env::var_os("DUNLIN_QWEN_TIKTOKEN") else {
@@ -182,7 +183,7 @@ fn the_real_qwen_vocabulary_gives_the_reference_ids() {
     assert_eq!(check_qwen(&tokenizer, &json(&golden().join("qwen_tokenizer_expected.json"))), 199);
 }
 
-/// Merging by a heap gives what the definition gives: again and again the pair of lowest rank, the leftmost first.
+/// Merging with a heap gives the same as the definition: repeatedly merge the pair of lowest rank, the leftmost first.
 #[test]
 fn qwen_merges_the_lowest_rank_first() {
     let tokenizer = Tokenizer::load(golden().join("qwenvl_a")).unwrap();
@@ -207,7 +208,7 @@ fn qwen_merges_the_lowest_rank_first() {
     }
 }
 
-/// The tokenizer that an open MobileVLM brings along is that of its folder, under either rule for spaces.
+/// The tokenizer inside an open MobileVLM equals that of its folder, under either rule for spaces.
 #[test]
 fn open_mobilevlms_bring_their_tokenizer() {
     for (case, prefix) in [("mobilevlm_v1_grid4", Prefix::Every), ("mobilevlm_v2_grid16", Prefix::First)] {
@@ -257,7 +258,7 @@ fn streaming_is_whole_decoding_and_never_half_a_character() {
         assert_eq!(pieces, per_byte_lossy(&bytes), "{ids:?}");
         assert_eq!(pieces, tokenizer.decode(&ids));
     }
-    // Half of a character waits, and is replaced only at the end.
+    // Half of a character waits, and is replaced at the end.
     let mut decoder = tokenizer.decoder();
     assert_eq!((decoder.push(3 + 0xe2), decoder.push(3 + 0x82)), (String::new(), String::new()));
     assert!(decoder.is_waiting());
@@ -265,7 +266,7 @@ fn streaming_is_whole_decoding_and_never_half_a_character() {
     assert_eq!(decoder.push(3 + 0xac), "€");
 }
 
-/// SentencePiece's rule, written down a second time: each byte that begins no character is one U+FFFD.
+/// SentencePiece's rule, implemented a second time: each byte that begins no character is one U+FFFD.
 fn per_byte_lossy(mut bytes: &[u8]) -> String {
     let mut text = String::new();
     while let Some(&first) = bytes.first() {
@@ -286,7 +287,7 @@ fn long_texts_take_linear_time() {
     assert_eq!(tokenizer.decode(&ids), text);
     let spaces = tokenizer.encode_without_special(&" ".repeat(1_000_000)).unwrap();
     assert_eq!(tokenizer.decode(&spaces).len(), 1_000_000);
-    // Quadratic would be hours.
+    // A quadratic algorithm would take hours.
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
@@ -356,7 +357,8 @@ fn gguf_holds_the_same_tokenizer() {
 
 #[test]
 fn tokenizer_json_of_both_kinds() {
-    // The vocabulary of a golden folder as Hugging Face's converter writes it: the same ids, and a template of its own.
+    // The vocabulary of a golden folder in the form of Hugging Face's converter: the same ids, and a template of its
+    // own.
     let bytes = std::fs::read(golden().join("llama_untied_sharded/tokenizer.model")).unwrap();
     let model = crate::checkpoint::sentencepiece::read("tokenizer.model", &bytes).unwrap();
     let vocabulary: serde_json::Map<String, Value> =
@@ -404,7 +406,7 @@ fn tokenizer_json_of_both_kinds() {
     }
     assert_eq!(tokenizer.decode(&[1, 419, 501, 3 + 0xe2, 3 + 0x82, 3 + 0xac, 2]), "H€");
 
-    // Another class has its template in the file.
+    // For another class the template in the file applies.
     folder.write("tokenizer_config.json", r#"{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}"#);
     let mut own = llama.clone();
     own["post_processor"] = serde_json::json!({"type": "TemplateProcessing",
@@ -416,7 +418,7 @@ fn tokenizer_json_of_both_kinds() {
     assert_eq!(tokenizer.encode("a").unwrap(), [2, 263]);
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), Some(2)));
 
-    // Byte-level: what no token has read is lossy UTF-8, one U+FFFD for a broken sequence.
+    // Byte-level: invalid UTF-8 is decoded lossily, with one U+FFFD for a broken sequence.
     let alphabet = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
     let vocabulary: serde_json::Map<String, Value> =
         alphabet.into_iter().map(|char| (char.to_string(), byte_level::bytes(&char.to_string())[0].into())).collect();

@@ -1,4 +1,4 @@
-//! Qwen's tokenizer: byte-level BPE whose merges follow from ranks, special ids behind the ranks, and spans that stand for
+//! Qwen's tokenizer: byte-level BPE whose merges follow from ranks, special ids after the ranks, and spans of ids for
 //! pictures.
 //!
 //! NFC · special tokens cut out · a pattern cuts the rest into pieces · a piece that is a token is it, else the adjacent pair
@@ -19,25 +19,25 @@ use crate::checkpoint::text::AddedToken;
 use crate::checkpoint::tiktoken::{TAGS, Tiktoken};
 use crate::error::{Error, Result};
 
-/// Ids that a picture has between `<img>` and `</img>`.
+/// The number of ids of a picture between `<img>` and `</img>`.
 pub const SPAN: usize = 256;
 
-/// Which special tokens text may spell out.
+/// The special tokens that text may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
     All,
-    /// Those of regions and pictures: what the content of a message may have.
+    /// The tokens of regions and pictures, which the content of a message may contain.
     Tags,
 }
 
 pub struct Encoder {
-    /// By rank.
+    /// The tokens by rank.
     tokens: Vec<Vec<u8>>,
     ranks: HashMap<Vec<u8>, u32>,
     pieces: Split,
     all: Added,
     tags: Added,
-    /// The id of `<img>`, where pictures have one; `</img>` and `<imgpad>` follow it.
+    /// The id of `<img>`, if the model has pictures; `</img>` and `<imgpad>` follow it.
     image: Option<u32>,
 }
 
@@ -72,7 +72,7 @@ impl Encoder {
         self.image
     }
 
-    /// Ids of any text, pictures' spans among them.
+    /// The ids of a text, with the spans of its pictures.
     pub fn encode(&self, text: &str, allowed: Allowed) -> Result<Vec<u32>> {
         let failed = |error: tokenizers::Error| Error::prompt("the text cannot be tokenized").caused_by(error);
         let mut normal = NormalizedString::from(text);
@@ -105,7 +105,7 @@ impl Encoder {
             return;
         }
         let count = piece.len();
-        // Part i begins at byte i where end[i] > i; `start` tells which part ends at a byte.
+        // Part i begins at byte i if end[i] > i; `start` gives the part that ends at a byte.
         let mut end: Vec<usize> = (1..=count).collect();
         let mut start: Vec<usize> = (0..=count).map(|at| at.saturating_sub(1)).collect();
         let mut pairs = BinaryHeap::new();
@@ -118,7 +118,7 @@ impl Encoder {
             offer(&mut pairs, at - 1, at, at + 1);
         }
         while let Some(Reverse((_, left, middle, right))) = pairs.pop() {
-            // One of the two was merged before.
+            // One of the two parts was merged before.
             if end[left] != middle || end.get(middle) != Some(&right) {
                 continue;
             }
@@ -137,8 +137,8 @@ impl Encoder {
         }
     }
 
-    /// Between `<img>` and `</img>` the bytes of what is written there, each byte's value as an id, then `<imgpad>`: as many
-    /// ids as a picture has.
+    /// Between `<img>` and `</img>` the ids are the values of the bytes of the text between the tags, then `<imgpad>`,
+    /// up to the number of ids of a picture.
     fn with_spans(&self, ids: &[u32]) -> Result<Vec<u32>> {
         let Some(image) = self.image else { return Ok(ids.to_vec()) };
         let mut out = Vec::with_capacity(ids.len());
