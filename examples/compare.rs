@@ -2,9 +2,9 @@
 //!
 //! cargo run --release --example compare -- MODEL [DEVICE [f32|auto [PROMPT]]]
 //!
-//! DEVICE is `gpu`, an index of `dunlin info` or a part of BACKEND:NAME. The CPU runs the plan that was made for the device: a
-//! prompt, then a first token as decoding runs it. Under `f32` the results of a step must agree to 1e-4, relative; under
-//! `auto`, where caches and tiles may be f16, to 1e-2. The exit code is 1 if one does not.
+//! DEVICE is `gpu`, an index of `dunlin info` or a part of BACKEND:NAME. The CPU runs the plan that was made for the
+//! device: a prompt, then a first token as decoding runs it. Under `f32` the results of a step must agree to 1e-4,
+//! relative; under `auto`, where caches and tiles may be f16, to 1e-2. The exit code is 1 if one does not.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -17,19 +17,19 @@
 //!
 //! * [`Device`] says where a model runs: a GPU if there is a real one, the CPU, or an adapter by index or name.
 //!   [`Device::check`] compares the kernels that run on an adapter with the CPU path.
-//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device, read from disk or from memory ([`Files::memory`]).
-//!   It is cheap to clone and shared between threads. [`LoadOptions`] converts weights while loading, bounds the context,
-//!   and reports progress.
-//! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a picture:
-//!   a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
+//! * [`Model`] is a Hugging Face folder or a `.gguf` file on a device, read from disk or from memory
+//!   ([`Files::memory`]). It is cheap to clone and shared between threads. [`LoadOptions`] converts weights while
+//!   loading, bounds the context, and reports progress.
+//! * [`Prompt`] is text, a chat or ids; chat models get text through their own template. [`Prompt::image`] adds a
+//!   picture: a path, or an [`Image`] from memory. [`Sampler`] says how tokens are chosen.
 //! * [`Generation`] is an iterator of [`Piece`]s with its own KV cache. Dropping it stops the work;
-//!   [`Generation::follow_up`] goes on with the conversation; [`Generation::mask`] changes logits before tokens are chosen;
-//!   [`Generation::boxes`] gives the places in a picture that the answer names ([`Located`]).
+//!   [`Generation::follow_up`] goes on with the conversation; [`Generation::mask`] changes logits before tokens are
+//!   chosen; [`Generation::boxes`] gives the places in a picture that the answer names ([`Located`]).
 //! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`prune`] makes a model smaller: heads and channels that matter little go, layer by layer ([`PruneOptions`]).
-//! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors by
-//!   what a caller can do about them.
+//! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors
+//!   by what a caller can do about them.
 //!
 //! Features, all on by default: `cli` (the `dunlin` program), `demo` (the model `demo` inside it), `gpu` (wgpu), `mmap`
 //! (files are mapped; without it they are read), `threads` (the CPU path uses every core).

@@ -80,7 +80,7 @@ def main():
         entries = []
         for number, item in enumerate(rng.sample(items, args.items)):
             question, answer = rng.choice(item.questions)
-            # Every second question asks for a shape or a colour instead of yes or no, if the picture has such a question.
+            # Every second question asks for a shape or a colour, if the picture has such a question.
             if number % 2 == 0:
                 named = [turn for turn in item.questions if turn[1] in SHAPES + COLOURS]
                 question, answer = rng.choice(named or item.questions)

@@ -144,7 +144,8 @@ pub trait Session: Send {
     /// Replaces the content of `chosen` by the tokens of the oldest [`Want::Token`] step that was not taken yet, one
     /// for each row that chooses a token. Waits for them. Panics if there is no such step.
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()>;
-    /// The named outputs of the last [`Want::Logits`], [`Want::Hidden`] or [`Want::Trace`] step, in model order. Waits for them.
+    /// The named outputs of the last [`Want::Logits`], [`Want::Hidden`] or [`Want::Trace`] step, in model order. Waits
+    /// for them.
     fn outputs(&mut self) -> Result<Vec<(String, Output)>>;
     /// Begins to encode a picture, pixels (3, S, S). Its M rows become rows `first..` of the session's pictures, with
     /// the ids from `vocab + first` on. [`Session::encode_slice`] does the work.
@@ -153,7 +154,8 @@ pub trait Session: Send {
     /// decoding steps of other sequences can run in between. Returns (done, of all); the rows are complete when both
     /// are equal.
     fn encode_slice(&mut self) -> Result<(usize, usize)>;
-    /// `vision.features` (N, width) and `vision.projected` (M, hidden) of the picture that was encoded last. Waits for them.
+    /// `vision.features` (N, width) and `vision.projected` (M, hidden) of the picture that was encoded last. Waits for
+    /// them.
     fn encoded(&mut self) -> Result<Vec<(String, Output)>>;
     /// Makes room for `capacity` positions; computed positions stay.
     fn reserve(&mut self, capacity: usize) -> Result<()>;

@@ -1,4 +1,5 @@
-//! Products of float32 matrices in memory, either of them transposed or a part of a larger one: by panels of 32 columns.
+//! Products of float32 matrices in memory, either of them transposed or a part of a larger one: by panels of 32
+//! columns.
 //!
 //! y[r, c] = Σ_i a[r, i] · b[i, c]    a: (m, k)   b: (k, n)   y: (m, n)
 

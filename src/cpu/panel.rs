@@ -42,8 +42,8 @@ pub fn decode(w: &Matrix, rows: Range<usize>, first: usize, decoded: &mut [f32],
     }
 }
 
-/// panel[i][c] = b[first + i, columns.start + c], zero where `columns` ends. Element (i, c) of b is `b[i · row + c · col]`,
-/// `strides` = row, col, and one of them is 1.
+/// panel[i][c] = b[first + i, columns.start + c], zero beyond the end of `columns`. Element (i, c) of b is
+/// `b[i · row + c · col]`, `strides` = row, col, and one of them is 1.
 pub fn pack(
     b: &[f32],
     strides: [usize; 2],

@@ -1,4 +1,5 @@
-//! Dot products of stored rows with up to eight rows of activations at a time: a weight is decoded once for all of them.
+//! Dot products of stored rows with up to eight rows of activations at a time: a weight is decoded once for all of
+//! them.
 //!
 //! A sum has the same lanes and the same order, whichever rows are computed with it.
 

@@ -13,8 +13,8 @@ use crate::threads::Member;
 /// The number of logits in a slice.
 const SLICE: usize = 4096;
 
-/// The result of a slice, in floats of the workspace: the largest logit, Σ exp(logit − largest), and of the ids that may be
-/// chosen the best score and its id.
+/// The result of a slice, in floats of the workspace: the largest logit, Σ exp(logit − largest), and of the ids that
+/// may be chosen the best score and its id.
 const FOUND: usize = 4;
 
 /// For each row, the results of its slices, and the smallest logit that the filters keep.

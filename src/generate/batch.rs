@@ -12,11 +12,11 @@ use super::scheduler::Scheduler;
 use super::stream::{Piece, TextStream};
 use crate::error::Result;
 
-/// The continuations of several prompts, as they are generated: an iterator of the prompt's index, from 0, and a [`Piece`] or
-/// an error. Dropping it stops the work.
+/// The continuations of several prompts, as they are generated: an iterator of the prompt's index, from 0, and a
+/// [`Piece`] or an error. Dropping it stops the work.
 ///
-/// Each prompt is continued as [`Model::generate`] continues it alone, bit for bit. The next prompt is taken
-/// from the iterator when another one ends. What prompts begin with alike is computed once, and a picture that several prompts
+/// Each prompt is continued as [`Model::generate`] continues it alone, bit for bit. The next prompt is taken from the
+/// iterator when another one ends. A common beginning of prompts is computed once, and a picture that several prompts
 /// show is read once. An error ends its prompt only, but a failure of the device ends all prompts.
 pub struct Generations {
     model: Model,
@@ -44,9 +44,9 @@ struct Running {
 const PARALLEL: usize = 8;
 
 impl Model {
-    /// Continues several prompts together, [`Generations::parallel`] at a time: each weight is read once for all of them.
-    /// Nothing runs before the first piece is asked for. A sampler with a seed draws for each prompt what it would draw
-    /// for it alone; one without draws each from a seed of its own.
+    /// Continues several prompts together, [`Generations::parallel`] at a time: each weight is read once for all of
+    /// them. Nothing runs before the first piece is requested. A sampler with a seed draws the same tokens for each
+    /// prompt as for the prompt alone; a sampler without a seed draws each prompt's tokens from a new seed.
     ///
     /// # Errors
     ///
@@ -97,7 +97,8 @@ impl Generations {
         self
     }
 
-    /// The index of a prompt whose continuation has ended, and its statistics: each prompt once, in the order in which they end.
+    /// The index of a prompt whose continuation has ended, and its statistics: each prompt once, in the order in which
+    /// they end.
     pub fn ended(&mut self) -> Option<(usize, Stats)> {
         self.ended.pop_front()
     }

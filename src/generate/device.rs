@@ -46,8 +46,8 @@ impl Device {
         Self(Wanted::Cpu)
     }
 
-    /// `auto`, `cpu`, `gpu`, an index of [`Device::list`], `vulkan`, `metal`, `dx12` or `gl`, or `[BACKEND:]NAME-PART` such as
-    /// `vulkan:llvmpipe`.
+    /// `auto`, `cpu`, `gpu`, an index of [`Device::list`], `vulkan`, `metal`, `dx12` or `gl`, or `[BACKEND:]NAME-PART`
+    /// such as `vulkan:llvmpipe`.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim().to_lowercase();
         Ok(Self(match text.as_str() {

@@ -183,7 +183,8 @@ impl<'a> Evaluator<'a> {
         Ok(None)
     }
 
-    /// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored (lm-evaluation-harness).
+    /// Log-likelihoods of the choices, as the common-sense sets of the MobileLLM paper are scored
+    /// (lm-evaluation-harness).
     fn choose(&self, item: &Item, choices: &[String], label: usize) -> Result<Option<Outcome>> {
         let question = item.image.as_ref().map(|_| self.model.0.encode(&item.question())).transpose()?;
         let texts = choices.iter().map(|choice| match &question {

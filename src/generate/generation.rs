@@ -12,8 +12,8 @@ use super::sequence::{Mask, Request};
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
 
-/// The continuation of a prompt, as it is generated: an iterator of [`Piece`]s with its own KV cache. Dropping it stops the
-/// work.
+/// The continuation of a prompt, as it is generated: an iterator of [`Piece`]s with its own KV cache. Dropping it stops
+/// the work.
 ///
 /// It ends at the model's end token, after [`Generation::max_tokens`], when the context is full, or with an error.
 pub struct Generation {
@@ -136,16 +136,16 @@ impl Generation {
         self
     }
 
-    /// Changes the logits before each token is chosen, for example to forbid tokens: `mask` gets the ids so far, those of the
-    /// prompt first, and the logits of the next token, one for each id of the vocabulary. −∞ forbids a token.
+    /// Changes the logits before each token is chosen, for example to forbid tokens: `mask` gets the ids so far, those
+    /// of the prompt first, and the logits of the next token, one for each id of the vocabulary. −∞ forbids a token.
     ///
     /// The sampler then chooses from these logits as it chooses from the model's, with the same draws, and
-    /// [`Piece::logprob`] and [`Piece::top`] are theirs. A mask that changes nothing changes no piece. End tokens are tokens
-    /// like others: forbid them and the text goes on, forbid all but them and it ends. Ids past the vocabulary are rows of
-    /// pictures.
+    /// [`Piece::logprob`] and [`Piece::top`] are computed from them. A mask that changes no logit changes no piece. A
+    /// mask may also forbid the end tokens, so that the text continues, or all other tokens, so that it ends. Ids past
+    /// the vocabulary are rows of pictures.
     ///
-    /// A step then waits for its logits and for `mask`, so that decoding takes longer than without it. The next piece is an
-    /// error if `mask` forbids every token, or writes NaN.
+    /// A step then waits for its logits and for `mask`, so that decoding takes longer than without it. The next piece
+    /// is an error if `mask` forbids every token, or writes NaN.
     ///
     /// ```
     /// use dunlin::{Device, Model, Prompt, Sampler};

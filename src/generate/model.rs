@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::models::PictureIds;
 use crate::tensor::DType;
 
-/// A loaded model. Cheap to clone, and shared between threads; every [`Generation`](crate::Generation) has its own KV cache.
+/// A loaded model. Cheap to clone, and shared between threads; every [`Generation`](crate::Generation) has its own KV
+/// cache.
 #[derive(Clone)]
 pub struct Model(pub(super) Arc<Inner>);
 

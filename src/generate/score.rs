@@ -29,9 +29,9 @@ pub struct Score {
 /// Hidden states and logits of a text, in the order of execution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
-    /// `embeddings`, `layers.0`, `layers.1`, …, `logits`: (tokens, features). Before them, where the prompt has a picture,
-    /// `vision.pixels` (3, S, S), `vision.features` (patches, width) and `vision.projected` (image tokens, hidden); those
-    /// of a second picture begin with `vision.1.`, and so on.
+    /// `embeddings`, `layers.0`, `layers.1`, …, `logits`: (tokens, features). Before them, where the prompt has a
+    /// picture, `vision.pixels` (3, S, S), `vision.features` (patches, width) and `vision.projected` (image tokens,
+    /// hidden); those of a second picture begin with `vision.1.`, and so on.
     pub tensors: Vec<(String, Values)>,
 }
 

@@ -18,7 +18,8 @@ pub struct Piece {
     pub text: String,
     /// Natural logarithm of the token's probability at temperature 1.
     pub logprob: f32,
-    /// The most probable tokens with their logarithms, best first; empty unless [`Generation::logprobs`](crate::Generation::logprobs) asked.
+    /// The most probable tokens with their logarithms, best first; empty unless
+    /// [`Generation::logprobs`](crate::Generation::logprobs) requested them.
     pub top: Vec<(u32, f32)>,
 }
 

@@ -1,5 +1,5 @@
-//! A random Qwen-VL of full size as a folder: 9.66 billion parameters in bf16, whose tensors are views of five storages, so
-//! that the file has 1.5 GB.
+//! A random Qwen-VL of full size as a folder: 9.66 billion parameters in bf16, whose tensors are views of five
+//! storages, so that the file has 1.5 GB.
 //!
 //! Weights are scaled so that hidden states stay near unit size and logits have a standard deviation of about 3.
 

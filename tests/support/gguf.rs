@@ -1,7 +1,7 @@
 //! A small GGUF v3 writer, and golden folders as GGUF.
 //!
-//! magic · version · tensor count · value count · values · tensor infos · padding · data, all little endian. Strings and
-//! arrays begin with a u64 length. Shapes are written with the contiguous dimension first.
+//! magic · version · tensor count · value count · values · tensor infos · padding · data, all little endian. Strings
+//! and arrays begin with a u64 length. Shapes are written with the contiguous dimension first.
 
 use std::path::Path;
 

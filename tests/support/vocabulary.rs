@@ -6,7 +6,8 @@ use dunlin::checkpoint::sentencepiece::{self, PieceKind};
 
 use super::gguf::Writer;
 
-/// The tokenizer of a folder's `tokenizer.model`, filled up to `vocab` tokens with one Chinese or Korean character each.
+/// The tokenizer of a folder's `tokenizer.model`, filled up to `vocab` tokens with one Chinese or Korean character
+/// each.
 pub fn with_sentencepiece(writer: Writer, folder: &Path, vocab: usize) -> Writer {
     let file = folder.join("tokenizer.model");
     let model = sentencepiece::read("tokenizer.model", &std::fs::read(file).expect("a file")).expect("a model");

@@ -1,8 +1,8 @@
 //! Pictures in the form that vision towers read: decoded, padded or stretched to a square, resized as Pillow does,
 //! normalised.
 //!
-//! PNG and lossless WebP give exactly the bytes of Pillow 12. Decoders of JPEG differ from each other, mostly by 2 steps
-//! of 255 or less, so JPEG pixels are not exact; all steps after decoding are exact again.
+//! PNG and lossless WebP give exactly the bytes of Pillow 12. Decoders of JPEG differ from each other, mostly by 2
+//! steps of 255 or less, so JPEG pixels are not exact; all steps after decoding are exact again.
 
 mod decode;
 mod resize;

@@ -1,8 +1,9 @@
 //! Qwen's tokenizer: byte-level BPE whose merges follow from ranks, special ids after the ranks, and spans of ids for
 //! pictures.
 //!
-//! NFC · special tokens cut out · a pattern cuts the rest into pieces · a piece that is a token is it, else the adjacent pair
-//! whose bytes together have the lowest rank is merged, the leftmost first, until none is a token · spans.
+//! NFC · special tokens cut out · a pattern cuts the rest into pieces · a piece in the vocabulary is one token;
+//! in others the adjacent pair whose joined bytes have the lowest rank is merged, the leftmost first, until no joined
+//! pair is a token · spans.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
