@@ -12,10 +12,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::support::adapters;
-use crate::support::golden::{Golden, numbers};
+use crate::support::golden::{self, Golden, numbers};
 use crate::support::scratch::Scratch;
-
-const CASES: [&str; 2] = ["prune_l2", "prune_taylor"];
 
 /// The options of a case.
 fn options(expected: &Value) -> PruneOptions {
@@ -129,9 +127,8 @@ fn json(file: &Path) -> Value {
 
 #[test]
 fn choices_and_weights_are_those_of_the_authors() {
-    for name in CASES {
-        let case = Golden::open(name);
-        let expected = case.expected();
+    for case in golden::prune_cases() {
+        let (name, expected) = (&case.name, case.expected());
         let pruned = prune(&case, &Device::cpu(), &options(&expected));
         report_is_the_authors(&serde_json::to_value(&pruned.report).expect("JSON"), &expected, name);
 
@@ -154,9 +151,8 @@ fn choices_and_weights_are_those_of_the_authors() {
 #[test]
 fn choices_are_the_same_on_every_adapter() {
     for adapter in adapters::all() {
-        for name in CASES {
-            let case = Golden::open(name);
-            let expected = case.expected();
+        for case in golden::prune_cases() {
+            let (name, expected) = (&case.name, case.expected());
             let device = Device::parse(&adapter.index.to_string()).expect("an adapter");
             let pruned = prune(&case, &device, &options(&expected));
             report_is_the_authors(&serde_json::to_value(&pruned.report).expect("JSON"), &expected, name);
@@ -225,8 +221,8 @@ fn layers_alike_need_no_importance() {
 
 #[test]
 fn a_run_stops_when_it_is_told_to() {
-    for name in CASES {
-        let case = Golden::open(name);
+    for case in golden::prune_cases() {
+        let name = &case.name;
         let calibration = Calibration::open(case.folder.join("expected.safetensors")).expect("calibration");
         let mut shares = Vec::new();
         let run = dunlin::prune(&case.folder, &Device::cpu(), &calibration, &options(&case.expected()), |progress| {

@@ -3,7 +3,7 @@
 //! questions.
 
 use crate::support::forward;
-use crate::support::golden::Golden;
+use crate::support::golden::{self, Golden};
 use crate::support::pictures::{greedy, log_softmax, tensor};
 use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
@@ -20,10 +20,6 @@ const TOWER: f32 = 5e-5;
 const TOWER_GPU: f32 = 5e-4;
 /// The factor of the tolerance of logits far beyond the trained length, which have twice the error of others.
 const LONG: f32 = 2.0;
-
-fn cases() -> Vec<Golden> {
-    ["qwenvl_a", "qwenvl_b"].map(Golden::open).into()
-}
 
 /// The tolerances of `tests/golden/README.md`.
 fn tolerance(runtime: &Runtime) -> Tolerance {
@@ -57,7 +53,7 @@ fn rows(trace: &Trace, name: &str, positions: &[u32]) -> Vec<f32> {
 
 #[test]
 fn golden_qwen_cases() {
-    for golden in cases() {
+    for golden in golden::qwen_cases() {
         for runtime in runtimes::all() {
             let model = runtime.model(&golden.folder, &LoadOptions::new());
             check(&golden, &model, &runtime);
