@@ -158,6 +158,10 @@ fn what_cannot_be_pruned_is_refused_before_the_work() {
         gguf::from_folder(&root().join("mobilellm_gqa"), |_, element, bytes| (element, bytes.to_vec())).finish(),
     );
     Run::new().with("MODEL", gguf).fails(&["model.gguf", "GGUF", "Hugging Face folder"]);
+    // Architectures whose configurations have one width for all layers.
+    for case in ["qwen3", "smollm3", "gemma3"] {
+        Run::new().with("MODEL", root().join(case)).fails(&[case, "not pruned", "mobilellm"]);
+    }
     // The folder of the input model is never replaced.
     let copy = scratch.copy(&root().join("prune_l2"));
     let run = Run::new().with("MODEL", &copy).with("--out", &copy);
