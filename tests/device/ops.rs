@@ -77,6 +77,10 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
         for (mut profile, all) in variants(gpu) {
             let plan = |profile: &DeviceProfile| Plan::new(prepared.graph.clone(), &case.profile(profile), Fusion::Off);
             let mut planned = Ok(plan(&profile).expect("a kernel for every case"));
+            let few = profile.max_groups < gpu.profile.max_groups;
+            if few && planned.iter().flat_map(|plan| &plan.steps).all(|step| !takes_turns(step.dispatch.kernel.0)) {
+                continue;
+            }
             while let Ok(Plan { steps, .. }) = planned {
                 let kernels = || steps.iter().map(|step| step.dispatch.kernel.0);
                 let by = kernels().next().map(Kernel::name).unwrap_or_default();
@@ -102,13 +106,18 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
     }
 }
 
+/// Whether a kernel takes its items in turns if there are more than the device has workgroups.
+fn takes_turns(kernel: &Kernel) -> bool {
+    kernel.source.contains("num_workgroups")
+}
+
 /// The profiles that reach every kernel that the device can run, with all its constants; and whether the other
-/// candidates of an operator run too, one after the other. The profiles have full precision, half precision, and the
-/// kernels for hardware. Cases state where weights are split.
+/// candidates of an operator run too, one after the other. The profiles have full precision, half precision, the kernels
+/// for hardware, and few workgroups. Cases state where weights are split.
 fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
     let hardware = DeviceProfile { rasteriser: false, ..gpu.profile.clone() };
     let full = |profile: &DeviceProfile| DeviceProfile { reduced_precision: false, ..profile.clone() };
-    let mut variants = vec![(hardware.clone(), true)];
+    let mut variants = vec![(hardware.clone(), true), (DeviceProfile { max_groups: 3, ..hardware.clone() }, false)];
     if gpu.profile.f16 {
         variants.push((full(&hardware), false));
     }

@@ -120,6 +120,28 @@ fn every_shared_shader_is_included() {
 }
 
 #[test]
+fn kernels_with_fewer_workgroups_than_items_loop() {
+    let rule = |inspection: &mut Inspection| {
+        for operator in inspection.operator_names() {
+            let (path, shader) = (format!("src/ops/{operator}.rs"), format!("shaders/{operator}.wgsl"));
+            let Some(file) = inspection.repository.file(&path) else { continue };
+            let loops = inspection.repository.file(&shader).is_some_and(|file| file.code.contains("num_workgroups"));
+            if file.code.contains("in_turns(") && !loops {
+                let message = format!("takes its items in_turns, but {shader} does not loop by num_workgroups");
+                inspection.add(file, 1, message);
+            }
+        }
+    };
+    holds(
+        rule,
+        &[
+            ("src/ops/rms_norm.rs", "fn f() { in_turns(rows, 1, profile) }", "rms_norm.wgsl does not loop"),
+            ("src/ops/mod.rs", "operators! {}", "no operator is read"),
+        ],
+    );
+}
+
+#[test]
 fn every_format_is_in_the_table() {
     let rule = |inspection: &mut Inspection| {
         let formats = inspection.format_names();

@@ -7,7 +7,7 @@ use crate::backend::AdapterInfo;
 use crate::backend::wgpu::counters::{count_created, count_submitted};
 use crate::backend::wgpu::pipelines::Pipelines;
 use crate::error::{Error, Result};
-use crate::kernel::DeviceProfile;
+use crate::kernel::{DeviceProfile, MOST_GROUPS};
 
 /// An open device: its queue, its compiled pipelines, and the first fault that its driver reported.
 pub struct Gpu {
@@ -227,6 +227,7 @@ impl Gpu {
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            max_groups: limits.max_compute_workgroups_per_dimension.min(MOST_GROUPS),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features
