@@ -81,6 +81,22 @@ fn sequences_of_quantised_weights_are_each_as_alone_bit_for_bit() {
     }
 }
 
+/// Positions are copied whole, whatever a buffer's size is rounded up to: 6 positions of ids are 24 bytes of 32.
+#[test]
+fn a_common_beginning_is_copied_from_memory_of_any_size() {
+    let golden = Golden::open("mobilellm_gqa");
+    for runtime in runtimes::full() {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        for limit in [1, 2] {
+            let prompts = [vec![5, 6], vec![5, 7], vec![5, 8, 9]].map(Prompt::tokens);
+            let at = format!("{limit} tokens on {}", runtime.label);
+            let wanted = alone(&model, &prompts, &Sampler::greedy(), limit);
+            same(&at, &together(&model, &prompts[..2], &Sampler::greedy(), 8, limit), &wanted[..2]);
+            same(&at, &together(&model, &prompts, &Sampler::greedy(), 8, limit), &wanted);
+        }
+    }
+}
+
 #[test]
 fn questions_about_pictures_together_are_each_as_alone_bit_for_bit() {
     let golden = Golden::open("mobilevlm_v2_grid16");

@@ -347,14 +347,15 @@ impl Session for GpuSession {
 
     fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
-        let states = || self.buffers.state.iter().filter(|(name, _)| *name != models::IMAGES);
-        let each = |buffer: &wgpu::Buffer| buffer.size() / self.capacity as u64;
-        let largest = states().map(|(_, buffer)| each(buffer) * count as u64).max().unwrap_or(0);
+        let Buffers { state, position_bytes, .. } = &self.buffers;
+        let states = || state.iter().filter(|(name, _)| *name != models::IMAGES);
+        let states = || states().map(|(name, buffer)| (position_bytes[name], buffer));
+        let largest = states().map(|(each, _)| each * count as u64).max().unwrap_or(0);
         // WebGPU cannot copy a buffer into itself.
         let between = storage(gpu, "copy", largest, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        for (_, buffer) in states() {
-            let (each, bytes) = (each(buffer), each(buffer) * count as u64);
+        for (each, buffer) in states() {
+            let bytes = each * count as u64;
             encoder.copy_buffer_to_buffer(buffer, from as u64 * each, &between, 0, bytes);
             encoder.copy_buffer_to_buffer(&between, 0, buffer, to as u64 * each, bytes);
         }
