@@ -48,6 +48,9 @@ impl Model {
     /// them. Nothing runs before the first piece is requested. A sampler with a seed draws the same tokens for each
     /// prompt as for the prompt alone; a sampler without a seed draws each prompt's tokens from a new seed.
     ///
+    /// Each prompt that runs gets room in the KV cache for itself and [`Generations::max_tokens`], without a limit for
+    /// the whole context. Prompts for which the device has no memory wait until others end.
+    ///
     /// # Errors
     ///
     /// The sampler's options are out of range. An error of one prompt comes from the iterator, with the prompt's index.
@@ -73,7 +76,8 @@ impl Model {
 }
 
 impl Generations {
-    /// Sets how many prompts are continued at a time: 8 by default, 512 at most. Each has a KV cache of its own.
+    /// Sets how many prompts are continued at a time: 8 by default, 512 at most, and fewer if the device has no memory
+    /// for as many. Each has room in the KV cache for itself and [`Generations::max_tokens`].
     pub fn parallel(mut self, prompts: usize) -> Self {
         self.parallel = prompts.max(1);
         self

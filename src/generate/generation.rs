@@ -100,6 +100,13 @@ impl Stats {
 
 impl Model {
     /// Continues a prompt. Nothing runs before the first piece is asked for.
+    ///
+    /// The KV cache then gets room for the prompt and [`Generation::max_tokens`], without a limit for the whole context.
+    ///
+    /// # Errors
+    ///
+    /// The prompt is empty, does not fit the context, or has pictures or a chat that the model cannot read; or the
+    /// sampler's options are out of range.
     pub fn generate(&self, prompt: impl Into<Prompt>, sampler: &Sampler) -> Result<Generation> {
         let encoded = self.0.encode(&prompt.into())?;
         let scheduler = Scheduler::new(self.0.clone(), 1);
@@ -195,7 +202,25 @@ impl Generation {
     /// Reads the pictures of the prompt. Calls `progress` with the finished work and all work.
     ///
     /// The first piece does this too; a separate call serves to show progress.
+    ///
+    /// # Errors
+    ///
+    /// The weights that read pictures were released, memory ran out, or the device failed. The generation has then
+    /// ended.
     pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
+        let read = self.read_images(&progress);
+        self.end_if_wrong(read)
+    }
+
+    /// Ends the generation after an error: what the scheduler was doing is half done.
+    fn end_if_wrong(&mut self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.scheduler = None;
+        }
+        result
+    }
+
+    fn read_images(&mut self, progress: &dyn Fn(usize, usize)) -> Result<()> {
         let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
         let (key, stream) = self.running.get_or_insert_with(|| {
             let sampling = self.sampling.clone();
@@ -206,7 +231,7 @@ impl Generation {
         if stream.stop.is_some() {
             return Ok(());
         }
-        scheduler.encode_pictures(*key, &progress)?;
+        scheduler.encode_pictures(*key, progress)?;
         if std::mem::take(&mut self.release_vision) {
             let engine = &self.model.0.engine;
             let before = engine.weight_bytes();
@@ -219,12 +244,18 @@ impl Generation {
     /// Runs the prompt. Calls `progress` with the number of tokens that were submitted and of all tokens.
     ///
     /// The first piece does this too; a separate call serves to show progress.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Generation::encode_images`], and of a [`mask`](Generation::mask) that leaves no token. The generation
+    /// has then ended.
     pub fn prefill(&mut self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
         self.encode_images(|_, _| ())?;
-        match (&mut self.scheduler, &self.running) {
+        let run = match (&mut self.scheduler, &self.running) {
             (Some(scheduler), Some((key, stream))) if stream.stop.is_none() => scheduler.prefill(*key, &mut progress),
             _ => Ok(()),
-        }
+        };
+        self.end_if_wrong(run)
     }
 
     /// Asks the next question of a conversation. Positions of the conversation that are in the cache are not computed

@@ -234,6 +234,10 @@ fn the_weights_that_read_pictures_can_go() {
         assert_eq!(stats.weight_bytes, after.expect("released"), "{at}");
         let error = model.generate(prompt(), &Sampler::greedy()).expect("a generation").next().expect("an error");
         assert!(error.unwrap_err().to_string().contains("released"), "{at}");
+        // The same error where progress is shown, and then the end.
+        let mut shown = model.generate(prompt(), &Sampler::greedy()).expect("a generation");
+        let error = shown.encode_images(|_, _| ()).expect_err("released");
+        assert!(error.to_string().contains("released") && shown.next().is_none(), "{at}: {error}");
         // Text needs none of the released weights.
         let mut text = model.generate(Prompt::user("Hello"), &Sampler::greedy()).expect("a generation").max_tokens(2);
         assert_eq!(ids(&mut text).len(), 2, "{at}");

@@ -184,8 +184,12 @@ impl Engine for GpuEngine {
     }
 
     fn chunk(&self) -> usize {
-        let logits = (self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64)) as usize;
-        256.min(MOST_ROWS).min(logits).max(1)
+        self.most_rows().min(256)
+    }
+
+    fn most_rows(&self) -> usize {
+        let logits = self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64);
+        (logits as usize).clamp(1, MOST_ROWS)
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
@@ -456,20 +460,24 @@ impl Session for GpuSession {
         }
         let gpu = &self.shared.gpu;
         let plan = self.shared.plans.get(Pass::decode(1))?;
-        let larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
-        let before = std::mem::replace(&mut self.buffers, larger);
+        let mut larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        for (name, old) in before.state {
-            match self.buffers.state.get(&name) {
-                Some(new) => encoder.copy_buffer_to_buffer(&old, 0, new, 0, old.size().min(new.size())),
-                None => drop(self.buffers.state.insert(name, old)),
+        for (name, old) in &self.buffers.state {
+            if let Some(new) = larger.state.get(name) {
+                encoder.copy_buffer_to_buffer(old, 0, new, 0, old.size().min(new.size()));
             }
         }
         gpu.submit(encoder.finish());
+        // Until here the session is as it was: after an error it may run on.
+        gpu.check()?;
+        for (name, old) in std::mem::take(&mut self.buffers.state) {
+            larger.state.entry(name).or_insert(old);
+        }
+        self.buffers = larger;
         self.bound = PerPass::default();
         self.on_device.clear();
         self.capacity = capacity;
-        gpu.check()
+        Ok(())
     }
 
     fn depth(&self) -> usize {

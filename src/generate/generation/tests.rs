@@ -23,10 +23,16 @@ struct Fake {
     then: Option<(usize, u32)>,
     /// Log-probabilities and logits are NaN from this position on.
     broken: usize,
+    /// The number of positions that it has memory for.
+    memory: usize,
+    /// The number of rows of a decoding step.
+    rows: usize,
     sessions: Arc<AtomicUsize>,
 }
 
 struct FakeSession {
+    memory: usize,
+    rows: usize,
     depth: usize,
     then: Option<(usize, u32)>,
     broken: usize,
@@ -41,7 +47,8 @@ struct FakeSession {
 impl Fake {
     fn new() -> Self {
         let device = DeviceInfo { name: "fake".into(), backend: "none".into() };
-        Self { device, depth: 3, then: None, broken: usize::MAX, sessions: Arc::default() }
+        let (broken, memory, rows) = (usize::MAX, usize::MAX, CHUNK);
+        Self { device, depth: 3, then: None, broken, memory, rows, sessions: Arc::default() }
     }
 
     fn model(self, context: usize) -> Model {
@@ -105,9 +112,16 @@ impl Engine for Fake {
         CHUNK
     }
 
+    fn most_rows(&self) -> usize {
+        self.rows
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
+        check_memory(capacity, self.memory)?;
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(FakeSession {
+            memory: self.memory,
+            rows: self.rows,
             depth: self.depth,
             then: self.then,
             broken: self.broken,
@@ -118,6 +132,13 @@ impl Engine for Fake {
             sessions: self.sessions.clone(),
         }))
     }
+}
+
+fn check_memory(capacity: usize, memory: usize) -> Result<()> {
+    if capacity > memory {
+        return Err(Error::out_of_memory(format!("{capacity} positions, memory for {memory}")));
+    }
+    Ok(())
 }
 
 impl Drop for FakeSession {
@@ -154,7 +175,7 @@ impl Session for FakeSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        assert!(step.rows.len() <= CHUNK);
+        assert!(step.rows.len() <= if step.family == Family::Few { self.rows } else { CHUNK });
         if step.family == Family::Many {
             assert_eq!(step.rows, step.rows[0].follow(step.rows.len()), "a prompt's rows follow each other");
         }
@@ -222,6 +243,7 @@ impl Session for FakeSession {
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
+        check_memory(capacity, self.memory)?;
         self.tokens.resize(self.tokens.len().max(capacity), None);
         Ok(())
     }
@@ -294,6 +316,41 @@ fn prompts_together_are_continued_as_each_alone() {
         }
         assert_eq!(sessions.load(Ordering::Relaxed), 1);
     }
+}
+
+#[test]
+fn prompts_wait_for_memory_and_for_rows() {
+    // Some begin alike, so that places are taken over and copied.
+    let prompts: Vec<Vec<u32>> =
+        (0..9).map(|i| (0..10 + i % 4).map(|index| 3 + ((i / 3 + index) * 31 % 500) as u32).collect()).collect();
+    let alone = |model: &Model| -> Vec<_> { prompts.iter().map(|prompt| generate(model, prompt, 7).0).collect() };
+    let wanted = alone(&Fake::new().model(64));
+    // Memory for the longest alone, for some, for all; rows for one, for some, for all.
+    for (memory, rows) in [(20, 9), (21, 9), (45, 9), (100, 4), (180, 9), (180, 1), (45, 2)] {
+        let model = Fake { memory, rows, ..Fake::new() }.model(64);
+        let generations = model.generate_all(prompts.clone(), &Sampler::greedy()).unwrap();
+        let mut generations = generations.parallel(100).max_tokens(7);
+        let found: Vec<_> = generate_all(&mut generations, prompts.len()).into_iter().map(|(ids, _)| ids).collect();
+        assert_eq!(found, wanted, "memory for {memory} positions, {rows} rows");
+    }
+    // Without memory for one prompt there is an error, and no panic after it.
+    let model = Fake { memory: 16, ..Fake::new() }.model(64);
+    let mut generations = model.generate_all(prompts.clone(), &Sampler::greedy()).unwrap().max_tokens(7);
+    let error = generations.next().unwrap().1.unwrap_err();
+    assert_eq!((error.kind(), generations.next().is_none()), (ErrorKind::OutOfMemory, true));
+}
+
+#[test]
+fn a_generation_ends_with_an_error_of_its_prompt() {
+    let model = Fake { memory: 16, ..Fake::new() }.model(64);
+    let generation = || model.generate(Prompt::tokens([7; 20]), &Sampler::greedy()).unwrap();
+    let mut one = generation();
+    assert_eq!(one.encode_images(|_, _| ()).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert!(one.next().is_none() && one.encode_images(|_, _| ()).is_ok());
+    let mut two = generation();
+    assert_eq!(two.prefill(|_, _| ()).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert!(two.next().is_none() && two.prefill(|_, _| ()).is_ok());
+    assert_eq!(two.stats().stop, None);
 }
 
 #[test]
