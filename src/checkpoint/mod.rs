@@ -198,6 +198,10 @@ impl Checkpoint {
     /// The tensor called `name`, checked to have `shape`. Vectors (norms) are converted to f32 from any type.
     ///
     /// The tensor is mapped where the file's layout can be used. [`Bytes::release`] frees its pages after an upload.
+    ///
+    /// # Errors
+    ///
+    /// There is no tensor of this name, it has another shape, or its bytes cannot be read or converted.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.stored(name, shape)?.load(name, self.weights)
     }

@@ -50,6 +50,19 @@ fn prompts() -> Vec<Prompt> {
     prompts.into_iter().map(Prompt::from).collect()
 }
 
+/// Windows and post-norms, biases, layers without rope.
+#[test]
+fn sequences_of_the_newer_families_are_each_as_alone_bit_for_bit() {
+    for golden in ["gemma3", "qwen2", "smollm3"].map(Golden::open) {
+        for runtime in runtimes::all() {
+            let model = runtime.model(&golden.folder, &LoadOptions::new());
+            let wanted = alone(&model, &prompts(), &Sampler::greedy(), 7);
+            let at = format!("{} on {}", golden.name, runtime.label);
+            same(&at, &together(&model, &prompts(), &Sampler::greedy(), 7, 7), &wanted);
+        }
+    }
+}
+
 #[test]
 fn sequences_together_are_each_as_alone_bit_for_bit() {
     for golden in ["mobilellm_gqa", "mobilellm_r1", "mobilellm_ls", "efficientllm"].map(Golden::open) {
@@ -68,19 +81,6 @@ fn sequences_together_are_each_as_alone_bit_for_bit() {
     }
 }
 
-#[test]
-fn sequences_of_quantised_weights_are_each_as_alone_bit_for_bit() {
-    let golden = Golden::open("mobilellm_fp16_bin");
-    for runtime in runtimes::all() {
-        for weights in [dunlin::Weights::Q4_0, dunlin::Weights::Q8_0] {
-            let model = runtime.model(&golden.folder, &LoadOptions::new().weights(weights));
-            let wanted = alone(&model, &prompts(), &Sampler::greedy(), 9);
-            let at = format!("{weights:?} on {}", runtime.label);
-            same(&at, &together(&model, &prompts(), &Sampler::greedy(), 9, 9), &wanted);
-        }
-    }
-}
-
 /// Positions are copied whole, whatever a buffer's size is rounded up to: 6 positions of ids are 24 bytes of 32.
 #[test]
 fn a_common_beginning_is_copied_from_memory_of_any_size() {
@@ -93,6 +93,19 @@ fn a_common_beginning_is_copied_from_memory_of_any_size() {
             let wanted = alone(&model, &prompts, &Sampler::greedy(), limit);
             same(&at, &together(&model, &prompts[..2], &Sampler::greedy(), 8, limit), &wanted[..2]);
             same(&at, &together(&model, &prompts, &Sampler::greedy(), 8, limit), &wanted);
+        }
+    }
+}
+
+#[test]
+fn sequences_of_quantised_weights_are_each_as_alone_bit_for_bit() {
+    let golden = Golden::open("mobilellm_fp16_bin");
+    for runtime in runtimes::all() {
+        for weights in [dunlin::Weights::Q4_0, dunlin::Weights::Q8_0] {
+            let model = runtime.model(&golden.folder, &LoadOptions::new().weights(weights));
+            let wanted = alone(&model, &prompts(), &Sampler::greedy(), 9);
+            let at = format!("{weights:?} on {}", runtime.label);
+            same(&at, &together(&model, &prompts(), &Sampler::greedy(), 9, 9), &wanted);
         }
     }
 }
