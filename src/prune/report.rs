@@ -15,11 +15,11 @@ pub struct PruneReport {
     pub layer_importance: &'static str,
     /// `authors` or `own`.
     pub query_heads: &'static str,
-    /// T
+    /// T, the largest number of steps.
     pub iterative_steps: usize,
-    /// A
+    /// A, by how much the normalised importance of a layer changes its sparsity in a step.
     pub amplitude: f64,
-    /// ρ
+    /// ρ, the share that all T steps together remove from each layer, before A.
     pub pruning_ratio: f64,
     /// Windows per batch.
     pub batch_size: usize,
@@ -70,11 +70,11 @@ pub struct PruneStep {
     /// The mean loss of each batch in nats; only with gradients.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub batch_losses: Vec<f32>,
-    /// c
+    /// c, the importance of each layer: the sum over batches of a mean over tokens.
     pub layer_importance_sum: Vec<f64>,
-    /// z
+    /// z: c relative to its mean over the layers, within −1 .. 1.
     pub layer_importance_normalised: Vec<f64>,
-    /// S, after this step.
+    /// S after this step: the share of each layer's original elements that is to be removed.
     pub target_sparsity: Vec<f64>,
     /// Scores of heads and channels.
     pub importance: GroupImportance,

@@ -9,7 +9,7 @@ use super::gradient::{Decoder, Matrices};
 use super::options::{Importance, LayerImportance, PruneOptions};
 use super::report::{Activations, GroupImportance, PruneProgress, PruneReport, PruneStep};
 use super::scores::Scores;
-use super::select::{lowest, normalised, others, removals, sparsity};
+use super::select::{lowest, normalised, others, removals, sparsity, uniform};
 use super::streams::{self, Streams};
 use crate::backend::{DeviceChoice, Engine, EngineOptions};
 use crate::checkpoint::text::TextFiles;
@@ -230,11 +230,21 @@ impl Run<'_> {
         let (o, config) = (self.options, &self.checkpoint.config);
         let window = windows[0].len();
         let decoder = Decoder::load(&self.checkpoint, window)?;
+        let memory = decoder.memory(o.batch.min(windows.len()), window, o.memory);
+        if memory.bytes > o.memory {
+            let megabytes = |bytes: usize| bytes.div_ceil(1 << 20);
+            return Err(Error::out_of_memory(format!(
+                "activations of one window of {window} ids take {} MB, even if all that can be is computed again, and {} MB are \
+                 allowed; give shorter windows, or more with --memory",
+                megabytes(memory.bytes),
+                o.memory >> 20,
+            ))
+            .into());
+        }
         if ahead.step == 1 {
             self.compare(&decoder, &windows[0])?;
         }
         let mut gradients = decoder.gradients();
-        let memory = decoder.memory(o.batch.min(windows.len()), window, o.memory);
         // The first step needs the most memory.
         self.report.activations.get_or_insert(Activations {
             windows: memory.windows,
@@ -288,7 +298,14 @@ impl Run<'_> {
             let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             let error =
                 squares(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / squares(&mut expected.iter().copied());
-            if error.is_nan() || error > MOST {
+            if error.is_nan() {
+                return Err(Error::checkpoint(format!(
+                    "{}: hidden states behind pass {pass} are not numbers on {}: the weights are damaged, or the model overflows",
+                    self.checkpoint.path.display(),
+                    self.report.calibration,
+                )));
+            }
+            if error > MOST {
                 return Err(Error::unsupported(format!(
                     "{}: gradients of the architecture {} are not known: behind pass {pass} the hidden states that they \
                      would go back through differ by {error:.1e} from the model's; take --importance l2",
@@ -316,23 +333,46 @@ impl Run<'_> {
         device::load(&self.checkpoint, self.device, &options, &|_, _| ())
     }
 
+    /// Refuses to choose by infinities and not-a-numbers.
+    fn check_numbers(&self, measured: &Measured) -> Result<()> {
+        let refused = |what: &str, layer: usize| {
+            Err(Error::checkpoint(format!(
+                "{}: {what} of layer {layer} are not numbers on {}: the weights are damaged, or the model overflows; try what \
+                 `dunlin score` says of it",
+                self.checkpoint.path.display(),
+                self.report.calibration,
+            )))
+        };
+        for (layer, (c, scores)) in measured.layers.iter().zip(&measured.scores).enumerate() {
+            let finite = |scores: &[f64]| scores.iter().all(|score| score.is_finite());
+            match () {
+                () if !c.is_finite() => return refused("hidden states", layer),
+                () if !finite(&scores.attention) => return refused("scores of the heads", layer),
+                () if !finite(&scores.channels) => return refused("scores of the channels", layer),
+                () => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the groups with the lowest scores in each layer, and reports them.
     fn remove(&mut self, step: usize, measured: Measured) -> Result<()> {
         let (o, config) = (self.options, &self.checkpoint.config);
+        self.check_numbers(&measured)?;
         let z = normalised(&measured.layers);
         let mut kept = Vec::with_capacity(z.len());
         let (mut kv_heads, mut query_heads, mut channels) = (Vec::new(), Vec::new(), Vec::new());
         for (layer, scores) in measured.scores.iter().enumerate() {
             let share = &mut self.sparsity[layer];
             *share = match o.layer_importance {
-                LayerImportance::Uniform => o.ratio * step as f64 / o.steps as f64,
+                LayerImportance::Uniform => uniform(step, o.steps, o.ratio),
                 _ => sparsity(*share, o.ratio, o.steps, o.amplitude, z[layer]),
             };
             let [attention, ffn] = self.first[layer];
             let heads = removals(config.kv_heads[layer], config.head_dim, attention, *share);
-            let (heads, head_margin) = lowest(&scores.attention, heads)?;
+            let (heads, head_margin) = lowest(&scores.attention, heads);
             let units = removals(config.ffn[layer], 1, ffn, *share);
-            let (units, unit_margin) = lowest(&scores.channels, units)?;
+            let (units, unit_margin) = lowest(&scores.channels, units);
             for margin in [head_margin, unit_margin].into_iter().filter(|margin| margin.is_finite()) {
                 let smallest = self.report.smallest_relative_margin_of_a_choice.get_or_insert(margin);
                 *smallest = smallest.min(margin);
@@ -463,10 +503,7 @@ fn check(checkpoint: &Checkpoint, options: &PruneOptions) -> Result<()> {
             "{path} has {parameters} parameters already, which are not more than the target of {target}"
         )));
     }
-    let least = |layer: usize| Kept {
-        kv_heads: (0..config.kv_heads[layer].min(1)).collect(),
-        channels: (0..config.ffn[layer].min(1)).collect(),
-    };
+    let least = |_| Kept { kv_heads: vec![0], channels: vec![0] };
     let least = checkpoint.cut(&(0..config.layers).map(least).collect::<Vec<_>>())?.parameters();
     if target <= least {
         return Err(Error::prompt(format!(
