@@ -2,6 +2,10 @@
 
 use serde::Serialize;
 
+use super::calibration::{Calibration, Draws};
+use super::options::{Importance, PruneOptions};
+use crate::checkpoint::Checkpoint;
+
 /// The report of a pruning run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PruneReport {
@@ -47,6 +51,37 @@ pub struct PruneReport {
     pub smallest_relative_margin_of_a_choice: Option<f64>,
     /// The report of each step.
     pub steps: Vec<PruneStep>,
+}
+
+impl PruneReport {
+    /// A report without steps.
+    pub(super) fn begin(checkpoint: &Checkpoint, calibration: &Calibration, draws: &Draws, o: &PruneOptions) -> Self {
+        let taylor = o.importance == Importance::Taylor;
+        let parameters = checkpoint.parameters();
+        PruneReport {
+            importance: o.importance.name(),
+            taylor: taylor.then_some("param_first"),
+            group_reduction: if taylor { "sum" } else { "mean" },
+            layer_importance: o.layer_importance.name(),
+            query_heads: o.query_heads.name(),
+            iterative_steps: o.steps,
+            amplitude: o.amplitude,
+            pruning_ratio: o.ratio,
+            batch_size: o.batch,
+            calibration: calibration.name().to_owned(),
+            samples: draws.samples(),
+            window: draws.window(),
+            seed: calibration.is_text().then_some(o.seed),
+            device: None,
+            activations: None,
+            parameters_before: parameters,
+            target_parameters: o.target,
+            steps_run: 0,
+            parameters_after: parameters,
+            smallest_relative_margin_of_a_choice: None,
+            steps: Vec::new(),
+        }
+    }
 }
 
 /// The division of a batch that kept its activations within the memory limit.

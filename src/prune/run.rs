@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::calibration::{Calibration, Draws};
 use super::gradient::{Decoder, Matrices};
 use super::options::{Importance, LayerImportance, PruneOptions};
+use super::progress::Ahead;
 use super::report::{Activations, GroupImportance, PruneProgress, PruneReport, PruneStep};
 use super::scores::Scores;
 use super::select::{lowest, normalised, others, removals, sparsity, uniform};
@@ -104,7 +105,7 @@ pub fn prune(
     }
     let taylor = options.importance == Importance::Taylor;
     let cpu = options.layer_importance == LayerImportance::Uniform || device.choose()? == DeviceChoice::Cpu;
-    let report = report(&checkpoint, calibration, &draws, options);
+    let report = PruneReport::begin(&checkpoint, calibration, &draws, options);
     let run = Run {
         options,
         device,
@@ -129,6 +130,14 @@ enum Ended {
     /// The caller stopped it.
     Stopped,
     Failed(Error),
+}
+
+/// Ends the run where the caller of [`prune`] asked for it.
+fn go_on(progress: ControlFlow<()>) -> Result<(), Ended> {
+    match progress {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Ended::Stopped),
+    }
 }
 
 impl From<Error> for Ended {
@@ -185,7 +194,7 @@ impl Run<'_> {
         // Units of work: one per forward pass on the device, three per forward and backward pass on the CPU.
         let work = windows.len() * (usize::from(self.on_device) + 3 * usize::from(taylor));
         let mut ahead = self.ahead(step, work.max(1), progress);
-        ahead.add(0)?;
+        go_on(ahead.add(0))?;
         let mut importance = Streams::new(self.options.layer_importance, self.checkpoint.config.layers);
         if self.on_device {
             self.pass_through_device(&windows, &mut importance, &mut ahead)?;
@@ -211,7 +220,7 @@ impl Run<'_> {
             for window in batch {
                 let mut each = |pass, x: &[f32], y: &[f32]| importance.add(pass / repeats, x, y, config.hidden);
                 streams::pass(&mut *session, engine.chunk(), window, &mut each)?;
-                ahead.add(1)?;
+                go_on(ahead.add(1))?;
             }
             importance.end_batch(batch.len() * batch[0].len());
         }
@@ -263,11 +272,8 @@ impl Run<'_> {
                     importance.add(layer, x, y, config.hidden);
                 }
             };
-            let mut go_on = |windows| match ahead.add(3 * windows) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            };
-            match decoder.batch(batch, memory, &self.team, &mut gradients, &mut seen, &mut go_on) {
+            let mut seen_windows = |windows| ahead.add(3 * windows);
+            match decoder.batch(batch, memory, &self.team, &mut gradients, &mut seen, &mut seen_windows) {
                 ControlFlow::Break(()) => return Err(Ended::Stopped),
                 ControlFlow::Continue(loss) => losses.push(loss as f32),
             }
@@ -412,19 +418,6 @@ impl Run<'_> {
     }
 }
 
-/// The progress of a run.
-struct Ahead<'a> {
-    step: usize,
-    steps: usize,
-    parameters: usize,
-    /// An estimate of the remaining steps, including the current one.
-    left: f64,
-    /// Units of work of this step that are done.
-    done: usize,
-    all: usize,
-    progress: &'a mut dyn FnMut(PruneProgress) -> ControlFlow<()>,
-}
-
 impl Run<'_> {
     fn ahead<'a>(
         &self,
@@ -449,20 +442,6 @@ impl Run<'_> {
         let left = (parameters.saturating_sub(o.target) as f64 / each.max(1.0)).ceil();
         let left = left.clamp(1.0, (o.steps - step + 1) as f64);
         Ahead { step, steps: o.steps, parameters, left, done: 0, all, progress }
-    }
-}
-
-impl Ahead<'_> {
-    /// Adds completed units of work.
-    fn add(&mut self, done: usize) -> Result<(), Ended> {
-        self.done += done;
-        let Ahead { step, steps, parameters, left, .. } = *self;
-        let behind = (step - 1) as f64;
-        let share = (behind + self.done as f64 / self.all as f64) / (behind + left);
-        match (self.progress)(PruneProgress { step, steps, parameters, share }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Ended::Stopped),
-        }
     }
 }
 
@@ -519,33 +498,4 @@ fn widths(checkpoint: &Checkpoint) -> Vec<[usize; 2]> {
     let config = &checkpoint.config;
     let attention = config.kv_heads.iter().map(|heads| heads * config.head_dim);
     attention.zip(&config.ffn).map(|(attention, &ffn)| [attention, ffn]).collect()
-}
-
-/// A report without steps.
-fn report(checkpoint: &Checkpoint, calibration: &Calibration, draws: &Draws, o: &PruneOptions) -> PruneReport {
-    let taylor = o.importance == Importance::Taylor;
-    let parameters = checkpoint.parameters();
-    PruneReport {
-        importance: o.importance.name(),
-        taylor: taylor.then_some("param_first"),
-        group_reduction: if taylor { "sum" } else { "mean" },
-        layer_importance: o.layer_importance.name(),
-        query_heads: o.query_heads.name(),
-        iterative_steps: o.steps,
-        amplitude: o.amplitude,
-        pruning_ratio: o.ratio,
-        batch_size: o.batch,
-        calibration: calibration.name().to_owned(),
-        samples: draws.samples(),
-        window: draws.window(),
-        seed: calibration.is_text().then_some(o.seed),
-        device: None,
-        activations: None,
-        parameters_before: parameters,
-        target_parameters: o.target,
-        steps_run: 0,
-        parameters_after: parameters,
-        smallest_relative_margin_of_a_choice: None,
-        steps: Vec::new(),
-    }
 }
