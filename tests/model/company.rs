@@ -53,12 +53,13 @@ fn prompts() -> Vec<Prompt> {
 /// Windows and post-norms, biases, layers without rope.
 #[test]
 fn sequences_of_the_newer_families_are_each_as_alone_bit_for_bit() {
+    let prompts = [1, 3, 6, 9].map(|index| prompts()[index].clone());
     for golden in ["gemma3", "qwen2", "smollm3"].map(Golden::open) {
         for runtime in runtimes::all() {
             let model = runtime.model(&golden.folder, &LoadOptions::new());
-            let wanted = alone(&model, &prompts(), &Sampler::greedy(), 7);
+            let wanted = alone(&model, &prompts, &Sampler::greedy(), 5);
             let at = format!("{} on {}", golden.name, runtime.label);
-            same(&at, &together(&model, &prompts(), &Sampler::greedy(), 7, 7), &wanted);
+            same(&at, &together(&model, &prompts, &Sampler::greedy(), 4, 5), &wanted);
         }
     }
 }
