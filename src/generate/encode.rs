@@ -33,12 +33,12 @@ impl Text {
     pub(super) fn encode(&self, prompt: &Prompt, config: &Config) -> Result<Encoded> {
         let start = Instant::now();
         let mut images = prompt.images.iter().map(|source| source.load()).collect::<Result<Vec<Image>>>()?;
-        if config.vision.as_ref().is_some_and(VisionConfig::stretches) {
+        if config.vision.as_ref().is_some_and(VisionConfig::fills_square) {
             images = images.iter().map(Image::as_stored).collect();
         }
         let pixels = match &config.vision {
             Some(VisionConfig { image_size: size, mean, std, .. }) => {
-                let stretch = config.vision.as_ref().is_some_and(VisionConfig::stretches);
+                let stretch = config.vision.as_ref().is_some_and(VisionConfig::fills_square);
                 let pixels = |image: &Image| match stretch {
                     true => image.stretched_pixels(*size, *mean, *std),
                     false => image.pixels(*size, *mean, *std),
