@@ -112,7 +112,7 @@ impl Generations {
             let index = self.taken;
             self.taken += 1;
             let encoded = self.model.0.encode(&prompt).and_then(|encoded| {
-                self.model.0.check(&encoded.ids, encoded.images.len())?;
+                self.model.0.check(&encoded.ids, encoded.pictures.pixels.len())?;
                 Ok((encoded, self.sampler.resolve()?))
             });
             let (prompt, sampling) = match encoded {
