@@ -112,6 +112,8 @@ pub trait Engine: Send + Sync {
     fn dispatches_per_token(&self) -> usize;
     /// The number of tokens of the largest pass that is useful and within the device's limits.
     fn chunk(&self) -> usize;
+    /// The number of pictures whose rows a session can hold at a time.
+    fn pictures(&self) -> usize;
     /// Memory for sequences of `capacity` tokens together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
     /// Bytes of the vision half's weights in device memory, which [`Engine::weight_bytes`] counts too.

@@ -9,7 +9,7 @@ use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::{Device, Files, LoadOptions, Message, Model, Prompt, Sampler, Stop, Trace};
+use dunlin::{Device, ErrorKind, Files, LoadOptions, Message, Model, Prompt, Sampler, Stop, Trace};
 
 /// The tolerance of values after normalisation, where one step of a colour is 0.015.
 const PIXELS: f32 = 1e-5;
@@ -382,4 +382,23 @@ fn tags_in_an_answer_are_no_places() {
     let whole = Prompt::chat(turns.map(|(role, text)| Message::new(role, text))).image(image);
     let whole = model.encode(&whole).expect("ids").len();
     assert_eq!((next.stats().image_tokens, next.stats().prompt_tokens), (256, whole));
+}
+
+/// The pictures that a session holds are those whose rows fit a binding.
+#[test]
+fn a_binding_limits_the_pictures_of_a_session() {
+    let golden = Golden::open("qwenvl_b");
+    let checkpoint = Checkpoint::open(&golden.folder).expect("a golden folder");
+    let picture = 4 * 256 * checkpoint.config.hidden as u64;
+    let options = EngineOptions { max_binding: Some(6 * picture + 100), context: Some(64), ..EngineOptions::default() };
+    for runtime in runtimes::full() {
+        let engine = backend::load(&checkpoint, &runtime.choice, &options, &|_, _| ()).expect("a model");
+        let most = if runtime.is_gpu() { 6 } else { usize::MAX };
+        assert_eq!(engine.pictures(), most, "{}", runtime.label);
+        let mut session = engine.session(8).expect("a session");
+        let pixels = golden.f32("img0.pixel_values");
+        session.encode(&pixels, 5 * 256).expect("room for a sixth picture");
+        let seventh = session.encode(&pixels, 6 * 256).map_err(|error| error.kind());
+        assert_eq!(seventh, if runtime.is_gpu() { Err(ErrorKind::OutOfMemory) } else { Ok(()) }, "{}", runtime.label);
+    }
 }

@@ -125,6 +125,10 @@ impl Engine for CpuEngine {
         256
     }
 
+    fn pictures(&self) -> usize {
+        usize::MAX
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         let plan = self.shared.plans.get(Pass::decode(1))?;
         let bytes: usize = (plan.graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))

@@ -34,6 +34,8 @@ struct Shared {
     uploads: Uploads,
     /// Columns of the rows that pictures become.
     hidden: usize,
+    /// The rows that a picture becomes.
+    image_tokens: usize,
     plans: Plans,
     vision: Releasable<Vision>,
 }
@@ -101,6 +103,7 @@ impl GpuEngine {
             profile,
             uploads,
             hidden: checkpoint.config.hidden,
+            image_tokens: checkpoint.config.vision.as_ref().map_or(0, |vision| vision.tokens()),
             plans,
             vision: Releasable::new(vision),
         });
@@ -186,6 +189,11 @@ impl Engine for GpuEngine {
     fn chunk(&self) -> usize {
         let logits = (self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64)) as usize;
         256.min(MOST_ROWS).min(logits).max(1)
+    }
+
+    fn pictures(&self) -> usize {
+        let each = 4 * (self.shared.image_tokens * self.shared.hidden) as u64;
+        self.shared.profile.max_binding.checked_div(each).map_or(usize::MAX, |count| count as usize)
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
@@ -320,7 +328,7 @@ impl GpuSession {
         }
         if bytes > limit {
             return Err(Error::out_of_memory(format!(
-                "the images of one prompt need {bytes} bytes in one binding, {} allows {limit}; take fewer images",
+                "the rows of pictures need {bytes} bytes in one binding, {} allows {limit}; take fewer pictures at a time",
                 gpu.profile.name
             )));
         }

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
-use crate::checkpoint::{Config, QkNorm, RopeConfig};
+use crate::checkpoint::vision::{Activation, Projector};
+use crate::checkpoint::{Config, QkNorm, RopeConfig, VisionConfig};
 use crate::error::ErrorKind;
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
-use crate::generate::{Generations, Prompt, Sampler};
+use crate::generate::{Generations, Image, Prompt, Sampler};
 use crate::kernel::Family;
 
 const VOCAB: usize = 512;
@@ -23,6 +24,8 @@ struct Fake {
     then: Option<(usize, u32)>,
     /// Log-probabilities and logits are NaN from this position on.
     broken: usize,
+    /// The pictures that a session can hold; a model that holds none reads none.
+    pictures: usize,
     sessions: Arc<AtomicUsize>,
 }
 
@@ -35,13 +38,14 @@ struct FakeSession {
     computed: HashSet<usize>,
     sampled: VecDeque<Vec<Sampled>>,
     outputs: Vec<(String, Output)>,
+    pictures: usize,
     sessions: Arc<AtomicUsize>,
 }
 
 impl Fake {
     fn new() -> Self {
         let device = DeviceInfo { name: "fake".into(), backend: "none".into() };
-        Self { device, depth: 3, then: None, broken: usize::MAX, sessions: Arc::default() }
+        Self { device, depth: 3, then: None, broken: usize::MAX, pictures: 0, sessions: Arc::default() }
     }
 
     fn model(self, context: usize) -> Model {
@@ -74,11 +78,29 @@ impl Fake {
             context: 2048,
             bos: Some(1),
             eos: vec![2],
-            vision: None,
+            vision: (self.pictures > 0).then(vision),
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
         let text = Text::open(&folder).unwrap();
         Model(Arc::new(Inner { engine: Arc::new(self), config, context, text, load_s: 0.5 }))
+    }
+}
+
+/// A vision half that makes one token of a picture.
+fn vision() -> VisionConfig {
+    VisionConfig {
+        image_size: 2,
+        patch: 1,
+        width: 1,
+        heads: 1,
+        ffn: 1,
+        blocks: 1,
+        norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        projector: Projector::Ldp { squeeze: 1 },
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        image_start: None,
     }
 }
 
@@ -105,6 +127,10 @@ impl Engine for Fake {
         CHUNK
     }
 
+    fn pictures(&self) -> usize {
+        self.pictures
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(FakeSession {
@@ -115,6 +141,7 @@ impl Engine for Fake {
             computed: HashSet::new(),
             sampled: VecDeque::new(),
             outputs: Vec::new(),
+            pictures: self.pictures,
             sessions: self.sessions.clone(),
         }))
     }
@@ -209,12 +236,13 @@ impl Session for FakeSession {
         Ok(std::mem::take(&mut self.outputs))
     }
 
-    fn encode(&mut self, _: &[f32], _: usize) -> Result<()> {
-        unreachable!("the model reads no pictures")
+    fn encode(&mut self, _: &[f32], first: usize) -> Result<()> {
+        assert!(first < self.pictures, "row {first} of pictures, and {} fit", self.pictures);
+        Ok(())
     }
 
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
-        unreachable!("the model reads no pictures")
+        Ok((1, 1))
     }
 
     fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
@@ -314,6 +342,26 @@ fn a_prompt_that_is_wrong_is_an_error_with_its_index_and_the_others_go_on() {
     ended.sort_unstable();
     assert_eq!(ended, [0, 4, 5], "a prompt that fills the context ends at once");
     assert!(model.generate_all(["a"], &Sampler::greedy().top_p(7.0)).is_err());
+}
+
+/// A device holds fewer pictures than the sequences that run together have: those that were read make room.
+#[test]
+fn pictures_fit_the_device_however_many_prompts_run() {
+    let model = Fake { pictures: 5, ..Fake::new() }.model(64);
+    let image = |number: u8| Image::from_rgb(1, 1, &[number; 3]).unwrap();
+    let prompt = |images: std::ops::Range<u8>| {
+        let ids: Vec<u32> = [7, 8].into_iter().chain(images.clone().map(|_| Prompt::IMAGE)).chain([9]).collect();
+        images.fold(Prompt::tokens(ids), |prompt, number| prompt.image(image(number)))
+    };
+    // Of one picture each, of five, and of more than the device holds.
+    let mut prompts: Vec<Prompt> = (0..40).map(|number| prompt(number..number + 1)).collect();
+    prompts.extend([prompt(38..43), prompt(0..6), prompt(39..40)]);
+    let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().parallel(17).max_tokens(4);
+    let errors: Vec<(usize, String)> =
+        generations.by_ref().filter_map(|(index, piece)| piece.err().map(|error| (index, error.to_string()))).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].0 == 41 && errors[0].1.contains("6 pictures") && errors[0].1.contains("of 5"), "{errors:?}");
+    assert_eq!(std::iter::from_fn(|| generations.ended()).count(), 42);
 }
 
 #[test]
