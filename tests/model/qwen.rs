@@ -9,7 +9,7 @@ use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::{Device, ErrorKind, Files, LoadOptions, Message, Model, Prompt, Sampler, Stop, Trace};
+use dunlin::{Device, ErrorKind, Files, LoadOptions, Message, Model, Outline, Prompt, Sampler, Stop, Trace};
 
 /// The tolerance of values after normalisation, where one step of a colour is 0.015.
 const PIXELS: f32 = 1e-5;
@@ -352,6 +352,27 @@ fn pictures_of_turns_that_were_left_out_are_not_read() {
         assert_eq!(generation.by_ref().map(|piece| piece.expect("a token").id).collect::<Vec<_>>(), [64, 65]);
         generation = generation.follow_up(question, &Sampler::greedy()).expect("a generation");
         assert_eq!(generation.stats().image_tokens, tokens);
+    }
+}
+
+/// What an answer points at is parsed, whether or not its control tokens are shown.
+#[test]
+fn answers_point_at_places() {
+    let golden = Golden::open("qwenvl_b");
+    let model = Model::load(&golden.folder, &Device::cpu()).expect("a model");
+    let answer = "<ref>a</ref><box>(100,200),(300,400)</box>";
+    let ids = model.tokenizer().expect("a tokenizer").encode(&format!("{answer}<|im_end|>")).expect("ids");
+    for (special, shown) in [(false, "a(100,200),(300,400)"), (true, answer)] {
+        let ask = Prompt::user("Where?").image(golden.folder.join("image_0.png"));
+        let generation = model.generate(ask, &Sampler::greedy()).expect("a generation");
+        let generation = if special { generation.special() } else { generation };
+        let mut generation = saying(generation, ids.clone());
+        assert!(generation.boxes().is_empty());
+        let text: String = generation.by_ref().map(|piece| piece.expect("a token").text).collect();
+        assert_eq!((text.as_str(), generation.stats().stop), (shown, Some(Stop::Eos)));
+        let [found] = &generation.boxes()[..] else { panic!("{:?}", generation.boxes()) };
+        let found = (found.label.as_deref(), found.shape, &found.pixels[..], found.size);
+        assert_eq!(found, (Some("a"), Outline::Box, &[[12, 14], [36, 29]][..], Some([121, 74])));
     }
 }
 

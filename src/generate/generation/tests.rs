@@ -10,7 +10,7 @@ use crate::checkpoint::{Config, QkNorm, RopeConfig, VisionConfig};
 use crate::error::ErrorKind;
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
-use crate::generate::{Generations, Image, Prompt, Sampler};
+use crate::generate::{Ended, Generations, Image, Prompt, Sampler};
 use crate::kernel::Family;
 
 const VOCAB: usize = 512;
@@ -295,7 +295,8 @@ fn generate_all(generations: &mut Generations, count: usize) -> Vec<(Vec<u32>, O
     for (index, piece) in generations.by_ref() {
         all[index].0.push(piece.unwrap().id);
     }
-    while let Some((index, stats)) = generations.ended() {
+    while let Some(Ended { index, stats, boxes }) = generations.ended() {
+        assert!(boxes.is_empty());
         assert_eq!(stats.generated_tokens, all[index].0.len());
         all[index].1 = stats.stop;
     }
@@ -338,7 +339,7 @@ fn a_prompt_that_is_wrong_is_an_error_with_its_index_and_the_others_go_on() {
     }
     assert_eq!(wrong, [(1, ErrorKind::Prompt), (2, ErrorKind::Prompt), (3, ErrorKind::Prompt)]);
     assert_eq!(right, [(0, 4), (5, 4)].into());
-    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|(index, _)| index).collect();
+    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|ended| ended.index).collect();
     ended.sort_unstable();
     assert_eq!(ended, [0, 4, 5], "a prompt that fills the context ends at once");
     assert!(model.generate_all(["a"], &Sampler::greedy().top_p(7.0)).is_err());
@@ -371,7 +372,7 @@ fn a_sequence_that_computes_nonsense_ends_alone() {
     let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().max_tokens(5);
     let errors: Vec<usize> = generations.by_ref().filter(|(_, piece)| piece.is_err()).map(|(index, _)| index).collect();
     assert_eq!(errors, [1]);
-    assert_eq!(generations.ended().map(|(index, stats)| (index, stats.generated_tokens)), Some((0, 5)));
+    assert_eq!(generations.ended().map(|ended| (ended.index, ended.stats.generated_tokens)), Some((0, 5)));
 }
 
 #[test]
