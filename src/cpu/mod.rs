@@ -192,7 +192,7 @@ impl std::ops::DerefMut for Floats {
 }
 
 /// The part of `count` items that is number `i` of parts of `size`.
-fn piece(i: usize, size: usize, count: usize) -> Range<usize> {
+pub(crate) fn piece(i: usize, size: usize, count: usize) -> Range<usize> {
     i * size..count.min((i + 1) * size)
 }
 

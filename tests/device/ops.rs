@@ -1,11 +1,9 @@
 //! Every case of every operator × every adapter of this machine × every candidate: device against reference.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-use crate::support::adapters;
+use crate::support::{adapters, parallel};
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::{DeviceProfile, Kernel};
@@ -23,18 +21,8 @@ fn devices_agree_with_the_reference() {
     let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
     let chosen = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
     let cases: Vec<Case> = ops::cases().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, cases)| cases).collect();
-    // Drivers compile the kernels of a case on one thread, so that cases run on several threads.
-    let next = AtomicUsize::new(0);
     let found = Mutex::new(Found::default());
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    compare(case, &gpus, &found);
-                }
-            });
-        }
-    });
+    parallel::each(&cases, |case| compare(case, &gpus, &found));
     let Found { count, cooperative, ran, mut failures } = found.into_inner().expect("no thread panicked");
     failures.sort();
     // Kernels meant for other devices run here too: the variants of a rasteriser include those for hardware.

@@ -235,8 +235,8 @@ fn the_architecture_is_a_map() {
     let rule = |inspection: &mut Inspection| {
         let Some(file) = inspection.file("ARCHITECTURE.md") else { return };
         let lines = file.text.lines().count();
-        if lines > 200 {
-            inspection.add(file, lines, format!("{lines} lines, more than 200: leave the land to the code"));
+        if lines > 230 {
+            inspection.add(file, lines, format!("{lines} lines, more than 230: leave the land to the code"));
         }
         let mut named = BTreeSet::new();
         for (index, line) in file.text.lines().enumerate() {
@@ -265,7 +265,7 @@ fn the_architecture_is_a_map() {
         &[
             ("ARCHITECTURE.md", "`src/ops/gone.rs` and `tests/static/tidy.rs`", "`src/ops/gone.rs` is not there"),
             ("tests/static/new.rs", "#[test] fn f() {}", "does not say which rule this file holds"),
-            ("ARCHITECTURE.md", &"`tests/static/tidy.rs`\n".repeat(201), "more than 200"),
+            ("ARCHITECTURE.md", &"`tests/static/tidy.rs`\n".repeat(231), "more than 230"),
         ],
     );
 }
