@@ -4,6 +4,7 @@
 
 use crate::support::forward;
 use crate::support::golden::{self, Golden};
+use crate::support::parallel;
 use crate::support::pictures::{greedy, log_softmax, saying, tensor};
 use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
@@ -53,12 +54,12 @@ fn rows(trace: &Trace, name: &str, positions: &[u32]) -> Vec<f32> {
 
 #[test]
 fn golden_qwen_cases() {
-    for golden in golden::qwen_cases() {
-        for runtime in runtimes::all() {
-            let model = runtime.model(&golden.folder, &LoadOptions::new());
-            check(&golden, &model, &runtime);
-        }
-    }
+    let (cases, runtimes) = (golden::qwen_cases(), runtimes::all());
+    let pairs: Vec<_> = cases.iter().flat_map(|golden| runtimes.iter().map(move |runtime| (golden, runtime))).collect();
+    parallel::each(&pairs, |(golden, runtime)| {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        check(golden, &model, runtime);
+    });
 }
 
 fn check(golden: &Golden, model: &Model, runtime: &Runtime) {
