@@ -114,6 +114,8 @@ pub trait Engine: Send + Sync {
     fn chunk(&self) -> usize;
     /// The largest number of rows whose logits are within the device's limits: of sequences that decode together.
     fn most_rows(&self) -> usize;
+    /// The number of pictures whose rows a session can hold at a time.
+    fn pictures(&self) -> usize;
     /// Memory for sequences of `capacity` tokens together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
     /// Bytes of the vision half's weights in device memory, which [`Engine::weight_bytes`] counts too.

@@ -111,13 +111,13 @@ enum PerLayer {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "bos_token_id or eos_token_id is neither a token nor a list of tokens")]
-enum Ids {
+pub(super) enum Ids {
     One(u32),
     Many(Vec<u32>),
 }
 
 impl Ids {
-    fn list(self) -> Vec<u32> {
+    pub(super) fn list(self) -> Vec<u32> {
         match self {
             Ids::One(id) => vec![id],
             Ids::Many(ids) => ids,

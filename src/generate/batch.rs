@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::boxes::{Located, located};
 use super::encode::Encoded;
 use super::generation::Stats;
 use super::model::Model;
@@ -29,7 +30,19 @@ pub struct Generations {
     scheduler: Option<Scheduler>,
     running: Vec<Running>,
     ready: VecDeque<(usize, Result<Piece>)>,
-    ended: VecDeque<(usize, Stats)>,
+    ended: VecDeque<Ended>,
+}
+
+/// A prompt whose continuation has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// The index of the prompt, from 0.
+    pub index: usize,
+    /// The statistics of the continuation.
+    pub stats: Stats,
+    /// The places in the prompt's last picture that the continuation names: see
+    /// [`Generation::boxes`](crate::Generation::boxes).
+    pub boxes: Vec<Located>,
 }
 
 /// A prompt that is being continued.
@@ -101,9 +114,8 @@ impl Generations {
         self
     }
 
-    /// The index of a prompt whose continuation has ended, and its statistics: each prompt once, in the order in which
-    /// they end.
-    pub fn ended(&mut self) -> Option<(usize, Stats)> {
+    /// A prompt whose continuation has ended: each prompt once, in the order in which they end.
+    pub fn ended(&mut self) -> Option<Ended> {
         self.ended.pop_front()
     }
 
@@ -116,7 +128,7 @@ impl Generations {
             let index = self.taken;
             self.taken += 1;
             let encoded = self.model.0.encode(&prompt).and_then(|encoded| {
-                self.model.0.check(&encoded.ids, encoded.images.len())?;
+                self.model.0.check(&encoded.ids, encoded.pictures.pixels.len())?;
                 Ok((encoded, self.sampler.resolve()?))
             });
             let (prompt, sampling) = match encoded {
@@ -128,7 +140,8 @@ impl Generations {
             };
             let (request, stream) = self.options.begin(&self.model, &prompt, sampling, false);
             if stream.stop.is_some() {
-                self.ended.push_back((index, Stats::new(&self.model, &prompt).of(None, &stream)));
+                let stats = Stats::new(&self.model, &prompt).of(None, &stream);
+                self.ended.push_back(Ended { index, stats, boxes: Vec::new() });
                 continue;
             }
             let key = scheduler.add(request);
@@ -150,7 +163,11 @@ impl Generations {
             scheduler.end(key);
             let Running { index, prompt, stream, .. } = self.running.swap_remove(at);
             match pushed {
-                Ok(()) => self.ended.push_back((index, Stats::new(&self.model, &prompt).of(times, &stream))),
+                Ok(()) => {
+                    let stats = Stats::new(&self.model, &prompt).of(times, &stream);
+                    let boxes = located(stream.reply(), prompt.pictures.sizes.last().copied());
+                    self.ended.push_back(Ended { index, stats, boxes });
+                }
                 Err(error) => self.ready.push_back((index, Err(error))),
             }
         }

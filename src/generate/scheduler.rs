@@ -184,7 +184,9 @@ impl Scheduler {
         let more: usize = unplaced.sum::<usize>() - self.active[index].length();
         let each = self.model.image_tokens();
         let sequence = &self.active[index];
-        let (serials, gone) = self.pictures.take(&sequence.request.images, self.parallel);
+        // The device may hold fewer pictures than the next prompts may contain again.
+        let most = KEPT_PICTURES.max(2 * self.parallel).min(self.model.engine.pictures());
+        let (serials, gone) = self.pictures.take(&sequence.request.images, most);
         gone.into_iter().for_each(|serial| self.places.forget(serial));
         let ids = self.model.picture_ids();
         let token = |&id: &u32| match ids.row(id) {
@@ -393,12 +395,13 @@ enum Encoding {
     Done,
 }
 
-/// Pictures that are kept besides those in use, because the next prompts may contain them again.
+/// Pictures that are kept, because the next prompts may contain them again.
 const KEPT_PICTURES: usize = 16;
 
 impl Pictures {
-    /// The serials of some pictures, in order, and the serials of pictures that were dropped to make room.
-    fn take(&mut self, images: &[Arc<Vec<f32>>], parallel: usize) -> (Vec<usize>, Vec<usize>) {
+    /// The serials of some pictures, in order, and the serials of pictures that were dropped, so that at most `most`
+    /// are kept. Their slots are below `most` unless more are in use.
+    fn take(&mut self, images: &[Arc<Vec<f32>>], most: usize) -> (Vec<usize>, Vec<usize>) {
         let (mut serials, mut gone) = (Vec::new(), Vec::new());
         for pixels in images {
             let known = self.pictures.iter_mut().find(|p| Arc::ptr_eq(&p.pixels, pixels) || p.pixels == *pixels);
@@ -407,7 +410,7 @@ impl Pictures {
                 serials.push(picture.serial);
                 continue;
             }
-            if self.pictures.len() >= KEPT_PICTURES.max(2 * parallel)
+            if self.pictures.len() >= most
                 && let Some(oldest) = self.pictures.iter().position(|picture| picture.users == 0)
             {
                 gone.push(self.pictures.remove(oldest).serial);

@@ -128,6 +128,10 @@ impl Engine for CpuEngine {
         MOST_ROWS
     }
 
+    fn pictures(&self) -> usize {
+        usize::MAX
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         Ok(Box::new(CpuSession::new(self.shared.clone(), capacity)?))
     }

@@ -34,6 +34,8 @@ struct Shared {
     uploads: Uploads,
     /// Columns of the rows that pictures become.
     hidden: usize,
+    /// The rows that a picture becomes.
+    image_tokens: usize,
     plans: Plans,
     vision: Releasable<Vision>,
 }
@@ -101,6 +103,7 @@ impl GpuEngine {
             profile,
             uploads,
             hidden: checkpoint.config.hidden,
+            image_tokens: checkpoint.config.vision.as_ref().map_or(0, |vision| vision.tokens()),
             plans,
             vision: Releasable::new(vision),
         });
@@ -190,6 +193,11 @@ impl Engine for GpuEngine {
     fn most_rows(&self) -> usize {
         let logits = self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64);
         (logits as usize).clamp(1, MOST_ROWS)
+    }
+
+    fn pictures(&self) -> usize {
+        let each = 4 * (self.shared.image_tokens * self.shared.hidden) as u64;
+        self.shared.profile.max_binding.checked_div(each).map_or(usize::MAX, |count| count as usize)
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
@@ -324,7 +332,7 @@ impl GpuSession {
         }
         if bytes > limit {
             return Err(Error::out_of_memory(format!(
-                "the images of one prompt need {bytes} bytes in one binding, {} allows {limit}; take fewer images",
+                "the rows of pictures need {bytes} bytes in one binding, {} allows {limit}; take fewer pictures at a time",
                 gpu.profile.name
             )));
         }

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
-use crate::checkpoint::{Config, QkNorm, RopeConfig};
+use crate::checkpoint::vision::{Activation, Projector};
+use crate::checkpoint::{Config, QkNorm, RopeConfig, VisionConfig};
 use crate::error::ErrorKind;
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
-use crate::generate::{Generations, Prompt, Sampler};
+use crate::generate::{Ended, Generations, Image, Prompt, Sampler};
 use crate::kernel::Family;
 
 const VOCAB: usize = 512;
@@ -27,6 +28,8 @@ struct Fake {
     memory: usize,
     /// The number of rows of a decoding step.
     rows: usize,
+    /// The pictures that a session can hold; a model that holds none reads none.
+    pictures: usize,
     sessions: Arc<AtomicUsize>,
 }
 
@@ -41,6 +44,7 @@ struct FakeSession {
     computed: HashSet<usize>,
     sampled: VecDeque<Vec<Sampled>>,
     outputs: Vec<(String, Output)>,
+    pictures: usize,
     sessions: Arc<AtomicUsize>,
 }
 
@@ -48,7 +52,7 @@ impl Fake {
     fn new() -> Self {
         let device = DeviceInfo { name: "fake".into(), backend: "none".into() };
         let (broken, memory, rows) = (usize::MAX, usize::MAX, CHUNK);
-        Self { device, depth: 3, then: None, broken, memory, rows, sessions: Arc::default() }
+        Self { device, depth: 3, then: None, broken, memory, rows, pictures: 0, sessions: Arc::default() }
     }
 
     fn model(self, context: usize) -> Model {
@@ -81,11 +85,29 @@ impl Fake {
             context: 2048,
             bos: Some(1),
             eos: vec![2],
-            vision: None,
+            vision: (self.pictures > 0).then(vision),
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
         let text = Text::open(&folder).unwrap();
         Model(Arc::new(Inner { engine: Arc::new(self), config, context, text, load_s: 0.5 }))
+    }
+}
+
+/// A vision half that makes one token of a picture.
+fn vision() -> VisionConfig {
+    VisionConfig {
+        image_size: 2,
+        patch: 1,
+        width: 1,
+        heads: 1,
+        ffn: 1,
+        blocks: 1,
+        norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        projector: Projector::Ldp { squeeze: 1 },
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        image_start: None,
     }
 }
 
@@ -116,6 +138,10 @@ impl Engine for Fake {
         self.rows
     }
 
+    fn pictures(&self) -> usize {
+        self.pictures
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
         check_memory(capacity, self.memory)?;
         self.sessions.fetch_add(1, Ordering::Relaxed);
@@ -129,6 +155,7 @@ impl Engine for Fake {
             computed: HashSet::new(),
             sampled: VecDeque::new(),
             outputs: Vec::new(),
+            pictures: self.pictures,
             sessions: self.sessions.clone(),
         }))
     }
@@ -230,12 +257,13 @@ impl Session for FakeSession {
         Ok(std::mem::take(&mut self.outputs))
     }
 
-    fn encode(&mut self, _: &[f32], _: usize) -> Result<()> {
-        unreachable!("the model reads no pictures")
+    fn encode(&mut self, _: &[f32], first: usize) -> Result<()> {
+        assert!(first < self.pictures, "row {first} of pictures, and {} fit", self.pictures);
+        Ok(())
     }
 
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
-        unreachable!("the model reads no pictures")
+        Ok((1, 1))
     }
 
     fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
@@ -289,7 +317,8 @@ fn generate_all(generations: &mut Generations, count: usize) -> Vec<(Vec<u32>, O
     for (index, piece) in generations.by_ref() {
         all[index].0.push(piece.unwrap().id);
     }
-    while let Some((index, stats)) = generations.ended() {
+    while let Some(Ended { index, stats, boxes }) = generations.ended() {
+        assert!(boxes.is_empty());
         assert_eq!(stats.generated_tokens, all[index].0.len());
         all[index].1 = stats.stop;
     }
@@ -367,10 +396,30 @@ fn a_prompt_that_is_wrong_is_an_error_with_its_index_and_the_others_go_on() {
     }
     assert_eq!(wrong, [(1, ErrorKind::Prompt), (2, ErrorKind::Prompt), (3, ErrorKind::Prompt)]);
     assert_eq!(right, [(0, 4), (5, 4)].into());
-    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|(index, _)| index).collect();
+    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|ended| ended.index).collect();
     ended.sort_unstable();
     assert_eq!(ended, [0, 4, 5], "a prompt that fills the context ends at once");
     assert!(model.generate_all(["a"], &Sampler::greedy().top_p(7.0)).is_err());
+}
+
+/// A device holds fewer pictures than the sequences that run together have: those that were read make room.
+#[test]
+fn pictures_fit_the_device_however_many_prompts_run() {
+    let model = Fake { pictures: 5, ..Fake::new() }.model(64);
+    let image = |number: u8| Image::from_rgb(1, 1, &[number; 3]).unwrap();
+    let prompt = |images: std::ops::Range<u8>| {
+        let ids: Vec<u32> = [7, 8].into_iter().chain(images.clone().map(|_| Prompt::IMAGE)).chain([9]).collect();
+        images.fold(Prompt::tokens(ids), |prompt, number| prompt.image(image(number)))
+    };
+    // Of one picture each, of five, and of more than the device holds.
+    let mut prompts: Vec<Prompt> = (0..40).map(|number| prompt(number..number + 1)).collect();
+    prompts.extend([prompt(38..43), prompt(0..6), prompt(39..40)]);
+    let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().parallel(17).max_tokens(4);
+    let errors: Vec<(usize, String)> =
+        generations.by_ref().filter_map(|(index, piece)| piece.err().map(|error| (index, error.to_string()))).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].0 == 41 && errors[0].1.contains("6 pictures") && errors[0].1.contains("of 5"), "{errors:?}");
+    assert_eq!(std::iter::from_fn(|| generations.ended()).count(), 42);
 }
 
 #[test]
@@ -380,7 +429,7 @@ fn a_sequence_that_computes_nonsense_ends_alone() {
     let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().max_tokens(5);
     let errors: Vec<usize> = generations.by_ref().filter(|(_, piece)| piece.is_err()).map(|(index, _)| index).collect();
     assert_eq!(errors, [1]);
-    assert_eq!(generations.ended().map(|(index, stats)| (index, stats.generated_tokens)), Some((0, 5)));
+    assert_eq!(generations.ended().map(|ended| (ended.index, ended.stats.generated_tokens)), Some((0, 5)));
 }
 
 #[test]
