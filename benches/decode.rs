@@ -23,14 +23,9 @@ use dunlin::backend::wgpu::timing::copy_rate;
 use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Step, Want};
 use dunlin::checkpoint::Checkpoint;
 use dunlin::kernel::{Family, MOST_ROWS, Row};
+use dunlin::measure::devices::{self, Device};
+use dunlin::measure::{floors, host};
 use dunlin::{Model, Prompt, Result, Sampler};
-
-use devices::Device;
-
-#[path = "support/devices.rs"]
-mod devices;
-#[path = "support/floor.rs"]
-mod floor;
 
 /// The error may come from files, devices or this program's child processes.
 type Done<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -257,10 +252,10 @@ fn measure(options: &Options, device: &Device, size: u64) -> Done<(String, Strin
     row += &format!(" {:>14} {:>14}", peak(cold.load_peak), peak(cold.first_peak));
 
     let (rate, floor) = match device.choice {
-        DeviceChoice::Cpu => (host_copy_rate(), None),
+        DeviceChoice::Cpu => (host::copy_rate(), None),
         DeviceChoice::Adapter(index) => {
             let gpu = Gpu::open(index)?;
-            (copy_rate(&gpu)?, Some(floor::floor(&gpu)?))
+            (copy_rate(&gpu)?, Some(floors::floor(&gpu)?))
         }
     };
     let line =
@@ -292,12 +287,12 @@ fn cold(model: &Path, device: &str) -> Done {
     let start = Instant::now();
     let model = Model::load(model, &device)?;
     let load_s = start.elapsed().as_secs_f64();
-    let load_peak = peak();
+    let load_peak = host::peak_memory();
     let start = Instant::now();
     // The first token may be an end token, which counts too.
     model.generate(Prompt::tokens(ids(5, 1000)), &Sampler::greedy())?.max_tokens(1).next().transpose()?;
     let first_s = start.elapsed().as_secs_f64();
-    println!("cold {load_s} {first_s} {} {}", load_peak.unwrap_or(0), peak().unwrap_or(0));
+    println!("cold {load_s} {first_s} {} {}", load_peak.unwrap_or(0), host::peak_memory().unwrap_or(0));
     Ok(())
 }
 
@@ -321,13 +316,6 @@ fn ask_cold(model: &Path, device: &Device) -> Done<Cold> {
     }
 }
 
-/// The peak of resident memory of this process, on systems that report it.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
-}
-
 /// The bytes of a weight file, or of all weight files in a folder.
 fn file_size(model: &Path) -> Done<u64> {
     if model.is_file() {
@@ -341,23 +329,6 @@ fn file_size(model: &Path) -> Done<u64> {
         }
     }
     Ok(size)
-}
-
-/// Bytes a second that all threads together read and write while they copy.
-fn host_copy_rate() -> f64 {
-    let (threads, size) = (devices::threads(), 64 << 20);
-    let mut buffers: Vec<(Vec<u8>, Vec<u8>)> = (0..threads).map(|_| (vec![1; size], vec![2; size])).collect();
-    let mut best = f64::INFINITY;
-    for _ in 0..5 {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for (from, to) in &mut buffers {
-                scope.spawn(move || to.copy_from_slice(std::hint::black_box(from)));
-            }
-        });
-        best = start.elapsed().as_secs_f64().min(best);
-    }
-    (2 * threads * size) as f64 / best
 }
 
 fn megabytes(bytes: u64) -> f64 {

@@ -25,16 +25,9 @@ use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
 use dunlin::kernel::DeviceProfile;
+use dunlin::measure::yardsticks::Yardsticks;
+use dunlin::measure::{devices, floors};
 use dunlin::ops::{self, Case, TensorType};
-
-#[path = "support/devices.rs"]
-mod devices;
-#[path = "support/floor.rs"]
-mod floor;
-#[path = "support/yardsticks.rs"]
-mod yardsticks;
-
-use yardsticks::Yardsticks;
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default()
@@ -49,7 +42,7 @@ fn main() -> Result<()> {
             DeviceChoice::Adapter(index) => Some(Gpu::open(index)?),
         };
         if let Some(gpu) = &gpu {
-            println!("floor: {}", floor::floor(gpu)?);
+            println!("floor: {}", floors::floor(gpu)?);
         }
         let mut yardsticks = gpu.as_deref().map(Yardsticks::new).transpose()?;
         if let Some(yardsticks) = &yardsticks {

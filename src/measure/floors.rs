@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use dunlin::Result;
-use dunlin::backend::check::Prepared;
-use dunlin::backend::wgpu::device::Gpu;
-use dunlin::backend::wgpu::timing::{Clock, Stopwatch, Time};
-use dunlin::ops::add::Add;
-use dunlin::ops::{Case, Given};
+use crate::backend::check::Prepared;
+use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::timing::{Clock, Stopwatch, Time};
+use crate::error::Result;
+use crate::ops::add::Add;
+use crate::ops::{Case, Given};
 
 /// The times of an almost empty dispatch.
 pub struct Floor {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use dunlin::backend::{self, AdapterInfo, DeviceChoice};
+use crate::backend::{self, AdapterInfo, DeviceChoice};
+use crate::measure::host;
 
 /// A device, and its name in tables.
 #[derive(Clone)]
@@ -15,7 +16,7 @@ pub struct Device {
 
 /// The devices whose labels contain one of `parts`, or all devices. Prints which cannot be used.
 pub fn all(parts: &[String]) -> Vec<Device> {
-    let cpu = format!("{}, {} threads", cpu_name(), threads());
+    let cpu = format!("{}, {} threads", host::processor(), host::threads());
     let mut found = vec![Device { choice: DeviceChoice::Cpu, label: "cpu".into(), driver: cpu }];
     for (index, AdapterInfo { name, backend, driver, unusable, .. }) in backend::devices().into_iter().enumerate() {
         let label = format!("{backend}:{name}");
@@ -40,17 +41,4 @@ impl fmt::Display for Device {
 pub fn asked_for() -> Vec<String> {
     let parts = std::env::var("DUNLIN_DEVICE").unwrap_or_default();
     parts.split(',').filter(|part| !part.trim().is_empty()).map(str::to_owned).collect()
-}
-
-/// Threads that the CPU path uses.
-pub fn threads() -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
-    asked.filter(|&threads| threads > 0).unwrap_or_else(cores)
-}
-
-fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
 }

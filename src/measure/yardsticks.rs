@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use dunlin::Result;
-use dunlin::backend::check::{Prepared, nmse};
-use dunlin::backend::wgpu::device::Gpu;
-use dunlin::backend::wgpu::session::Runner;
-use dunlin::backend::wgpu::timing::{Clock, Stopwatch};
-use dunlin::kernel::source::{TILE_F16, TILE_F32};
-use dunlin::kernel::{Access, Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
-use dunlin::ops::{Case, Elem, Given, Operand, Operator, Read, TensorType, params};
+use crate::backend::check::{Prepared, nmse};
+use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::session::Runner;
+use crate::backend::wgpu::timing::{Clock, Stopwatch};
+use crate::error::Result;
+use crate::kernel::source::{TILE_F16, TILE_F32};
+use crate::kernel::{Access, Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::measure::host::{processor_seconds, threads};
+use crate::ops::{Case, Elem, Given, Operand, Operator, Read, TensorType, params};
 
 /// The operators that mainly compute y[m, n] = Σ_k x[m, k] · W[n, k].
 const PRODUCTS: [&str; 2] = ["linear", "conv2d"];
@@ -169,7 +170,7 @@ struct YardClock<'a> {
 impl<'a> YardClock<'a> {
     fn new(gpu: &'a Gpu) -> Self {
         let told = gpu.profile.rasteriser && processor_seconds().is_some();
-        let cores = told.then(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let cores = told.then(threads);
         YardClock { stopwatch: Stopwatch::new(gpu), last: Clock::Wall, cores }
     }
 
@@ -188,16 +189,6 @@ impl<'a> YardClock<'a> {
     fn name(&self) -> String {
         self.cores.map_or(self.last.to_string(), |cores| format!("processor time / {cores} cores"))
     }
-}
-
-/// Processor time of this program's threads so far; Linux reports it in nanoseconds.
-fn processor_seconds() -> Option<f64> {
-    let nanoseconds = |task: std::io::Result<std::fs::DirEntry>| {
-        let told = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        told.split(' ').next()?.parse::<u64>().ok()
-    };
-    let sum = std::fs::read_dir("/proc/self/task").ok()?.map(nanoseconds).sum::<Option<u64>>()?;
-    Some(sum as f64 / 1e9)
 }
 
 /// Checks a yardstick against its reference, because a wrong one measures nothing.
@@ -225,7 +216,7 @@ struct PlainParams {
 
 static PLAIN: Kernel = Kernel {
     file: "plain.wgsl",
-    source: include_str!("../shaders/plain.wgsl"),
+    source: include_str!("plain.wgsl"),
     entry: "plain",
     modules: &[],
     bindings: &[Access::ReadWrite, Access::ReadWrite, Access::ReadWrite],
@@ -293,7 +284,7 @@ const STEPS: u32 = 8;
 static PEAK: [Kernel; 2] = [
     Kernel {
         file: "peak.wgsl",
-        source: include_str!("../shaders/peak.wgsl"),
+        source: include_str!("peak.wgsl"),
         entry: "peak",
         modules: &[&TILE_F32],
         bindings: &[Access::ReadWrite, Access::ReadWrite],
@@ -303,7 +294,7 @@ static PEAK: [Kernel; 2] = [
     },
     Kernel {
         file: "peak.wgsl",
-        source: include_str!("../shaders/peak.wgsl"),
+        source: include_str!("peak.wgsl"),
         entry: "peak",
         modules: &[&TILE_F16],
         bindings: &[Access::ReadWrite, Access::ReadWrite],
