@@ -68,13 +68,20 @@ fn positions(depth: usize, decode: usize) -> usize {
 ///
 /// # Errors
 ///
-/// A sequence would be longer than the context, or there is no vision half for a picture.
+/// A sequence would be longer than the context, too many would decode together, or there is no vision half for a picture.
 pub fn check(model: &Model, work: &Workload) -> Result<()> {
     let (longest, context) = (work.longest(), model.context());
     if longest > context {
         return Err(Error::prompt(format!(
             "the longest sequence would have {longest} tokens, more than the context of {context}: give smaller -p, -n \
              or -d, or a larger --context"
+        )));
+    }
+    let (together, most) = (work.parallel.iter().copied().max().unwrap_or(1), model.engine().most_rows());
+    if work.decode > 0 && together > most {
+        return Err(Error::prompt(format!(
+            "{together} sequences are more than the {most} that decode together on {}: give a smaller --parallel",
+            model.device()
         )));
     }
     if work.picture && model.config().vision.is_none() {

@@ -56,12 +56,13 @@ fn a_model_is_measured() {
     let model = &device["model"];
 
     // 144 wide, 9 heads and 3 of keys and values of 16, ffn 200, 3 layers, 512 words, the head tied: counted by hand.
-    let layer = 2 * (144 * 144 + 2 * 48 * 144 + 144 * 144 + 3 * 144 * 200);
-    let attention = |rows: u64| 2 * 2 * 144 * (1..=rows).sum::<u64>();
-    let flop = |rows: u64| 3 * (rows * layer + attention(rows)) + 2 * 512 * 144;
-    assert_eq!(model["prompts"][0]["flop"], flop(5));
-    // In two passes.
-    assert_eq!(model["prompts"][1]["flop"], flop(300));
+    let (cached, rest) = (2 * (2 * 48 * 144), 2 * (144 * 144 + 144 * 144 + 3 * 144 * 200));
+    let attention = |rows: std::ops::RangeInclusive<u64>| 2 * 2 * 144 * rows.sum::<u64>();
+    let head = 2 * 512 * 144;
+    assert_eq!(model["prompts"][0]["flop"], 3 * (5 * (cached + rest) + attention(1..=5)) + head);
+    // The first of two passes, 256 rows, ends with the keys and values of the last layer.
+    let before = 2 * (300 * (cached + rest) + attention(1..=300));
+    assert_eq!(model["prompts"][1]["flop"], before + 300 * cached + 44 * rest + attention(257..=300) + head);
 
     let peak = number(device, "/floors/peak_flop_per_s/f32");
     for prompt in model["prompts"].as_array().expect("prompts") {
