@@ -169,9 +169,11 @@ impl Bench {
         }
     }
 
-    fn describe(&self, path: &Path) -> Result<ModelFile> {
+    /// What the report says of the model, if it can do the work at all.
+    fn describe(&self, path: &Path, work: &Workload) -> Result<ModelFile> {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let checkpoint = Checkpoint::open_with(path, &self.how.vision.files())?;
+        model::check(&checkpoint.config, self.how.context.unwrap_or(checkpoint.config.context), work)?;
         Ok(ModelFile {
             name,
             architecture: checkpoint.config.architecture.clone(),
@@ -185,7 +187,8 @@ impl Bench {
         let work = self.workload();
         let colds = self.runs.min(MOST_COLD) as usize;
         let each = colds + 2 + work.count();
-        let (mut file, mut reports) = (None, Vec::new());
+        let file = self.describe(path, &work)?;
+        let mut reports = Vec::new();
         for (i, measured) in all.iter().enumerate() {
             let mut done = i * each;
             let mut next = |what: &str| {
@@ -193,13 +196,6 @@ impl Bench {
                 bar.note(what.to_owned());
                 done += 1;
             };
-            // Loading first shows whether the work can be done at all.
-            next("loading");
-            let model = Model::load_with(path, &measured.device, &self.how.options())?;
-            model::check(&model, &work)?;
-            file = Some(self.describe(path)?);
-            // The weights of this process would take memory from the new ones.
-            drop(model);
             let mut cold = Cold::default();
             for _ in 0..colds {
                 next("a new process");
@@ -211,11 +207,12 @@ impl Bench {
             }
             next("floors");
             let floors = floors::floors(&measured.choice)?;
+            next("loading");
             let model = Model::load_with(path, &measured.device, &self.how.options())?;
             let times = model::measure(&model, &work, &cold, &floors, &mut next)?;
             reports.push(of_device(measured, floors, Some(times)));
         }
-        Ok((file, reports))
+        Ok((Some(file), reports))
     }
 
     fn operators(&self, all: &[Measured], bar: &Bar) -> Result<Vec<DeviceReport>> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::{Engine, Sampled, Session, Step, Want, work_of_thread};
+use crate::checkpoint::Config;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::generate::Model;
@@ -64,33 +65,30 @@ fn positions(depth: usize, decode: usize) -> usize {
     depth.max(1) + decode + 1
 }
 
-/// Checks that a model can do the work at all.
+/// Checks that a model can do the work at all, in sequences of up to `context` tokens.
 ///
 /// # Errors
 ///
-/// A sequence would be longer than the context, too many would decode together, or there is no vision half for a picture.
-pub fn check(model: &Model, work: &Workload) -> Result<()> {
-    let (longest, context) = (work.longest(), model.context());
+/// A sequence would be longer, or there is no vision half for a picture.
+pub fn check(config: &Config, context: usize, work: &Workload) -> Result<()> {
+    let longest = work.longest();
     if longest > context {
         return Err(Error::prompt(format!(
             "the longest sequence would have {longest} tokens, more than the context of {context}: give smaller -p, -n \
              or -d, or a larger --context"
         )));
     }
-    let (together, most) = (work.parallel.iter().copied().max().unwrap_or(1), model.engine().most_rows());
-    if work.decode > 0 && together > most {
-        return Err(Error::prompt(format!(
-            "{together} sequences are more than the {most} that decode together on {}: give a smaller --parallel",
-            model.device()
-        )));
-    }
-    if work.picture && model.config().vision.is_none() {
+    if work.picture && config.vision.is_none() {
         return Err(Error::unsupported("the model reads no pictures: leave --image out, or give its --mmproj"));
     }
     Ok(())
 }
 
 /// Times everything. `progress` is called with the name of each measurement before it begins.
+///
+/// # Errors
+///
+/// Those of [`check`]; more sequences than decode together on the device; what devices do.
 pub fn measure(
     model: &Model,
     work: &Workload,
@@ -98,7 +96,14 @@ pub fn measure(
     floors: &Floors,
     progress: &mut dyn FnMut(&str),
 ) -> Result<ModelTimes> {
-    check(model, work)?;
+    check(model.config(), model.context(), work)?;
+    let (together, most) = (work.parallel.iter().copied().max().unwrap_or(1), model.engine().most_rows());
+    if work.decode > 0 && together > most {
+        return Err(Error::prompt(format!(
+            "{together} sequences are more than the {most} that decode together on {}: give a smaller --parallel",
+            model.device()
+        )));
+    }
     let mut bench = Bench { engine: &**model.engine(), model, work, floors, allocated: None, most: 0, arena: 0 };
     let mut prompts = Vec::new();
     for &tokens in &work.prompts {

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::support::adapters;
 use crate::support::scratch::Scratch;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mobilellm_gqa");
@@ -121,6 +122,33 @@ fn the_demo_reads_a_picture() {
     near(number(picture, "/flop_per_s"), number(picture, "/flop") / number(picture, "/encode_ms/mean") * 1e3);
     assert_eq!(report["devices"][0]["model"]["decodes"], json!([]));
     assert!(picture["encode_ms"]["deviation"].is_null(), "one run has no deviation");
+}
+
+#[test]
+fn adapters_have_floors_and_dispatches() {
+    // SwiftShader's floors take seconds.
+    let adapters = adapters::all().into_iter().filter(|adapter| !adapter.name.contains("SwiftShader"));
+    for adapter in adapters {
+        let device = adapter.index.to_string();
+        let arguments = ["-p", "4", "-n", "6", "--parallel", "1,2", "-r", "2", "--json", "--device", &device];
+        let report = measured(&[&[GOLDEN][..], &arguments].concat());
+        let device = &report["devices"][0];
+        assert!(device["device"].as_str().is_some_and(|name| name.starts_with(&adapter.backend)), "{device}");
+        let decodes = device["model"]["decodes"].as_array().expect("decodes");
+        assert_eq!(number(&decodes[0], "/submissions_per_token"), 1.0);
+        near(number(&decodes[1], "/submissions_per_token"), 0.5);
+        // 5 a layer; embedding, head, sampling.
+        assert_eq!(number(&decodes[0], "/dispatches_per_token"), 18.0);
+        near(number(&decodes[1], "/dispatches_per_token"), 9.0);
+        for decode in decodes {
+            let floor = number(device, "/floors/dispatch_us") * number(decode, "/dispatches_per_token");
+            near(number(decode, "/dispatch_floor_us"), floor);
+            let runs = decode["tokens_per_s"]["runs"].as_array().expect("runs");
+            let seconds = runs.iter().map(|run| 1.0 / run.as_f64().unwrap()).sum::<f64>() / runs.len() as f64;
+            near(number(decode, "/dispatch_floor_share"), floor / 1e6 / seconds);
+        }
+        assert_eq!(device["floors"]["peak_flop_per_s"]["f16"].is_number(), adapter.f16, "{device}");
+    }
 }
 
 #[test]
