@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dunlin's CPU path beside candle's on one GGUF file: the same ids, the same threads, turn by turn.
+# dunlin's CPU path beside candle's on one GGUF file: as many ids, the same cores, turn by turn.
 #
 #   scripts/bench_candle.sh [MODEL.gguf]     THREADS=2 ROUNDS=3 PROMPT=128 DECODE=64
 #
@@ -23,20 +23,29 @@ target=${CARGO_TARGET_DIR:-target}
 RUSTFLAGS="-C target-cpu=native" CARGO_TARGET_DIR=$target/candle \
     cargo build --quiet --release --locked --manifest-path benches/candle/Cargo.toml
 candle=$target/candle/release/bench-candle
-dunlin=$(cargo bench --quiet --bench decode --no-run --message-format json |
-    sed -n 's/.*"name":"decode".*"executable":"\([^"]*\)".*/\1/p')
-[ -x "$dunlin" ] || { echo "bench_candle: cargo built no benches/decode.rs" >&2; exit 1; }
+cargo build --quiet --release --locked
+dunlin=$target/release/dunlin
 
 # Plain words of a tokenizer of 32000 or more; what they say does not matter.
 ids=$(seq -s, 1000 7 $((1000 + 7 * (prompt - 1))))
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
-export RAYON_NUM_THREADS=$threads
+# Both programs start a thread for each core that they may use.
+cores=(taskset --cpu-list "0-$((threads - 1))")
+
+rates() { # prompt and decode of one run, from the JSON of a bench
+    python3 -c '
+import json, sys
+model = json.load(sys.stdin)["devices"][0]["model"]
+rates = (model[part][0]["tokens_per_s"]["mean"] for part in ("prompts", "decodes"))
+print("dunlin", *(f"{rate:.1f}" for rate in rates), sep="\t")'
+}
 
 echo "$model, prompt $prompt, decode $decode, $threads threads; tokens/s"
 for round in $(seq "$rounds"); do
-    "$candle" "$model" "$ids" "$decode" >>"$results"
-    "$dunlin" "$model" --device cpu --rates --repeat 1 --tokens "$ids" --decode "$decode" >>"$results"
+    "${cores[@]}" "$candle" "$model" "$ids" "$decode" >>"$results"
+    "${cores[@]}" "$dunlin" bench "$model" --device cpu -p "$prompt" -n "$decode" -d "$prompt" -r 1 --json 2>/dev/null |
+        rates >>"$results"
     tail -n 2 "$results" | sed "s/^/round $round  /"
 done
 

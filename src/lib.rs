@@ -55,6 +55,8 @@ pub mod graph;
 #[doc(hidden)]
 pub mod kernel;
 #[doc(hidden)]
+pub mod measure;
+#[doc(hidden)]
 pub mod models;
 #[doc(hidden)]
 pub mod ops;
