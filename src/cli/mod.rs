@@ -1,4 +1,5 @@
-//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 3
+//! where a comparison says no, 130 after Ctrl-C.
 
 mod check;
 #[cfg(feature = "demo")]
@@ -7,6 +8,7 @@ mod eval;
 mod eval_files;
 mod info;
 mod inspect;
+mod kernel;
 mod progress;
 mod prune;
 mod run;
@@ -55,6 +57,8 @@ enum Command {
     Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// List kernels, print one, and try your own in its place
+    Kernel(kernel::Kernel),
 }
 
 /// What every command that loads a model takes.
@@ -76,6 +80,8 @@ struct Load {
     context: Option<usize>,
     #[command(flatten)]
     refused: Refused,
+    #[command(flatten)]
+    own: kernel::Own,
     #[command(flatten)]
     vision: Vision,
     /// Number pictures as `Picture 1:<img>`, without a space before the tag (Qwen-VL)
@@ -137,6 +143,9 @@ impl Load {
         for kernel in &self.refused.kernels {
             options = options.refuse(kernel);
         }
+        for file in self.own.read()? {
+            options = options.kernel(file);
+        }
         if let Some(file) = &self.vision.mmproj {
             options = options.mmproj(file);
         }
@@ -150,7 +159,9 @@ impl Load {
         let shown = bar.clone();
         let model = Model::load_with(&self.model, &device, &options.progress(move |done, all| shown.set(done, all)));
         bar.clear();
-        model
+        let model = model?;
+        kernel::warn_of(&model);
+        Ok(model)
     }
 }
 
@@ -160,6 +171,8 @@ enum Failure {
     /// The reader of our output closed the pipe, which is not an error.
     Closed,
     Interrupted,
+    /// The command worked, and its answer is no: exit code 3.
+    No(String),
 }
 
 impl From<Error> for Failure {
@@ -215,10 +228,15 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Kernel(command) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(Failure::Interrupted) => ExitCode::from(130),
+        Err(Failure::No(answer)) => {
+            eprintln!("{answer}");
+            ExitCode::from(3)
+        }
         Err(Failure::Error(error)) => {
             eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE

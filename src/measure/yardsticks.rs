@@ -223,6 +223,7 @@ static PLAIN: Kernel = Kernel {
     params: size_of::<PlainParams>(),
     constants: &[],
     requires: Requires::NOTHING,
+    replaces: None,
 };
 
 fn plain(m: usize, n: usize, k: usize) -> Case {
@@ -291,6 +292,7 @@ static PEAK: [Kernel; 2] = [
         params: size_of::<u32>(),
         constants: &[],
         requires: Requires::NOTHING,
+        replaces: None,
     },
     Kernel {
         file: "peak.wgsl",
@@ -301,6 +303,7 @@ static PEAK: [Kernel; 2] = [
         params: size_of::<u32>(),
         constants: &[],
         requires: Requires::F16,
+        replaces: None,
     },
 ];
 

@@ -59,7 +59,7 @@ impl Case {
         (self.op.as_ref() as &dyn Any).downcast_ref()
     }
 
-    fn results(&self) -> Vec<TensorType> {
+    pub(super) fn results(&self) -> Vec<TensorType> {
         self.op.infer(&self.reads.iter().map(|given| &given.ty).collect::<Vec<_>>())
     }
 
