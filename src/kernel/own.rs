@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Candidate, Dispatch, KernelRef};
+use super::{Candidate, Dispatch, KernelRef, MOST_GROUPS};
 
 /// A WGSL file of a user's own, and the kernel in whose place it runs.
 ///
@@ -80,10 +80,10 @@ impl OwnKernel {
     }
 }
 
-/// `groups` · `scale`, rounded up. A third of 9 is 3, although f32 has no exact third.
+/// `groups` · `scale`, rounded up, and no more than run. A third of 9 is 3, although f32 has no exact third.
 fn scaled(groups: u32, scale: f64) -> u32 {
     let wanted = f64::from(groups) * scale;
-    (wanted - 1e-6 * wanted).ceil().clamp(1.0, 65535.0) as u32
+    (wanted - 1e-6 * wanted).ceil().clamp(1.0, f64::from(MOST_GROUPS)) as u32
 }
 
 /// How often a user's kernel is used.
