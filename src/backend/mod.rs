@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::{DeviceProfile, Family, Row};
+use crate::kernel::{DeviceProfile, Family, KernelFile, OwnKernel, OwnKernelUse, Row};
 use crate::models::Pass;
 pub use crate::models::Want;
 use crate::ops;
@@ -27,6 +27,7 @@ pub fn load(
 ) -> Result<Arc<dyn Engine>> {
     ops::check_refused(&options.refused)?;
     match device {
+        DeviceChoice::Cpu if !options.own.is_empty() => Err(own_on_cpu()),
         DeviceChoice::Cpu => Ok(Arc::new(cpu::CpuEngine::load(checkpoint, options, progress)?)),
         #[cfg(feature = "gpu")]
         DeviceChoice::Adapter(index) => {
@@ -46,8 +47,21 @@ pub fn devices() -> Vec<AdapterInfo> {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn no_gpu() -> Error {
+pub fn no_gpu() -> Error {
     Error::device("this build has no GPU backends; build it with the feature `gpu`, or take the device `cpu`")
+}
+
+/// Reads kernels of the user's own, each for the kernel that it names.
+pub fn read_own(files: &[KernelFile]) -> Result<Vec<OwnKernel>> {
+    #[cfg(feature = "gpu")]
+    return wgpu::own::read_all(files);
+    #[cfg(not(feature = "gpu"))]
+    if files.is_empty() { Ok(Vec::new()) } else { Err(no_gpu()) }
+}
+
+/// The error of a kernel of the user's own on the CPU.
+pub fn own_on_cpu() -> Error {
+    Error::device("kernels run on GPUs, the CPU path has none; name an adapter of `dunlin info` with --device")
 }
 
 /// The error of [`Session::encode`] without a vision half.
@@ -95,6 +109,8 @@ pub struct EngineOptions {
     ///
     /// [`DeviceProfile::allows`]: crate::kernel::DeviceProfile::allows
     pub refused: BTreeSet<String>,
+    /// Kernels of the user's own, which take the place of ours on a GPU.
+    pub own: Vec<KernelFile>,
     /// Members of the CPU's team; as many as there are cores by default. For tests.
     pub threads: Option<usize>,
 }
@@ -129,6 +145,10 @@ pub trait Engine: Send + Sync {
     fn weight_bytes(&self) -> u64;
     /// Dispatches of one decode step (0 on the CPU).
     fn dispatches_per_token(&self) -> usize;
+    /// How many dispatches of a decoding step, a prompt and a picture the user's own kernels have.
+    fn own_kernels(&self) -> &[OwnKernelUse] {
+        &[]
+    }
     /// The number of tokens of the largest pass that is useful and within the device's limits.
     fn chunk(&self) -> usize;
     /// The largest number of rows whose logits are within the device's limits: of sequences that decode together.

@@ -208,7 +208,7 @@ impl Bench {
             next("floors");
             let floors = floors::floors(&measured.choice)?;
             next("loading");
-            let model = Model::load_with(path, &measured.device, &self.how.options())?;
+            let model = Model::load_with(path, &measured.device, &self.how.options()?)?;
             let times = model::measure(&model, &work, &cold, &floors, &mut next)?;
             reports.push(of_device(measured, floors, Some(times)));
         }
@@ -247,7 +247,7 @@ impl Bench {
         };
         let device = devices::one(&self.device)?.device;
         let start = Instant::now();
-        let model = Model::load_with(path, &device, &self.how.options())?;
+        let model = Model::load_with(path, &device, &self.how.options()?)?;
         let (load_s, peak_loading_bytes) = (start.elapsed().as_secs_f64(), host::peak_memory());
         let first_token_ms = 1e3 * model::first_token(&model, self.workload().prompts[0])?;
         let cold = ColdStart { load_s, first_token_ms, peak_loading_bytes, peak_bytes: host::peak_memory() };

@@ -1,4 +1,5 @@
-//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 3 for a no, 130 after Ctrl-C.
+//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 3 where a comparison
+//! says no, 130 after Ctrl-C.
 
 mod bench;
 mod check;
@@ -8,6 +9,7 @@ mod eval;
 mod eval_files;
 mod info;
 mod inspect;
+mod kernel;
 mod progress;
 mod prune;
 mod run;
@@ -59,6 +61,8 @@ enum Command {
     Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// List kernels, print one, and try your own in its place
+    Kernel(kernel::Kernel),
 }
 
 /// What every command that loads a model takes.
@@ -87,6 +91,8 @@ struct How {
     context: Option<usize>,
     #[command(flatten)]
     refused: Refused,
+    #[command(flatten)]
+    own: kernel::Own,
     #[command(flatten)]
     vision: Vision,
     /// Number pictures as `Picture 1:<img>`, without a space before the tag (Qwen-VL)
@@ -139,15 +145,17 @@ impl Load {
         let device = Device::parse(&self.device)?;
         let bar = progress::Bar::share("loading");
         let shown = bar.clone();
-        let options = self.how.options().progress(move |done, all| shown.set(done, all));
+        let options = self.how.options()?.progress(move |done, all| shown.set(done, all));
         let model = Model::load_with(&self.model, &device, &options);
         bar.clear();
-        model
+        let model = model?;
+        kernel::warn_of(&model);
+        Ok(model)
     }
 }
 
 impl How {
-    fn options(&self) -> LoadOptions {
+    fn options(&self) -> Result<LoadOptions> {
         let mut options = LoadOptions::new().precision(match self.precision {
             Digits::Auto => Precision::Auto,
             Digits::F32 => Precision::F32,
@@ -165,6 +173,9 @@ impl How {
         for kernel in &self.refused.kernels {
             options = options.refuse(kernel);
         }
+        for file in self.own.read()? {
+            options = options.kernel(file);
+        }
         if let Some(file) = &self.vision.mmproj {
             options = options.mmproj(file);
         }
@@ -174,7 +185,7 @@ impl How {
         if self.tight_pictures {
             options = options.tight_pictures();
         }
-        options
+        Ok(options)
     }
 }
 
@@ -242,6 +253,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Kernel(command) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,

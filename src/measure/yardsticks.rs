@@ -114,6 +114,7 @@ macro_rules! peak {
             params: size_of::<u32>(),
             constants: &[],
             requires: $requires,
+            replaces: None,
         }
     };
 }

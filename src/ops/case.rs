@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::formats::random_row;
-use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
-use crate::ops::{Operator, TensorType};
+use crate::kernel::{Candidate, DeviceProfile, Family, MOST_ROWS, Row, ValueId};
+use crate::ops::{Operand, Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
 /// One operator with inputs of given shapes and contents.
@@ -96,6 +96,20 @@ impl Case {
     pub fn profile(&self, profile: &DeviceProfile) -> DeviceProfile {
         let max_binding = self.max_binding.map_or(profile.max_binding, |bytes| bytes.min(profile.max_binding));
         DeviceProfile { max_binding, ..profile.clone() }
+    }
+
+    /// Every way to run the case, best first for the device, those that the device does not allow among them.
+    pub fn candidates(&self, profile: &DeviceProfile) -> Vec<Candidate> {
+        let reads = self.reads.iter().map(|given| given.ty.clone());
+        let writes = self
+            .state
+            .iter()
+            .map(|given| given.ty.clone())
+            .chain(self.op.infer(&self.reads.iter().map(|given| &given.ty).collect::<Vec<_>>()));
+        let operands = (0..).map(ValueId).zip(reads.chain(writes));
+        let mut reads: Vec<Operand> = operands.map(|(id, ty)| Operand { id, ty, stored: None }).collect();
+        let writes = reads.split_off(self.reads.len());
+        self.op.candidates(&reads, &writes, self.family, &self.profile(profile))
     }
 
     pub fn bench(mut self) -> Self {

@@ -8,6 +8,7 @@ mod bench;
 mod cli;
 mod cli_adapters;
 mod eval;
+mod kernel;
 mod prune;
 mod qwen_cli;
 mod vision_bad_input;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::backend::AdapterInfo;
 use crate::backend::wgpu::counters::{count_created, count_submitted};
@@ -15,6 +16,8 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     pub profile: DeviceProfile,
     pub pipelines: Pipelines,
+    /// The longest wait for one submission. Without it a device may take as long as it wants.
+    pub patience: Option<Duration>,
     faults: Arc<Faults>,
 }
 
@@ -252,6 +255,7 @@ impl Gpu {
             vendor: info.vendor,
             driver: driver(&info),
             refused: BTreeSet::new(),
+            own: Vec::new(),
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
@@ -266,7 +270,7 @@ impl Gpu {
             reduced_precision: true,
         };
         let pipelines = Pipelines::new(&device);
-        Ok(Gpu { device, queue, profile, pipelines, faults })
+        Ok(Gpu { device, queue, profile, pipelines, patience: None, faults })
     }
 
     pub fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> wgpu::Buffer {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::plans::{PerPass, Plans, Releasable};
 use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::own;
 use crate::backend::wgpu::session::{Bound, Buffers, Readback, Readbacks, Source};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::backend::wgpu::vision::{Encoder, Vision};
@@ -13,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
+use crate::kernel::{DeviceProfile, Family, MOST_ROWS, OwnKernel, OwnKernelUse, Row};
 use crate::models::{self, Pass, Recipe, Want};
 use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
@@ -23,6 +24,7 @@ pub struct GpuEngine {
     shared: Arc<Shared>,
     info: DeviceInfo,
     dispatches_per_token: usize,
+    own: Vec<OwnKernelUse>,
     vocab: usize,
 }
 
@@ -52,6 +54,7 @@ impl GpuEngine {
         profile.reduced_precision = !options.full_precision;
         profile.rasteriser &= !options.hardware;
         profile.refused.clone_from(&options.refused);
+        profile.own = own::read_all(&options.own)?;
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }
@@ -65,6 +68,7 @@ impl GpuEngine {
         // The number of rows does not matter: all use the same kernels.
         let prompt = plans.get(Pass::prompt(64, Want::Token))?;
         let compiled: Vec<&Plan> = [&*plan, &*prompt].into_iter().chain(&vision).collect();
+        let own = own_kernels(&profile, &compiled);
         let compile = |threads| gpu.pipelines.prepare(&gpu.device, &compiled, threads);
         let upload_all = || {
             let mut uploads = Vec::new();
@@ -107,8 +111,17 @@ impl GpuEngine {
             plans,
             vision: Releasable::new(vision),
         });
-        Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
+        Ok(GpuEngine { shared, info, dispatches_per_token, own, vocab: checkpoint.config.vocab })
     }
+}
+
+/// How many dispatches of some plans each of the user's kernels has.
+fn own_kernels(profile: &DeviceProfile, plans: &[&Plan]) -> Vec<OwnKernelUse> {
+    let each = |own: &OwnKernel| {
+        let steps = plans.iter().flat_map(|plan| &plan.steps);
+        own.used(steps.filter(|step| step.dispatch.kernel == own.kernel).count())
+    };
+    profile.own.iter().map(each).collect()
 }
 
 /// Checks that kernels can hold a whole head: of a larger one they would omit the end.
@@ -200,6 +213,10 @@ impl Engine for GpuEngine {
 
     fn dispatches_per_token(&self) -> usize {
         self.dispatches_per_token
+    }
+
+    fn own_kernels(&self) -> &[OwnKernelUse] {
+        &self.own
     }
 
     fn chunk(&self) -> usize {

@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod device;
 pub mod engine;
+pub mod own;
 mod pipelines;
 pub mod session;
 pub mod timing;

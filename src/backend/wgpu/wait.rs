@@ -96,7 +96,7 @@ impl Gpu {
                 (awaited, since) = (Some(index), Instant::now());
             }
             let submission_index = Some(awaited.clone().ok_or_else(unfinished)?);
-            let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+            let wait = wgpu::PollType::Wait { submission_index, timeout: self.patience };
             let begin = Instant::now();
             self.device.poll(wait).map_err(|error| unfinished().caused_by(error))?;
             // The work is done, but another thread that polls the device may be about to run the callback.
