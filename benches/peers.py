@@ -80,17 +80,24 @@ def main():
 
 
 def measure(program, model, threads, test):
-    """The rate of one run: a program prints its name, its prompt rate and its decode rate, with tabs between."""
-    _, prompt, decode, which = test
-    # Plain words of a tokenizer of 32000 or more; what they say does not matter.
-    ids = ",".join(str(1000 + 7 * i) for i in range(prompt))
-    command = [part.format(model=model, ids=ids, decode=decode, threads=threads) for part in program["command"]]
+    """The rate of one run of a program."""
+    command = program["command"](model, test, threads)
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"peers: {command[0]} failed:\n{done.stderr[-2000:]}")
-    _, prompt_rate, decode_rate = done.stdout.strip().splitlines()[-1].split("\t")
-    return float(prompt_rate if which == "prompt" else decode_rate)
+    return program["rate"](done.stdout, test)
+
+
+def ids_of(test):
+    """Plain words of a tokenizer of 32000 or more; what they say does not matter."""
+    return ",".join(str(1000 + 7 * i) for i in range(test[1]))
+
+
+def tabbed(stdout, test):
+    """The rate in a line with the program's name, its prompt rate and its decode rate, with tabs between."""
+    _, prompt, decode = stdout.strip().splitlines()[-1].split("\t")
+    return float(prompt if test[3] == "prompt" else decode)
 
 
 def table(about, threads, names, rates):
@@ -127,8 +134,12 @@ def build_dunlin():
     found = [a["executable"] for a in artifacts if a.get("target", {}).get("name") == "decode" and a.get("executable")]
     if not found:
         sys.exit(f"peers: cargo built no benches/decode.rs:\n{built.stderr[-2000:]}")
-    arguments = "{model} --device cpu --rates --repeat 1 --tokens {ids} --decode {decode}".split()
-    return {"command": [found[0], *arguments], "version": commit()}
+
+    def command(model, test, threads):
+        options = f"--device cpu --rates --repeat 1 --tokens {ids_of(test)} --decode {test[2]}"
+        return [found[0], str(model), *options.split()]
+
+    return {"command": command, "rate": tabbed, "version": commit()}
 
 
 def build_llama():
@@ -142,11 +153,14 @@ def build_llama():
         environment = os.environ | {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON"}
         pip = [python, "-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={LLAMA}"]
         subprocess.run(pip, env=environment, check=True)
-    command = [str(python), __file__, "--as-llama", "{model}", "{ids}", "{decode}", "{threads}"]
+
+    def command(model, test, threads):
+        return [str(python), __file__, "--as-llama", str(model), ids_of(test), str(test[2]), str(threads)]
+
     library = next((venv / "lib").glob("python*/site-packages/llama_cpp/lib/libggml-base.so"))
     ggml_commit = ctypes.CDLL(str(library)).ggml_commit
     ggml_commit.restype = ctypes.c_char_p
-    return {"command": command, "version": f"{ggml_commit().decode()} (llama-cpp-python {LLAMA})"}
+    return {"command": command, "rate": tabbed, "version": f"{ggml_commit().decode()} (llama-cpp-python {LLAMA})"}
 
 
 def build_candle():
@@ -157,11 +171,15 @@ def build_candle():
     packages = tomllib.loads((manifest.parent / "Cargo.lock").read_text())["package"]
     version = next(package["version"] for package in packages if package["name"] == "candle-core")
     program = TARGET / "candle/release/bench-candle"
-    return {"command": [str(program), "{model}", "{ids}", "{decode}"], "version": version}
+
+    def command(model, test, threads):
+        return [str(program), str(model), ids_of(test), str(test[2])]
+
+    return {"command": command, "rate": tabbed, "version": version}
 
 
 def as_llama(model, ids, decode, threads):
-    """llama.cpp with its own defaults, measured as benches/decode.rs measures dunlin. Runs in the environment of
+    """llama.cpp with its own defaults, measured as dunlin is. Runs in the environment of
     build_llama."""
     import llama_cpp as llama
     import numpy
