@@ -24,7 +24,7 @@ mod text;
 mod tokenizer;
 
 pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
-pub use batch::Generations;
+pub use batch::{Ended, Generations};
 pub use boxes::{Located, Outline};
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Stats};
