@@ -164,6 +164,7 @@ fn mobilevlm(llama: Config) -> Config {
         projector: Projector::Ldpv2,
         mean: [0.5; 3],
         std: [0.5; 3],
+        image_start: None,
     };
     Config { architecture: "mobilevlm".into(), vision: Some(vision), ..llama }
 }
