@@ -140,8 +140,7 @@ impl Eval {
     fn settings(&self, model: &Model) -> String {
         let Load { model: path, device: _, weights, precision, context, refused, own, vision, tight_pictures } =
             &self.load;
-        let own: Vec<String> =
-            own.kernels.iter().map(|(name, file)| format!(" {name}={}", fingerprint(file))).collect();
+        let own: Vec<String> = own.files.iter().map(|(name, file)| format!(" {name}={}", fingerprint(file))).collect();
         let set: Vec<String> = self.load.own.set.iter().map(|(name, value)| format!(" {name}={value}")).collect();
         let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
         format!(
