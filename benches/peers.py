@@ -81,11 +81,11 @@ def main():
 
 def measure(program, model, threads, test):
     """The rate of one run of a program."""
-    command = program["command"](model, test, threads)
-    environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    # dunlin and candle start a thread for each core that they may use.
+    command = ["taskset", "--cpu-list", f"0-{threads - 1}", *program["command"](model, test, threads)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"peers: {command[0]} failed:\n{done.stderr[-2000:]}")
+        sys.exit(f"peers: {command[3]} failed:\n{done.stderr[-2000:]}")
     return program["rate"](done.stdout, test)
 
 

@@ -141,7 +141,7 @@ impl Eval {
         let Load { model: path, device: _, how } = &self.load;
         let How { weights, precision, context, refused, own, vision, tight_pictures } = how;
         let kernels: Vec<String> =
-            own.kernels.iter().map(|(name, file)| format!(" {name}={}", fingerprint(file))).collect();
+            own.files.iter().map(|(name, file)| format!(" {name}={}", fingerprint(file))).collect();
         let set: Vec<String> = own.set.iter().map(|(name, value)| format!(" {name}={value}")).collect();
         let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
         format!(

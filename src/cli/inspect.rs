@@ -33,7 +33,7 @@ pub struct Inspect {
     /// Print an assembled shader, by its name in the plan or by parts of it, joined by `+`; or plan with your own file in its
     /// place, and then it may be repeated
     #[arg(long = "kernel", value_name = "NAME[=FILE]")]
-    kernels: Vec<String>,
+    named: Vec<String>,
     /// Count memory for this many tokens [default: what the model was made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
@@ -50,7 +50,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         let checkpoint = Checkpoint::open_with(&self.model, &self.vision.files())?;
-        let text = match self.kernels.iter().find(|name| !name.contains('=')) {
+        let text = match self.named.iter().find(|name| !name.contains('=')) {
             Some(name) => assemble(ops::kernel_named(name)?.1),
             None => {
                 let plans = self.plans(&checkpoint)?;
@@ -77,7 +77,7 @@ impl Inspect {
         profile.reduced_precision = matches!(self.precision, Digits::Auto);
         profile.refused = self.refused.kernels.iter().cloned().collect();
         ops::check_refused(&profile.refused)?;
-        profile.own = backend::read_own(&kernel::read_all(&self.kernels)?)?;
+        profile.own = backend::read_own(&kernel::read_all(&self.named)?)?;
         let recipe = Recipe::new(checkpoint, self.context.unwrap_or(checkpoint.config.context))?;
         let graph = recipe.graph(Pass::decode(1))?;
         let graphs = [graph].into_iter().chain(recipe.vision());
@@ -252,7 +252,7 @@ mod tests {
             model: path.into(),
             vision: Vision { mmproj: None, vision_tower: None },
             plan: false,
-            kernels: Vec::new(),
+            named: Vec::new(),
             context: Some(100),
             device: "cpu".into(),
             precision: Digits::F32,

@@ -77,15 +77,15 @@ struct Try {
 pub struct Own {
     /// Run your own kernel in the place of dunlin's (see kernel show, kernel try); may be repeated
     #[arg(long = "kernel", value_name = "NAME=FILE", value_parser = parse_own)]
-    pub kernels: Vec<(String, PathBuf)>,
+    pub files: Vec<(String, PathBuf)>,
     /// Set an override of the files of --kernel; may be repeated
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_set, requires = "kernels")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_set, requires = "files")]
     pub set: Vec<(String, f64)>,
 }
 
 impl Own {
     pub fn read(&self) -> Result<Vec<KernelFile>> {
-        self.kernels.iter().map(|(name, file)| read(name, file, &self.set)).collect()
+        self.files.iter().map(|(name, file)| read(name, file, &self.set)).collect()
     }
 }
 

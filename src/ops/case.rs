@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::formats::random_row;
 use crate::kernel::{Candidate, DeviceProfile, Family, MOST_ROWS, Row, ValueId};
-use crate::ops::{Operand, Operator, TensorType};
+use crate::ops::{Elem, Operand, Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
 /// One operator with inputs of given shapes and contents.
@@ -90,6 +90,22 @@ impl Case {
     pub fn in_bindings_of(mut self, bytes: u64) -> Self {
         self.max_binding = Some(bytes);
         self
+    }
+
+    /// The case with its weights in another format. `None` if it has none, or if their rows are not whole blocks of it.
+    pub fn in_format(&self, dtype: DType) -> Option<Case> {
+        let mut case = self.clone();
+        let mut any = false;
+        for given in &mut case.reads {
+            if let Elem::Weight(format) = &mut given.ty.elem {
+                if !given.ty.shape[1].is_multiple_of(dtype.block().0) {
+                    return None;
+                }
+                (*format, any) = (dtype, true);
+            }
+        }
+        // The size of split bindings is made for the format.
+        (any && self.max_binding.is_none()).then_some(case)
     }
 
     /// The device profile with the limits of this case.

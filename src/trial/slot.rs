@@ -49,7 +49,7 @@ pub struct SlotDescription {
     pub cooperative: Option<u32>,
     /// When a plan chooses it.
     pub chosen: Vec<String>,
-    /// The cases that list it.
+    /// The cases that list it, or that list it with another weight format.
     pub cases: usize,
 }
 
@@ -108,6 +108,20 @@ impl Slot {
         header + "\n" + &assemble(self.kernel)
     }
 
+    /// How cases come to the kernel, or to the same one with another weight format where none has its own.
+    fn way(&self) -> Option<&'static Way> {
+        let plain = |name: &str| -> Vec<String> {
+            name.split('+').filter(|part| !part.starts_with("weight_")).map(str::to_string).collect()
+        };
+        let own = plain(&self.name());
+        WAYS.get(&KernelRef(self.kernel)).or_else(|| {
+            let alike = WAYS.iter().filter(|(kernel, _)| plain(&kernel.0.name()) == own);
+            // The one with the most cases says most.
+            let most = alike.max_by_key(|(kernel, way)| (way.cases, way.places.len(), kernel.0.name()));
+            most.map(|(_, way)| way)
+        })
+    }
+
     /// What a file for this slot has to know.
     pub fn describe(&self) -> SlotDescription {
         let text = assemble(self.kernel);
@@ -132,7 +146,7 @@ impl Slot {
         let names = self.kernel.constants.iter().map(|(name, _)| *name);
         let grid_overrides = names.filter(|name| words.contains(name)).map(str::to_string).collect();
         let Requires { f16, subgroups, cooperative } = self.kernel.requires;
-        let way = WAYS.get(&KernelRef(self.kernel));
+        let way = self.way();
         SlotDescription {
             name: self.name(),
             operator: self.operator.into(),
@@ -190,10 +204,10 @@ fn grid(formula: &[String]) -> String {
         ["One workgroup", "One thread", "A workgroup computes"].iter().filter_map(|s| rest.find(s)).min()
     {
         let from = &rest[at..];
-        let end = from
-            .match_indices(". ")
-            .map(|(end, _)| end)
-            .find(|end| from[end + 2..].trim_start().starts_with(|c: char| c.is_uppercase()));
+        let end = from.match_indices(". ").map(|(end, _)| end).find(|end| {
+            let next = from[end + 2..].trim_start();
+            next.starts_with(|c: char| c.is_uppercase()) || next.starts_with("shared/")
+        });
         let end = end.map_or(from.len(), |end| end + 1);
         sentences.push(from[..end].trim());
         rest = &from[end..];

@@ -18,7 +18,9 @@ fn a_right_kernel_is_timed() {
     let gemv = "linear/gemv+epilogue_plain+quads_shared+weight_q4_0";
     for adapter in adapters::all() {
         let at = adapter.label();
-        for (slot, cases) in [("rms_norm", ""), (gemv, "q4_0[67, 160]"), ("cache_write+kv_f32", "at 0")] {
+        for (slot, cases) in
+            [("rms_norm", "(f32[3, 31]"), (gemv, "q4_0[67, 160]"), ("cache_write+kv_f32", "(f32[3, 110]")]
+        {
             let report = attempt(adapter.index, KernelFile::new(slot, "mine.wgsl", text(slot)), cases).expect(slot);
             assert!(report.is_right() && !report.cases.is_empty(), "{at}: {report:?}");
             for case in &report.cases {
@@ -64,7 +66,8 @@ fn every_kind_of_wrong_kernel_is_noticed_and_not_timed() {
             for (from, to, part) in changes {
                 assert!(text(slot).contains(from), "{slot} has no `{from}`");
                 let file = KernelFile::new(slot, "mine.wgsl", text(slot).replace(from, to));
-                let report = attempt(adapter.index, file, "").unwrap_or_else(|error| panic!("{to}: {error}"));
+                let report =
+                    attempt(adapter.index, file, "(f32[3, 31]").unwrap_or_else(|error| panic!("{to}: {error}"));
                 let at = format!("{} {to}: {report:?}", adapter.label());
                 assert!(!report.is_right() && report.wrong() > 0, "{at}");
                 for case in &report.cases {
@@ -95,7 +98,8 @@ fn what_the_device_lacks_is_said_before_anything_runs() {
         let half = format!("enable f16;\n{half}");
         if adapter.f16 {
             // The tolerance is that of the slot, which is one of f32.
-            let report = attempt(adapter.index, KernelFile::new("add", "mine.wgsl", half), "").expect("it runs");
+            let report =
+                attempt(adapter.index, KernelFile::new("add", "mine.wgsl", half), "(f32[3, 31]").expect("it runs");
             assert!(report.needs.f16 && report.wrong() > 0, "{report:?}");
         } else {
             refused("add", &half, "the device has no f16");

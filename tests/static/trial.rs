@@ -81,7 +81,7 @@ fn a_file_that_does_not_fit_is_refused_with_a_sentence() {
     refused(
         "storage, read> gain",
         "storage, read_write> gain",
-        &[&place("gain: array"), "`gain`", "var<storage, read>"],
+        &[&place("var<storage, read> gain"), "`gain`", "var<storage, read>"],
     );
     let more = "@group(0) @binding(5) var<storage, read_write> more: array<f32>;\n@compute";
     refused("@compute", more, &["`more` at @group(0) @binding(5) is one too many", "rms_norm has no such binding"]);
