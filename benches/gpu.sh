@@ -78,7 +78,8 @@ fi
 [ -n "${MODELS:-}" ] || rm -rf "$models"
 
 {
-    echo "# $(head -n 1 "$out/info.txt")"
+    measured=$(sed -n 's/^### //p' "$out/smollm2.md" 2>/dev/null | head -n 1)
+    echo "# ${measured:-$device}"
     echo
     echo "\`benches/gpu.sh\`, device \`$device\`, $((SECONDS - begin)) s; $(date -u +%Y-%m-%d), $("$dunlin" --version)," \
         "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
