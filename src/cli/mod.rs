@@ -7,6 +7,7 @@ mod eval;
 mod eval_files;
 mod info;
 mod inspect;
+mod profile;
 mod progress;
 mod prune;
 mod run;
@@ -55,6 +56,8 @@ enum Command {
     Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// Time each dispatch of a prompt and some tokens: a table, a trace, a page, a roofline
+    Profile(profile::Profile),
 }
 
 /// What every command that loads a model takes.
@@ -215,6 +218,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Profile(command) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,

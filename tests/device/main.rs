@@ -9,3 +9,4 @@ mod company;
 mod formats;
 mod fusion;
 mod ops;
+mod profile;

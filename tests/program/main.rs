@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod cli_adapters;
 mod eval;
+mod profile;
 mod prune;
 mod qwen_cli;
 mod vision_bad_input;

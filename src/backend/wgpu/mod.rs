@@ -4,6 +4,7 @@ pub mod counters;
 pub mod device;
 pub mod engine;
 mod pipelines;
+mod profiler;
 pub mod session;
 pub mod timing;
 pub mod upload;
