@@ -9,13 +9,15 @@ pub mod wgpu;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::{Family, Row};
+use crate::kernel::{DeviceProfile, Family, Row};
 use crate::models::Pass;
 pub use crate::models::Want;
 use crate::ops;
+use crate::plan::Plan;
 use measured::{Clock, Measured, Phase};
 
 /// Loads a model onto a device.
@@ -53,6 +55,23 @@ fn no_gpu() -> Error {
 /// The error of [`Session::encode`] without a vision half.
 fn no_vision() -> Error {
     Error::unsupported("the model has no vision half, or it was released: load it again, without --release-vision")
+}
+
+/// What this thread did with devices so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadWork {
+    /// Submissions of passes.
+    pub submitted: usize,
+    /// Time that it was blocked until a device was done.
+    pub waited: Duration,
+}
+
+/// What this thread did with devices so far; nothing on the CPU path.
+pub fn work_of_thread() -> ThreadWork {
+    #[cfg(feature = "gpu")]
+    return ThreadWork { submitted: wgpu::counters::submitted(), waited: wgpu::counters::waited() };
+    #[cfg(not(feature = "gpu"))]
+    ThreadWork::default()
 }
 
 /// The device that a model is loaded onto.
@@ -120,6 +139,14 @@ pub trait Engine: Send + Sync {
     fn vision_bytes(&self) -> u64;
     /// Drops the weights of the vision half: [`Session::encode`] returns an error from then on.
     fn release_vision(&self);
+    /// The plan of a pass, as it runs.
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>>;
+    /// The plan that reads a picture, unless there is no vision half or it was released.
+    fn vision_plan(&self) -> Option<Arc<Plan>>;
+    /// The profile that plans are made for.
+    fn profile(&self) -> DeviceProfile;
+    /// Bytes that the device's allocator has handed out to this process, where it tells.
+    fn allocated_bytes(&self) -> Option<u64>;
 }
 
 /// The device's name and the API that it is used through.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::eval_files::{Line, Numbered, Results, fingerprint, items};
 use super::progress::Bar;
-use super::{Failure, Load, interrupted};
+use super::{Failure, How, Load, interrupted};
 use crate::error::{Error, Result};
 use crate::generate::Model;
 use crate::generate::eval::{Evaluator, Outcome};
@@ -138,7 +138,8 @@ impl Eval {
 
     /// The settings that outcomes depend on, besides the items.
     fn settings(&self, model: &Model) -> String {
-        let Load { model: path, device: _, weights, precision, context, refused, vision, tight_pictures } = &self.load;
+        let Load { model: path, device: _, how } = &self.load;
+        let How { weights, precision, context, refused, vision, tight_pictures } = how;
         let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
         format!(
             "{} {} {weights:?} {precision:?} {context:?} {:?} {mmproj:?} {tower:?} {tight_pictures} {}:{} {}",

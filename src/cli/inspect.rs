@@ -11,7 +11,7 @@ use super::{Digits, Failure, Refused, Vision};
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
 use crate::checkpoint::vision::Projector;
-use crate::checkpoint::{Checkpoint, Config, QkNorm, VisionFiles};
+use crate::checkpoint::{Checkpoint, Config, QkNorm};
 use crate::error::{Error, Result};
 use crate::generate::Device;
 use crate::kernel::source::assemble;
@@ -47,8 +47,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
-        let files = VisionFiles { mmproj: self.vision.mmproj.clone(), tower: self.vision.vision_tower.clone() };
-        let checkpoint = Checkpoint::open_with(&self.model, &files)?;
+        let checkpoint = Checkpoint::open_with(&self.model, &self.vision.files())?;
         let text = match &self.kernel {
             Some(name) => kernel_text(name)?,
             None => {

@@ -12,6 +12,7 @@ use crate::backend::measured::Clock;
 use crate::error::{Error, Result};
 use crate::generate::workload::Workload;
 use crate::generate::{Device, Prompt};
+use crate::measure::floors::floors;
 use crate::measure::host;
 use crate::profile::{Report, Roof, Subject, page, roofline, table, trace};
 
@@ -97,7 +98,8 @@ impl Profile {
             images: self.pictures.image.len(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let report = Report::new(subject, &runs, Some(Roof::measure(&Device::parse(&self.load.device)?.choose()?)?));
+        let floors = floors(&Device::parse(&self.load.device)?.choose()?)?;
+        let report = Report::new(subject, &runs, Some(Roof::from(&floors)));
 
         let mut out = std::io::stdout().lock();
         out.write_all(table(&report).as_bytes())?;

@@ -195,6 +195,15 @@ impl Model {
         &self.0.engine.device().backend
     }
 
+    /// What runs the model.
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.0.engine
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
     /// The most tokens of a prompt and its continuation together.
     pub fn context(&self) -> usize {
         self.0.context

@@ -1,8 +1,10 @@
 //! What this machine's processor and its system say: name, cores, times, memory, and the rate of a copy.
 
+use std::hint::black_box;
 use std::sync::Mutex;
 
 use crate::clock::Instant;
+use crate::cpu::peak;
 use crate::threads::Team;
 
 /// Threads that the CPU path uses.
@@ -15,16 +17,6 @@ pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
-}
-
-/// Processor time of this program's threads so far; Linux reports it in nanoseconds.
-pub fn processor_seconds() -> Option<f64> {
-    let nanoseconds = |task: std::io::Result<std::fs::DirEntry>| {
-        let told = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        told.split(' ').next()?.parse::<u64>().ok()
-    };
-    let sum = std::fs::read_dir("/proc/self/task").ok()?.map(nanoseconds).sum::<Option<u64>>()?;
-    Some(sum as f64 / 1e9)
 }
 
 /// The peak of resident memory of this process in bytes, on systems that report it.
@@ -46,9 +38,44 @@ pub fn copy_rate() -> f64 {
         team.run(|member| {
             let mut buffers = buffers[member.index].lock().expect("no member panics");
             let (from, to) = &mut *buffers;
-            to.copy_from_slice(std::hint::black_box(from));
+            to.copy_from_slice(black_box(from));
         });
         best = best.min(start.elapsed().as_secs_f64());
     }
     (2 * team.count() * BYTES) as f64 / best
+}
+
+/// Operations a second of multiply-adds in registers, on all threads together; a multiply-add is two.
+pub fn peak_rate() -> f64 {
+    /// About ten milliseconds of a core.
+    const ROUNDS: usize = 1 << 19;
+    const TIMES: usize = 5;
+    let team = Team::of_cores();
+    let steps = (2 * team.count() * peak::SUMS * peak::STEPS * ROUNDS) as f64;
+    let rate = |lanes: usize, work: fn()| {
+        let mut best = f64::INFINITY;
+        for _ in 0..TIMES {
+            let start = Instant::now();
+            team.run(|_| work());
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        steps * lanes as f64 / best
+    };
+    // The factors keep the sums finite; the compiler may not know them.
+    let narrow = || {
+        let mut sums = black_box([[1.0; 8]; peak::SUMS]);
+        peak::of_8(&mut sums, black_box(0.5), black_box(1.0), ROUNDS);
+        black_box(sums);
+    };
+    let wide = || {
+        let mut sums = black_box([[1.0; 16]; peak::SUMS]);
+        peak::of_16(&mut sums, black_box(0.5), black_box(1.0), ROUNDS);
+        black_box(sums);
+    };
+    rate(8, narrow).max(rate(16, wide))
+}
+
+/// For example `linux x86_64`.
+pub fn system() -> String {
+    format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)
 }

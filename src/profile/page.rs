@@ -62,6 +62,8 @@ fn data(report: &Report) -> Value {
         report.roof.as_ref().map(|roof| json!({"bytes": roof.bytes, "flops": roof.flops, "dispatch": roof.dispatch}));
     let passes =
         report.passes.iter().map(|(name, phase, span)| json!([name, phase.to_string(), span.begin, span.length()]));
+    let host = report.host.iter().map(|(work, span)| json!([work.to_string(), span.begin, span.length()]));
+    let work = report.work.iter().map(|(line, span, _)| json!([line, span.begin, span.length()]));
     json!({
         "subject": report.subject,
         "clock": report.clock.to_string(),
@@ -71,7 +73,7 @@ fn data(report: &Report) -> Value {
         "phases": phases.collect::<Vec<_>>(),
         "lines": lines.collect::<Vec<_>>(),
         "passes": passes.collect::<Vec<_>>(),
-        "host": report.host.iter().map(|(work, span)| json!([work.to_string(), span.begin, span.length()])).collect::<Vec<_>>(),
-        "work": report.work.iter().map(|(line, span)| json!([line, span.begin, span.length()])).collect::<Vec<_>>(),
+        "host": host.collect::<Vec<_>>(),
+        "work": work.collect::<Vec<_>>(),
     })
 }

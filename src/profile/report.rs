@@ -36,8 +36,8 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// Each pass: its name, and its time from the first work of the host to the last.
     pub passes: Vec<(String, Phase, Span)>,
-    /// Each execution of a line: its index, and its time on the device.
-    pub work: Vec<(usize, Span)>,
+    /// Each execution of a line: its index, its time on the device, and its cost.
+    pub work: Vec<(usize, Span, Cost)>,
     pub host: Vec<(HostWork, Span)>,
 }
 
@@ -110,7 +110,7 @@ impl Report {
                 line.runs += 1;
                 line.ns += timed.span.length();
                 line.cost = [line.cost, timed.cost].into_iter().sum();
-                report.work.push((index, timed.span));
+                report.work.push((index, timed.span, timed.cost));
             }
             report.host.extend(&measured.host);
             let spans = || measured.host.iter().map(|(_, span)| span);

@@ -1,8 +1,6 @@
 //! What the device could do at most: the lines of a roofline.
 
-use crate::backend::DeviceChoice;
-use crate::error::Result;
-use crate::measure::host;
+use crate::measure::report::{Floors, Peaks};
 
 /// Measured rates that no kernel can pass for long.
 #[derive(Clone, Debug)]
@@ -15,27 +13,21 @@ pub struct Roof {
     pub dispatch: Option<f64>,
 }
 
-impl Roof {
-    /// Measures a device.
-    pub fn measure(device: &DeviceChoice) -> Result<Self> {
-        // TEMPORARY until the floors of `measure` are merged.
-        match device {
-            DeviceChoice::Cpu => Ok(Roof { bytes: host::copy_rate(), flops: vec![("f32", 1e11)], dispatch: None }),
-            DeviceChoice::Adapter(index) => {
-                let gpu = crate::backend::wgpu::device::Gpu::open(*index)?;
-                let bytes = crate::backend::wgpu::timing::copy_rate(&gpu)?;
-                Ok(Roof { bytes, flops: vec![("f32", 1e11)], dispatch: None })
-            }
+impl From<&Floors> for Roof {
+    fn from(floors: &Floors) -> Self {
+        let Peaks { f32, f16, matrix } = floors.peak_flop_per_s;
+        let peaks = [("f32", f32), ("f16", f16), ("matrix units", matrix)];
+        Roof {
+            bytes: floors.copy_bytes_per_s,
+            flops: peaks.into_iter().filter_map(|(kind, rate)| Some((kind, rate?))).collect(),
+            dispatch: floors.dispatch_us.map(|us| 1e3 * us),
         }
     }
+}
 
-    /// The best that a kernel with this many operations a byte can do, in operations a second.
-    pub fn at(&self, intensity: f64) -> f64 {
-        self.most().min(intensity * self.bytes)
-    }
-
-    /// The share of the roof that rates of bytes and operations reach: of the copy rate or of the peak, whichever is
-    /// nearer.
+impl Roof {
+    /// The share of the roof that rates of bytes and operations reach: of the copy rate or of the highest peak,
+    /// whichever is nearer.
     pub fn reached(&self, bytes: f64, flops: f64) -> f64 {
         let peak = if self.most() > 0.0 { flops / self.most() } else { 0.0 };
         peak.max(bytes / self.bytes)

@@ -1,5 +1,5 @@
-//! The roofline (Williams et al., 2009, doi 10.1145/1498765.1498785) as SVG: each kernel as a point, operations a second
-//! over operations a byte, both logarithmic, under the lines that the device cannot pass.
+//! The roofline (Williams et al., 2009, doi 10.1145/1498765.1498785) as SVG: each kernel as a point, operations a
+//! second over operations a byte, both logarithmic, under the lines that the device cannot pass.
 //!
 //! One drawing is the file and a part of the page, so it is written here and not by a crate for plots, whose text would
 //! be fixed in size and colour: this one follows the reader's theme, names each point, and lets the page hide phases.
@@ -185,7 +185,8 @@ fn grid(axes: &Axes, strip: bool) -> String {
         let (width, low) = (STRIP - 6.0, bottom + 18.0);
         let _ = writeln!(
             svg,
-            "<rect class=\"band\" x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\" fill=\"#f3f5f8\" stroke=\"none\"/>"
+            "<rect class=\"band\" x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\" fill=\"#f3f5f8\" \
+             stroke=\"none\"/>"
         );
         let _ = writeln!(labels, "<text x=\"{x}\" y=\"{low}\" text-anchor=\"middle\">no FLOP</text>");
     }
@@ -216,7 +217,8 @@ fn lines(axes: &Axes, roof: &Roof) -> String {
     let copy = format!("copy {}B/s", scaled(roof.bytes));
     let _ = writeln!(
         labels,
-        "<text transform=\"translate({x:.1} {y:.1}) rotate({angle:.1}) translate(0 -7)\" text-anchor=\"middle\">{copy}</text>"
+        "<text transform=\"translate({x:.1} {y:.1}) rotate({angle:.1}) translate(0 -7)\" text-anchor=\"middle\">{copy}\
+         </text>"
     );
     for (kind, rate) in roof.flops.iter().filter(|(_, rate)| *rate > 0.0) {
         let (x, y, right) = (axes.x((rate / roof.bytes).clamp(edge(0), edge(1))), axes.y(*rate), WIDTH - RIGHT);

@@ -1,8 +1,8 @@
 //! A trace in the Trace Event Format (JSON), which Perfetto and `chrome://tracing` open.
 //!
-//! Complete events (`ph: "X"`) with `ts` and `dur` in microseconds, on two threads of one process: the host's passes with
-//! its work inside them, and the device's dispatches. Metadata events name process and threads. `otherData` holds what
-//! was run.
+//! Complete events (`ph: "X"`) with `ts` and `dur` in microseconds, on two threads of one process: the host's passes
+//! with its work inside them, and the device's dispatches. Metadata events name process and threads. `otherData` holds
+//! what was run.
 
 use serde_json::{Value, json};
 
@@ -15,20 +15,22 @@ const DEVICE: u32 = 2;
 
 /// The text of the trace.
 pub fn trace(report: &Report) -> String {
-    let name = |what: &str, thread: u32, name: &str| json!({"ph": "M", "pid": PROCESS, "tid": thread, "ts": 0, "name": what, "args": {"name": name}});
+    let about = |what: &str, thread: u32, args: Value| json!({"name": what, "ph": "M", "ts": 0, "pid": PROCESS, "tid": thread, "args": args});
+    let name = |what, thread, name: &str| about(what, thread, json!({"name": name}));
+    let order = |thread, place: u32| about("thread_sort_index", thread, json!({"sort_index": place}));
     let mut events = vec![
         name("process_name", HOST, &format!("dunlin profile {}", report.subject.model)),
         name("thread_name", HOST, "host"),
         name("thread_name", DEVICE, &format!("device: {}", report.subject.device)),
-        json!({"ph": "M", "pid": PROCESS, "tid": HOST, "ts": 0, "name": "thread_sort_index", "args": {"sort_index": 0}}),
-        json!({"ph": "M", "pid": PROCESS, "tid": DEVICE, "ts": 0, "name": "thread_sort_index", "args": {"sort_index": 1}}),
+        order(HOST, 0),
+        order(DEVICE, 1),
     ];
     // Of two events that begin together the longer one is the outer one.
     let mut timed: Vec<(Span, Value)> = Vec::new();
     let mut push = |span: Span, thread: u32, name: &str, category: &str, args: Value| {
         let event = json!({
-            "name": name, "cat": category, "ph": "X", "ts": microseconds(span.begin), "dur": microseconds(span.length()),
-            "pid": PROCESS, "tid": thread, "args": args,
+            "name": name, "cat": category, "ph": "X", "pid": PROCESS, "tid": thread,
+            "ts": microseconds(span.begin), "dur": microseconds(span.length()), "args": args,
         });
         timed.push((span, event));
     };
@@ -38,13 +40,12 @@ pub fn trace(report: &Report) -> String {
     for (work, span) in &report.host {
         push(*span, HOST, &work.to_string(), "host", json!({}));
     }
-    for &(index, span) in &report.work {
+    for &(index, span, cost) in &report.work {
         let line = &report.lines[index];
-        let runs = line.runs as u64;
         let args = json!({
             "operator": line.op, "kernel": line.kernel, "shape": line.shape, "layer": line.layer,
             "phase": line.phase.to_string(), "dispatch": index,
-            "mean_bytes": line.cost.bytes / runs, "mean_flop": line.cost.flops / runs,
+            "bytes": cost.bytes, "flop": cost.flops,
         });
         push(span, DEVICE, line.op, "dispatch", args);
     }

@@ -93,10 +93,7 @@ fn trace(trace: &Value) -> BTreeMap<(String, String), u64> {
                     text(&args[key]);
                 }
                 assert_eq!(args["operator"], event["name"]);
-                assert!(
-                    args["mean_bytes"].as_u64().is_some_and(|bytes| bytes > 0) && args["mean_flop"].is_u64(),
-                    "{event}"
-                );
+                assert!(args["bytes"].as_u64().is_some_and(|bytes| bytes > 0) && args["flop"].is_u64(), "{event}");
                 *sums.entry((text(&args["phase"]), name)).or_insert(0) += (dur * 1e3).round() as u64;
             }
             _ => panic!("a thread without a name: {event}"),

@@ -181,6 +181,22 @@ impl Engine for GpuEngine {
         self.shared.vision.release();
     }
 
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
+        self.shared.plans.get(pass)
+    }
+
+    fn vision_plan(&self) -> Option<Arc<Plan>> {
+        self.shared.vision.get().map(|vision| vision.plan.clone())
+    }
+
+    fn profile(&self) -> DeviceProfile {
+        self.shared.profile.clone()
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        self.shared.gpu.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
     fn dispatches_per_token(&self) -> usize {
         self.dispatches_per_token
     }

@@ -7,11 +7,13 @@ use super::*;
 use crate::backend::measured::{Clock, Measured};
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
 use crate::checkpoint::{Config, QkNorm, RopeConfig};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
 use crate::generate::{Generations, Prompt, Sampler};
-use crate::kernel::Family;
+use crate::kernel::{DeviceProfile, Family};
+use crate::models::Pass;
+use crate::plan::Plan;
 
 const VOCAB: usize = 512;
 const CHUNK: usize = 256;
@@ -97,6 +99,22 @@ impl Engine for Fake {
     }
 
     fn release_vision(&self) {}
+
+    fn plan(&self, _pass: Pass) -> Result<Arc<Plan>> {
+        Err(Error::unsupported("there are no plans"))
+    }
+
+    fn vision_plan(&self) -> Option<Arc<Plan>> {
+        None
+    }
+
+    fn profile(&self) -> DeviceProfile {
+        DeviceProfile::baseline()
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        None
+    }
 
     fn dispatches_per_token(&self) -> usize {
         7

@@ -38,7 +38,7 @@
     return [...found.values()];
   };
   const details = (line) => {
-    let text = `${time(line.ns / line.runs)} each, ${line.runs} times\n${amount(rate(line, 'bytes'), 'B/s')}`;
+    let text = `${time(line.ns / line.runs)} each, ${line.runs === 1 ? 'once' : `${line.runs} times`}\n${amount(rate(line, 'bytes'), 'B/s')}`;
     if (line.flop > 0) text += `, ${amount(rate(line, 'flop'), 'FLOP/s')}`;
     if (data.roof) text += `, ${Math.round(100 * reached(line))} % of the roof`;
     return text;
@@ -255,6 +255,11 @@
     if (event.shade === 'rule') return colours.rule;
     return { encode: colours.ops[4], submit: colours.ops[6], wait: colours.band, run: colours.band, sample: colours.ops[2] }[event.name] || colours.soft;
   };
+  // A time with as many digits as neighbours a step apart need.
+  const moment = (ns, step) => {
+    const [unit, name] = [[1e9, 's'], [1e6, 'ms'], [1e3, 'µs'], [1, 'ns']].find(([size]) => size <= Math.max(ns, step)) || [1, 'ns'];
+    return `${(ns / unit).toFixed(Math.max(0, Math.ceil(-Math.log10(step / unit) - 1e-9)))} ${name}`;
+  };
   const draw = () => {
     const box = canvas.getBoundingClientRect();
     const ratio = devicePixelRatio || 1;
@@ -281,7 +286,7 @@
       context.fillRect(x, 22, 1, box.height);
       context.globalAlpha = 1;
       context.fillStyle = colours.soft;
-      context.fillText(time(tick).replace(/\.0+ /, ' '), x + 3, 12);
+      context.fillText(moment(tick, step), x + 3, 12);
     }
     for (const row of rows) {
       let last = -1;
