@@ -3,7 +3,7 @@
 # lavapipe (Debian: mesa-vulkan-drivers).
 #
 #   scripts/test_full_size.sh            MobileVLM V2-1.7B: 1 GB of disk in target/tmp, 2 GB of memory, 10 minutes on two cores
-#   scripts/test_full_size.sh qwen_vl    Qwen-VL, 9.7 billion parameters: 1.5 GB of disk, 9 GB of memory, and on a rasteriser hours;
+#   scripts/test_full_size.sh qwen_vl    Qwen-VL, 9.7 billion parameters: 1.5 GB of disk, 8 GB of memory, half an hour on two cores;
 #                                        DUNLIN_FULL_SIZE_LAYERS=1 takes one layer and one block of those widths
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -16,16 +16,15 @@ struct Params {
 @group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
-fn cache_write(@builtin(global_invocation_id) id: vec3<u32>) {
-    let head = id.x / params.head_dim;   // counted over all rows
-    if head >= params.rows * params.heads {
-        return;
+fn cache_write(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    for (var i = id.x; i < params.rows * params.heads * params.head_dim; i += 64u * groups.x) {
+        let head = i / params.head_dim;   // counted over all rows
+        let row = head / params.heads;
+        var place = batch[0].slot + batch[0].position + row;
+        if params.each != 0u {
+            place = batch[row].slot + batch[row].position;
+        }
+        let at = (place * params.heads + head % params.heads) * params.head_stride + i % params.head_dim;
+        cache[at] = Kv(x[i]);
     }
-    let row = head / params.heads;
-    var place = batch[0].slot + batch[0].position + row;
-    if params.each != 0u {
-        place = batch[row].slot + batch[row].position;
-    }
-    let at = (place * params.heads + head % params.heads) * params.head_stride + id.x % params.head_dim;
-    cache[at] = Kv(x[id.x]);
 }

@@ -19,17 +19,18 @@ struct Params {
 @group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
-fn embedding(@builtin(global_invocation_id) id: vec3<u32>) {
-    let row = id.x / params.weight_blocks;
-    let block = id.x % params.weight_blocks;
-    if row >= params.rows {
-        return;
+fn embedding(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    for (var i = id.x; i < params.rows * params.weight_blocks; i += 64u * groups.x) {
+        let row = i / params.weight_blocks;
+        let token = tokens[batch[row].slot + batch[row].position];
+        if token >= params.start && token - params.start < params.count {
+            put_block(row, token - params.start, i % params.weight_blocks);
+        }
     }
-    let token = tokens[batch[row].slot + batch[row].position];
-    if token < params.start || token - params.start >= params.count {
-        return;
-    }
-    let w = weight32(token - params.start, block);
+}
+
+fn put_block(row: u32, token: u32, block: u32) {
+    let w = weight32(token, block);
     put(row, 32u * block, w[0]);
     put(row, 32u * block + 4u, w[1]);
     put(row, 32u * block + 8u, w[2]);

@@ -12,8 +12,8 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
-fn last_row(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x < params.cols {
-        y[id.x] = x[(params.rows - 1u) * params.cols + id.x];
+fn last_row(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    for (var c = id.x; c < params.cols; c += 64u * groups.x) {
+        y[c] = x[(params.rows - 1u) * params.cols + c];
     }
 }

@@ -3,6 +3,7 @@
 // One workgroup per row.
 
 struct Params {
+    rows: u32,
     cols: u32,
     eps: f32,
 }
@@ -13,25 +14,19 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (rows, cols)
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> partial_squares: array<f32, 64>;
+const WG: u32 = 64u;
 
-@compute @workgroup_size(64)
-fn norm_add(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let row = group.x * params.cols;
-    var squares = 0.0;
-    for (var c = thread; c < params.cols; c += 64u) {
-        squares += x[row + c] * x[row + c];
-    }
-    partial_squares[thread] = squares;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half /= 2u) {
-        if thread < half {
-            partial_squares[thread] += partial_squares[thread + half];
+@compute @workgroup_size(WG)
+fn norm_add(
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    for (var row = group.x; row < params.rows; row += groups.x) {
+        let first = row * params.cols;
+        let factor = rms_factor(thread, first);
+        for (var c = thread; c < params.cols; c += WG) {
+            y[first + c] = residual[first + c] + x[first + c] * factor * gain[c];
         }
-        workgroupBarrier();
-    }
-    let factor = inverseSqrt(partial_squares[0] / f32(params.cols) + params.eps);
-    for (var c = thread; c < params.cols; c += 64u) {
-        y[row + c] = residual[row + c] + x[row + c] * factor * gain[c];
     }
 }

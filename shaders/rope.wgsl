@@ -20,22 +20,21 @@ struct Params {
 @group(1) @binding(1) var<uniform> batch: array<Row, 512>;
 
 @compute @workgroup_size(64)
-fn rope(@builtin(global_invocation_id) id: vec3<u32>) {
+fn rope(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let half_dim = params.head_dim / 2u;
-    let i = id.x % half_dim;
-    let head = id.x / half_dim;   // counted over all rows
-    let row = head / params.heads;
-    if row >= params.rows {
-        return;
+    for (var pair = id.x; pair < params.rows * params.heads * half_dim; pair += 64u * groups.x) {
+        let i = pair % half_dim;
+        let head = pair / half_dim;   // counted over all rows
+        let row = head / params.heads;
+        var a = head * params.head_dim + i;
+        var b = a + half_dim;
+        if params.interleaved != 0u {
+            a = head * params.head_dim + 2u * i;
+            b = a + 1u;
+        }
+        let at = (batch[row].top_k >> 24u) * params.each + params.first + batch[row].position;
+        let angle = angles[at * half_dim + i];
+        y[a] = x[a] * angle.x - x[b] * angle.y;
+        y[b] = x[b] * angle.x + x[a] * angle.y;
     }
-    var a = head * params.head_dim + i;
-    var b = a + half_dim;
-    if params.interleaved != 0u {
-        a = head * params.head_dim + 2u * i;
-        b = a + 1u;
-    }
-    let at = (batch[row].top_k >> 24u) * params.each + params.first + batch[row].position;
-    let angle = angles[at * half_dim + i];
-    y[a] = x[a] * angle.x - x[b] * angle.y;
-    y[b] = x[b] * angle.x + x[a] * angle.y;
 }

@@ -152,16 +152,7 @@ fn largest(thread: u32, base: u32) -> f32 {
     for (var i = thread; i < params.vocab; i += WG) {
         v = max(v, logits[base + i]);
     }
-    workgroupBarrier();
-    values[thread] = v;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            values[thread] = max(values[thread], values[thread + half]);
-        }
-        workgroupBarrier();
-    }
-    return values[0];
+    return group_max(thread, v);
 }
 
 // Σ exp((logit − most) / temperature) over the logits whose key is at least the threshold.
@@ -172,7 +163,7 @@ fn total(thread: u32, base: u32, most: f32, threshold: u32, temperature: f32) ->
             v += exp((logits[base + i] - most) / temperature);
         }
     }
-    return sum(thread, v);
+    return group_sum(thread, v);
 }
 
 // The number of logits whose key is at least the threshold.
@@ -181,21 +172,7 @@ fn count(thread: u32, base: u32, threshold: u32) -> u32 {
     for (var i = thread; i < params.vocab; i += WG) {
         v += select(0.0, 1.0, ordered(logits[base + i]) >= threshold);
     }
-    return u32(sum(thread, v));
-}
-
-// The sum over all threads, returned to every thread.
-fn sum(thread: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    values[thread] = value;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            values[thread] += values[thread + half];
-        }
-        workgroupBarrier();
-    }
-    return values[0];
+    return u32(group_sum(thread, v));
 }
 
 // −ln(−ln u), u in (0, 1) from a hash of seed, position and id.

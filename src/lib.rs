@@ -73,9 +73,9 @@ pub mod threads;
 pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{
-    Adapter, Check, Decoder, Device, Generation, Generations, Image, ImageSource, LoadOptions, Located, Message, Model,
-    OperatorCheck, Outline, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values, Weights,
-    WrongCase,
+    Adapter, Check, Decoder, Device, Ended, Generation, Generations, Image, ImageSource, LoadOptions, Located, Message,
+    Model, OperatorCheck, Outline, Piece, Precision, Prompt, Sampler, Score, Stats, Stop, Tokenizer, Trace, Values,
+    Weights, WrongCase,
 };
 pub use prune::{
     Activations, Calibration, GroupImportance, Importance, LayerImportance, PruneOptions, PruneProgress, PruneReport,

@@ -1,7 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
 // t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows are
-// consecutive), or the last `window` of these with a window; else 0 .. position + rows for every row
+// consecutive), or the last `window` of these with a window; else 0 .. position + keys for every row
 //
 // The variant of tile.wgsl for CPU rasterisers, which run a load once per lane and a broadcast as one instruction. One
 // workgroup of 64 threads computes 32 rows of one query head, over blocks of 64 keys with a running maximum and sum per
@@ -98,17 +98,6 @@ fn broadcast(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id
     workgroupBarrier();
     store_columns(near, thread, 0u, row0, head);
     store_columns(far, thread, 64u, row0, head);
-}
-
-// The slot, where the keys begin, and the position of the first row.
-fn place() -> vec2<u32> {
-    return vec2<u32>(batch[0].slot, batch[0].position);
-}
-
-// The first keys that each of four rows attends to with the window.
-fn first_keys(row: u32) -> vec4<u32> {
-    let ends = vec4<u32>(place().y + row + 1u) + vec4<u32>(0u, 1u, 2u, 3u);
-    return ends - min(ends, vec4<u32>(params.window));
 }
 
 // The factor of a row of q.

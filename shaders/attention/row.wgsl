@@ -33,7 +33,6 @@ const MOST_QUADS: u32 = 64u; // D up to 256
 
 var<workgroup> query: array<vec4<f32>, MOST_QUADS>;
 var<workgroup> scores: array<f32, CHUNK>;
-var<workgroup> reduced: array<f32, WG>;
 var<workgroup> sums: array<vec4<f32>, WG>;
 var<workgroup> output: array<vec4<f32>, MOST_QUADS>;
 
@@ -130,32 +129,4 @@ fn row(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) grou
     for (var d = thread; d < params.head_dim; d += WG) {
         y[base + d] = output[d / 4u][d % 4u] / total;
     }
-}
-
-// The maximum over all threads, returned to every thread. All threads must call it.
-fn group_max(thread: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    reduced[thread] = value;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            reduced[thread] = max(reduced[thread], reduced[thread + half]);
-        }
-        workgroupBarrier();
-    }
-    return reduced[0];
-}
-
-// The sum over all threads, returned to every thread. All threads must call it.
-fn group_sum(thread: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    reduced[thread] = value;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            reduced[thread] += reduced[thread + half];
-        }
-        workgroupBarrier();
-    }
-    return reduced[0];
 }

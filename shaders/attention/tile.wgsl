@@ -1,7 +1,7 @@
 // y[r, h, :] = Σ_t softmax_t(scale · q[r, h] · k[t, h / G]) · v[t, h / G, :]
 //
 // t counts from the slot of the pass: 0 .. position + r + 1 where attention is causal (position of row 0; the rows are
-// consecutive), or the last `window` of these with a window; else 0 .. position + rows for every row
+// consecutive), or the last `window` of these with a window; else 0 .. position + keys for every row
 //
 // One workgroup of 64 threads computes 16 rows of one query head, for prompts, over blocks of 32 keys with a running
 // maximum and sum per row (online softmax). For the scores, thread t has key t % 32 and eight rows; for the softmax,
@@ -212,17 +212,6 @@ fn score(thread: u32, start: u32, length: u32, row0: u32, stride: u32, kv: u32, 
     let highs = (seen >= first_keys(row0 + rows + 4u)) & (seen <= last_keys(row0 + rows + 4u, length));
     scores[at] = select(vec4<f32>(LOWEST), low, lows);
     scores[at + 1u] = select(vec4<f32>(LOWEST), high, highs);
-}
-
-// The slot, where the keys begin, and the position of the first row.
-fn place() -> vec2<u32> {
-    return vec2<u32>(batch[0].slot, batch[0].position);
-}
-
-// The first keys that each of four rows attends to with the window.
-fn first_keys(row: u32) -> vec4<u32> {
-    let ends = vec4<u32>(place().y + row + 1u) + vec4<u32>(0u, 1u, 2u, 3u);
-    return ends - min(ends, vec4<u32>(params.window));
 }
 
 // The last keys that four rows attend to: for each row its own position where attention is causal, else the last key.

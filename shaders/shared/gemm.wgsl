@@ -36,7 +36,7 @@ fn tile_product(thread: u32, group: vec3<u32>) {
         w_tile[at + 6u] = Tile4(w[6]);
         w_tile[at + 7u] = Tile4(w[7]);
         for (var i = thread; i < TILE_M * 8u; i += 64u) {
-            x_tile[(i / 8u) * STRIDE + i % 8u] = Tile4(x_quad(min(m0 + i / 8u, params.m - 1u), 8u * block + i % 8u));
+            x_tile[(i / 8u) * STRIDE + i % 8u] = tile4(x_quad(min(m0 + i / 8u, params.m - 1u), 8u * block + i % 8u));
         }
         workgroupBarrier();
         for (var k = 0u; k < 8u; k++) {

@@ -133,6 +133,10 @@ pub trait Engine: Send + Sync {
     fn dispatches_per_token(&self) -> usize;
     /// The number of tokens of the largest pass that is useful and within the device's limits.
     fn chunk(&self) -> usize;
+    /// The largest number of rows whose logits are within the device's limits: of sequences that decode together.
+    fn most_rows(&self) -> usize;
+    /// The number of pictures whose rows a session can hold at a time.
+    fn pictures(&self) -> usize;
     /// Memory for sequences of `capacity` tokens together.
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>>;
     /// Bytes of the vision half's weights in device memory, which [`Engine::weight_bytes`] counts too.
@@ -186,7 +190,7 @@ pub trait Session: Send {
     /// `vision.features` (N, width) and `vision.projected` (M, hidden) of the picture that was encoded last. Waits for
     /// them.
     fn encoded(&mut self) -> Result<Vec<(String, Output)>>;
-    /// Makes room for `capacity` positions; computed positions stay.
+    /// Makes room for `capacity` positions; computed positions stay, and after an error the session is as it was.
     fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;

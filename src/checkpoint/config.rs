@@ -330,3 +330,21 @@ pub(super) fn layer_tensor(layer: usize, name: &str) -> String {
 pub(super) fn missing(path: &Path, name: &str) -> Error {
     Error::checkpoint(format!("{}: tensor `{name}` is missing; the download may be incomplete", path.display()))
 }
+
+/// An error if there are `unknown` tensors: a model that ignores some of its weights is a different model.
+pub(super) fn refuse_unknown<'a>(
+    path: &Path,
+    mut unknown: impl Iterator<Item = &'a str>,
+    architecture: &str,
+    layers: usize,
+) -> Result<()> {
+    let Some(name) = unknown.next() else { return Ok(()) };
+    let (more, verb) = match unknown.count() {
+        0 => (String::new(), " is"),
+        count => (format!(" and {count} more are"), ""),
+    };
+    Err(Error::unsupported(format!(
+        "{}: tensor `{name}`{more}{verb} not part of a {architecture} model of {layers} layers as dunlin runs it",
+        path.display(),
+    )))
+}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
 use super::beyond::Beyond;
@@ -55,7 +55,8 @@ struct Json {
     no_rope_layer_interval: Option<usize>,
     // qwen2, qwen3, gemma3_text
     use_sliding_window: Option<bool>,
-    sliding_window: Option<usize>,
+    #[serde(default, deserialize_with = "nullable")]
+    sliding_window: Option<Option<usize>>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
     // gemma3_text
@@ -89,6 +90,11 @@ enum RopeParameters {
     All(Rope),
 }
 
+/// A key that is null, which differs from one that is missing.
+fn nullable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
 #[derive(Deserialize)]
 struct GenerationJson {
     bos_token_id: Option<Ids>,
@@ -105,13 +111,13 @@ enum PerLayer {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "bos_token_id or eos_token_id is neither a token nor a list of tokens")]
-enum Ids {
+pub(super) enum Ids {
     One(u32),
     Many(Vec<u32>),
 }
 
 impl Ids {
-    fn list(self) -> Vec<u32> {
+    pub(super) fn list(self) -> Vec<u32> {
         match self {
             Ids::One(id) => vec![id],
             Ids::Many(ids) => ids,
@@ -228,6 +234,14 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         Some(RopeParameters::Each { full_attention, sliding_attention }) if gemma => {
             (Some(full_attention), Some(sliding_attention))
         }
+        // The untagged form would take a rope for each type of layer, with a typo, for an empty rope.
+        Some(RopeParameters::All(_)) if objects(&value["rope_parameters"]) => {
+            return Err(bad(
+                "rope_parameters holds objects, expected one rope, or `full_attention` and `sliding_attention` with a \
+                 rope each"
+                    .into(),
+            ));
+        }
         Some(RopeParameters::Each { .. }) => {
             return Err(unsupported(
                 "rope_parameters differ by the type of a layer, which only gemma3_text has".into(),
@@ -301,9 +315,10 @@ fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<us
     let bad = |what: String| Error::checkpoint(format!("{}: {what}", file.display()));
     let unsupported = |what: String| Error::unsupported(format!("{}: {what}", file.display()));
     let layers = json.num_hidden_layers;
-    let window = json.sliding_window.unwrap_or(4096);
-    if window == 0 {
-        return Err(bad("sliding_window is 0, expected a number above 0".into()));
+    let window = json.sliding_window.unwrap_or(Some(4096));
+    if window == Some(0) || window.is_none() && architecture == GEMMA3 {
+        let found = window.map_or("null".to_owned(), |window| window.to_string());
+        return Err(bad(format!("sliding_window is {found}, expected a number above 0")));
     }
     // The default where the file does not list the layers.
     let unlisted: Vec<bool> = match architecture {
@@ -324,14 +339,18 @@ fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<us
     };
     let slides = architecture == GEMMA3 || json.use_sliding_window == Some(true);
     let Some(types) = &json.layer_types else {
-        return Ok(unlisted.into_iter().map(|slides| slides.then_some(window)).collect());
+        // Qwen's null means that no layer has a window, whatever use_sliding_window says.
+        return Ok(unlisted.into_iter().map(|slides| window.filter(|_| slides)).collect());
     };
     if types.len() != layers {
         return Err(bad(format!("layer_types has {} entries for {layers} layers", types.len())));
     }
     let of = |layer_type: &String| match &**layer_type {
         "full_attention" => Ok(None),
-        "sliding_attention" if slides => Ok(Some(window)),
+        "sliding_attention" if slides && window.is_none() => {
+            Err(bad("layer_types has `sliding_attention`, but sliding_window is null".into()))
+        }
+        "sliding_attention" if slides => Ok(window),
         other => {
             Err(unsupported(format!("layer_types has `{other}`, which dunlin does not do in {architecture} here")))
         }
@@ -339,9 +358,15 @@ fn windows(json: &Json, architecture: &str, file: &Path) -> Result<Vec<Option<us
     types.iter().map(of).collect()
 }
 
-/// The description of a file's rope. `base` is the value of `rope_theta` outside the rope's own object.
+/// Whether a value is an object with objects in it.
+fn objects(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.values().any(Value::is_object))
+}
+
+/// The description of a file's rope. `base` is the value of `rope_theta` outside the rope's own object, whose own value
+/// goes first.
 fn describe_rope(rope: Option<Rope>, base: Option<f64>, default_base: f64, file: &Path) -> Result<RopeDescription> {
-    let base = base.or(rope.as_ref().and_then(|rope| rope.rope_theta)).unwrap_or(default_base);
+    let base = rope.as_ref().and_then(|rope| rope.rope_theta).or(base).unwrap_or(default_base);
     if !(base > 0.0 && base.is_finite()) {
         return Err(Error::checkpoint(format!("{}: rope_theta is {base}, expected a number above 0", file.display())));
     }

@@ -42,7 +42,8 @@ const CUT: [(&str, usize, Unit); 12] = [
 impl Checkpoint {
     /// The same model with only some heads and channels. The kept elements are copied byte for byte.
     ///
-    /// Errors: the model is a GGUF file, or the elements of a tensor share blocks of bytes and cannot be separated.
+    /// Errors: the model is a GGUF file, a tensor has another shape than the configuration says, or its elements share
+    /// blocks of bytes and cannot be separated.
     pub fn cut(&self, kept: &[Kept]) -> Result<Self> {
         let Source::Folder(files) = &self.source else {
             return Err(Error::unsupported(format!(
@@ -52,6 +53,7 @@ impl Checkpoint {
             )));
         };
         assert_eq!(kept.len(), self.config.layers, "what stays, layer by layer");
+        assert!(kept.iter().all(|kept| !kept.kv_heads.is_empty() && !kept.channels.is_empty()), "a layer keeps a part");
         let (mut config, mut tensors) = (self.config.clone(), self.tensors.clone());
         for (layer, kept) in kept.iter().enumerate() {
             let (d, kv_heads) = (config.head_dim, config.kv_heads[layer]);
@@ -65,6 +67,7 @@ impl Checkpoint {
                     Unit::KvHead => (&kept.kv_heads, d, kv_heads),
                     Unit::Channel => (&kept.channels, 1, config.ffn[layer]),
                 };
+                stored.check_units(&name, dimension, size * all)?;
                 if units.len() < all {
                     *stored = stored.kept(&name, dimension, size, units)?;
                 }
@@ -77,6 +80,20 @@ impl Checkpoint {
 }
 
 impl Stored {
+    /// Checks that a dimension of a matrix, or of a bias, has `size` indices, and that no other is empty.
+    fn check_units(&self, name: &str, dimension: usize, size: usize) -> Result<()> {
+        let rank = if name.ends_with("bias") { 1 } else { 2 };
+        if self.shape.len() == rank && self.shape[dimension] == size && !self.shape.contains(&0) {
+            return Ok(());
+        }
+        Err(Error::checkpoint(format!(
+            "{}: tensor `{name}` has shape {:?}, expected {rank} dimensions with {size} in dimension {dimension}; config.json \
+             may be that of another model",
+            self.file.display(),
+            self.shape,
+        )))
+    }
+
     /// The elements that belong to `units` of a dimension; each unit has `size` indices.
     fn kept(&self, name: &str, dimension: usize, size: usize, units: &[usize]) -> Result<Self> {
         let bytes = self.element_bytes().ok_or_else(|| {

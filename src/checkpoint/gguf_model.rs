@@ -6,6 +6,7 @@ use super::config::{
     is_epsilon, layer_tensor,
 };
 use super::gguf::{Array, Gguf, Value};
+use super::sentencepiece::PieceKind;
 use super::stored::Stored;
 use crate::error::{Error, Result};
 
@@ -33,6 +34,11 @@ const GEMMA3_LAYER: [(&str, &str); 3] = [
     ("ffn_norm", "pre_feedforward_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
+
+/// The tokens that end a reply, by their text. Files name only some of them by keys: Gemma 3's `<end_of_turn>` and
+/// Qwen2's `<|endoftext|>` have none.
+const ENDS: [&str; 8] =
+    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>"];
 
 /// Every sixth layer of Gemma 3 attends to all positions. This is the default for files without the key.
 const GEMMA3_PATTERN: usize = 6;
@@ -124,7 +130,8 @@ impl Gguf {
         };
         let mut eos: Vec<u32> = Vec::new();
         let default_eos = sentencepiece.then_some(2);
-        for id in [id("eos")?.or(default_eos), id("eot")?, id("eom")?].into_iter().flatten() {
+        let keys = [id("eos")?.or(default_eos), id("eot")?, id("eom")?].into_iter().flatten();
+        for id in keys.chain(self.ends()) {
             if !eos.contains(&id) {
                 eos.push(id);
             }
@@ -185,6 +192,21 @@ impl Gguf {
             eos,
         };
         Ok((description, named))
+    }
+
+    /// The control and user-defined tokens whose text ends a reply.
+    fn ends(&self) -> Vec<u32> {
+        let array = |name: &str| self.metadata(&format!("tokenizer.ggml.{name}")).and_then(Value::as_array);
+        let (Some(tokens), Some(kinds)) =
+            (array("tokens").and_then(Array::strings), array("token_type").and_then(Array::numbers))
+        else {
+            return Vec::new();
+        };
+        let ends = |(token, kind): (&str, f64)| {
+            let kind = PieceKind::from_code(kind as u64);
+            ENDS.contains(&token) && matches!(kind, Some(PieceKind::Control | PieceKind::UserDefined))
+        };
+        (0..).zip(tokens.zip(kinds)).filter_map(|(id, token)| ends(token).then_some(id)).collect()
     }
 
     pub(super) fn bad(&self, what: String) -> Error {

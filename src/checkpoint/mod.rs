@@ -198,6 +198,10 @@ impl Checkpoint {
     /// The tensor called `name`, checked to have `shape`. Vectors (norms) are converted to f32 from any type.
     ///
     /// The tensor is mapped where the file's layout can be used. [`Bytes::release`] frees its pages after an upload.
+    ///
+    /// # Errors
+    ///
+    /// There is no tensor of this name, it has another shape, or its bytes cannot be read or converted.
     pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.stored(name, shape)?.load(name, self.weights)
     }
@@ -208,30 +212,14 @@ impl Checkpoint {
         for (name, shape) in stated {
             self.stored(name, shape)?;
         }
-        let mut unknown = self.tensors.keys().filter(|name| !stated.contains_key(*name));
-        let Some(name) = unknown.next() else { return Ok(()) };
-        let (more, verb) = match unknown.count() {
-            0 => (String::new(), " is"),
-            count => (format!(" and {count} more are"), ""),
-        };
-        Err(Error::unsupported(format!(
-            "{}: tensor `{name}`{more}{verb} not part of a {} model of {} layers as dunlin runs it",
-            self.path.display(),
-            self.config.architecture,
-            self.config.layers,
-        )))
+        let unknown = self.tensors.keys().filter(|name| !stated.contains_key(*name)).map(String::as_str);
+        config::refuse_unknown(&self.path, unknown, &self.config.architecture, self.config.layers)
     }
 
     /// The tensor called `name`, checked to have `shape`.
     fn stored(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
         let stored = self.tensors.get(name).ok_or_else(|| config::missing(&self.path, name))?;
-        if stored.shape != shape {
-            return Err(Error::checkpoint(format!(
-                "{}: tensor `{name}` has shape {:?}, expected {shape:?}; the configuration may be of another model",
-                stored.file.display(),
-                stored.shape,
-            )));
-        }
+        stored.check_shape(name, shape)?;
         Ok(stored)
     }
 

@@ -3,7 +3,7 @@
 //! h: hidden size, V: rows of the vocabulary, F: feed-forward width. In the vision half, S: image size, p: patch, g = S
 //! / p, N = g²: patches, W: width, M: feed-forward width, O: output width, which is h.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +29,10 @@ const GRID: usize = 16;
 const NORM_EPS: f32 = 1e-6;
 /// Features of a head of the resampler.
 const RESAMPLER_HEAD: usize = 128;
+/// Special tokens before `<img>`, which is the seventh of the tags.
+const BEFORE_IMAGE: usize = tiktoken::SPECIALS + 6;
+/// Tokens of single bytes, which every tokenizer has.
+const BYTES: usize = 256;
 
 #[derive(Deserialize)]
 struct Json {
@@ -62,19 +66,42 @@ impl Tensors<'_> {
     /// Removes a tensor and checks that it has `shape`.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Stored> {
         let stored = self.tensors.remove(name).ok_or_else(|| config::missing(self.path, name))?;
-        if stored.shape != shape || shape.contains(&0) {
-            return Err(Error::checkpoint(format!(
-                "{}: tensor `{name}` has shape {:?}, expected {shape:?}; the configuration may be of another model",
-                stored.file.display(),
-                stored.shape,
-            )));
-        }
+        stored.check_shape(name, shape)?;
         Ok(stored)
     }
 
     /// Calls [`Tensors::take`] for `NAME.weight` and `NAME.bias`.
     fn take_both(&mut self, name: &str, shape: &[usize]) -> Result<[Stored; 2]> {
         Ok([self.take(&format!("{name}.weight"), shape)?, self.take(&format!("{name}.bias"), &shape[..1])?])
+    }
+
+    /// Removes a tensor and converts it to f32.
+    fn take_values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.take(name, shape)?.load(name, None)?.to_f32())
+    }
+
+    /// The number of rows of a matrix, where the configuration does not give it.
+    fn rows(&self, name: &str) -> Result<usize> {
+        let stored = self.tensors.get(name).ok_or_else(|| config::missing(self.path, name))?;
+        stored.shape.first().copied().filter(|&rows| rows > 0).ok_or_else(|| {
+            let (file, shape) = (stored.file.display(), &stored.shape);
+            Error::checkpoint(format!("{file}: tensor `{name}` has shape {shape:?}, expected a matrix with rows"))
+        })
+    }
+
+    /// Refuses matrices of GPTQ, which take the places of those that dunlin reads.
+    fn refuse_gptq(&self) -> Result<()> {
+        let Some(name) = self.tensors.keys().find(|name| name.ends_with(".qweight")) else { return Ok(()) };
+        Err(Error::unsupported(format!(
+            "{}: tensor `{name}` is quantised by GPTQ, which dunlin does not run for Qwen; take the model in f32, f16 or \
+             bf16, and quantise it with --weights",
+            self.path.display(),
+        )))
+    }
+
+    /// Refuses tensors that were not taken.
+    fn finish(self, layers: usize) -> Result<()> {
+        config::refuse_unknown(self.path, self.tensors.keys().map(String::as_str), config::QWEN, layers)
     }
 }
 
@@ -95,15 +122,17 @@ pub fn read(
     let config_file = path.join("config.json");
     let json: Json = json::parse(&config_file, &files.read(&config_file)?)?;
     let visual = json.visual;
-    refuse_unknown(path, &tensors, description.layers, visual.as_ref())?;
+    let vision = visual.as_ref().map(|visual| visual.config(description.hidden, &config_file)).transpose()?;
     let known = known_ids(files, description, visual.as_ref(), &config_file)?;
 
     let mut tensors = Tensors { path, tensors };
+    tensors.refuse_gptq()?;
     let language = decoder(&mut tensors, description, known)?;
-    let vision = match visual {
-        Some(visual) => Some(visual.read(&mut tensors, description.hidden, &config_file)?),
+    let vision = match vision {
+        Some(config) => Some((config.clone(), picture_half(&mut tensors, &config, description.hidden)?)),
         None => None,
     };
+    tensors.finish(description.layers)?;
     Ok((language, vision))
 }
 
@@ -117,115 +146,43 @@ fn known_ids(
 ) -> Result<Option<usize>> {
     let tokenizer = tiktoken::read(files)?;
     let ranks = tokenizer.as_ref().map(|tokenizer| tokenizer.tokens.len());
-    // `<img>` is the seventh of the tags.
-    let of_visual = visual.map(|visual| {
-        visual.image_start_id.checked_sub(tiktoken::SPECIALS + 6).ok_or_else(|| {
-            let id = visual.image_start_id;
-            Error::checkpoint(format!(
-                "{}: image_start_id of visual is {id}, which is too small",
-                config_file.display()
-            ))
-        })
-    });
-    let of_visual = of_visual.transpose()?;
+    let image_start = visual.map(|visual| visual.image_start(config_file)).transpose()?;
+    let of_visual = image_start.map(|id| id as usize - BEFORE_IMAGE);
     if let (Some(ranks), Some(of_visual)) = (ranks, of_visual)
         && ranks != of_visual
     {
         return Err(Error::checkpoint(format!(
             "{}: image_start_id of visual is {}, expected {} for the {ranks} tokens of {}",
             config_file.display(),
-            of_visual + tiktoken::SPECIALS + 6,
-            ranks + tiktoken::SPECIALS + 6,
+            of_visual + BEFORE_IMAGE,
+            ranks + BEFORE_IMAGE,
             tiktoken::FILE,
         )));
     }
     let ranks = ranks.or(of_visual);
-    // An answer ends with <|endoftext|>, <|im_start|> or <|im_end|>: the first special tokens after the ranks.
-    if let Some(first) = ranks.map(|ranks| ranks as u32).or(description.eos.first().copied()) {
+    // An answer ends with <|endoftext|>, <|im_start|> or <|im_end|>: the first special tokens after the ranks. Where
+    // generation_config.json lists several end ids, <|endoftext|> is the lowest.
+    if let Some(first) = ranks.map(|ranks| ranks as u32).or(description.eos.iter().min().copied()) {
         description.eos = (first..first.saturating_add(3)).collect();
     }
     let specials = tiktoken::SPECIALS + if visual.is_some() { tiktoken::TAGS.len() } else { 0 };
     Ok(ranks.map(|ranks| ranks + specials))
 }
 
-/// Refuses tensors that are not in the list, and thereby variants of this model that cannot be run (GPTQ).
-fn refuse_unknown(path: &Path, tensors: &Named, layers: usize, visual: Option<&Visual>) -> Result<()> {
-    let mut known: BTreeSet<String> =
-        ["transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight"].map(String::from).into();
-    for layer in 0..layers {
-        known.extend(LAYER.iter().map(|part| format!("transformer.h.{layer}.{part}")));
-    }
-    if let Some(visual) = visual {
-        known.extend(VISION.iter().map(|part| format!("{FILE_VISUAL}{part}")));
-        for block in 0..visual.layers.min(config::MOST_LAYERS) {
-            known.extend(BLOCK.iter().flat_map(|part| {
-                ["weight", "bias"].map(|kind| format!("{FILE_VISUAL}transformer.resblocks.{block}.{part}.{kind}"))
-            }));
-        }
-    }
-    let mut unknown = tensors.keys().filter(|name| !known.contains(*name));
-    let Some(name) = unknown.next() else { return Ok(()) };
-    let more = match unknown.count() {
-        0 => " is".to_string(),
-        count => format!(" and {count} more are"),
-    };
-    Err(Error::unsupported(format!(
-        "{}: tensor `{name}`{more} not part of a Qwen model of {layers} layers as dunlin runs it, in f32, f16 or bf16",
-        path.display(),
-    )))
-}
-
-/// The tensors of a layer of the decoder.
-const LAYER: [&str; 8] = [
-    "ln_1.weight",
-    "attn.c_attn.weight",
-    "attn.c_attn.bias",
-    "attn.c_proj.weight",
-    "ln_2.weight",
-    "mlp.w1.weight",
-    "mlp.w2.weight",
-    "mlp.c_proj.weight",
-];
-
-/// The modules of a block of the tower, each with a weight and a bias.
-const BLOCK: [&str; 6] = ["ln_1", "ln_2", "attn.in_proj", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"];
-
-/// The tensors of the vision half outside its blocks.
-const VISION: [&str; 18] = [
-    "conv1.weight",
-    "positional_embedding",
-    "ln_pre.weight",
-    "ln_pre.bias",
-    "attn_pool.query",
-    "attn_pool.pos_embed",
-    "attn_pool.kv_proj.weight",
-    "attn_pool.attn.in_proj_weight",
-    "attn_pool.attn.in_proj_bias",
-    "attn_pool.attn.out_proj.weight",
-    "attn_pool.attn.out_proj.bias",
-    "attn_pool.ln_q.weight",
-    "attn_pool.ln_q.bias",
-    "attn_pool.ln_kv.weight",
-    "attn_pool.ln_kv.bias",
-    "ln_post.weight",
-    "ln_post.bias",
-    "proj",
-];
-
 /// The tensors of the decoder. The thirds of c_attn are q, k and v; the activation is applied to the output of w2.
 fn decoder(tensors: &mut Tensors, description: &Description, known: Option<usize>) -> Result<Named> {
     let h = description.hidden;
     let mut named = Named::new();
-    let vocab = tensors.tensors.get("transformer.wte.weight").and_then(|stored| stored.shape.first().copied());
-    let vocab = vocab.ok_or_else(|| config::missing(tensors.path, "transformer.wte.weight"))?;
+    let vocab = tensors.rows("transformer.wte.weight")?;
     let known = known.unwrap_or(vocab);
     if known > vocab {
         return Err(Error::checkpoint(format!(
-            "{}: the tokenizer has {known} ids, but `transformer.wte.weight` has {vocab} rows; they are not of one model",
+            "{}: {} or image_start_id of config.json stands for {known} ids, but `transformer.wte.weight` has {vocab} \
+             rows; they are not of one model",
             tensors.path.display(),
+            tiktoken::FILE,
         )));
     }
-    let ffn = |layer: usize| format!("transformer.h.{layer}.mlp.w1.weight");
     named.insert(config::EMBEDDING.into(), tensors.take("transformer.wte.weight", &[vocab, h])?.rows(0..known));
     named.insert(config::NORM.into(), tensors.take("transformer.ln_f.weight", &[h])?);
     if !description.tied || tensors.tensors.contains_key("lm_head.weight") {
@@ -233,12 +190,12 @@ fn decoder(tensors: &mut Tensors, description: &Description, known: Option<usize
     }
     for layer in 0..description.layers {
         let from = |part: &str| format!("transformer.h.{layer}.{part}");
-        let stated = tensors.tensors.get(&ffn(layer)).and_then(|stored| stored.shape.first().copied());
-        let f = stated.ok_or_else(|| config::missing(tensors.path, &ffn(layer)))?;
-        let [c_attn, bias] = tensors.take_both(&from("attn.c_attn"), &[3 * h, h])?;
+        let f = tensors.rows(&from("mlp.w1.weight"))?;
+        let c_attn = from("attn.c_attn");
+        let [weight, bias] = tensors.take_both(&c_attn, &[3 * h, h])?.map(Stored::in_order);
         for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
-            let [weight, bias] = [&c_attn, &bias].map(|all| all.rows(i * h..(i + 1) * h));
-            let pair = if part == "v" { [weight, bias] } else { rotated(description, weight, bias)? };
+            let pair = [&weight, &bias].map(|all| all.rows(i * h..(i + 1) * h));
+            let pair = if part == "v" { pair } else { rotated(description, &format!("{c_attn}.bias"), pair)? };
             put(&mut named, &layer_tensor(layer, &format!("self_attn.{part}_proj")), pair);
         }
         for (part, name, shape) in [
@@ -257,12 +214,13 @@ fn decoder(tensors: &mut Tensors, description: &Description, known: Option<usize
 }
 
 /// q or k with its rows reordered so that rope's pairs are half a head apart, where rope rotates a part of a head.
-fn rotated(description: &Description, weight: Stored, bias: Stored) -> Result<[Stored; 2]> {
+/// `name` is the name of the bias.
+fn rotated(description: &Description, name: &str, [weight, bias]: [Stored; 2]) -> Result<[Stored; 2]> {
     let (Some(head_dim), Some(rotated)) = (description.head_dim, description.rope.rotated) else {
         return Ok([weight, bias]);
     };
     let order = RowOrder::PartlyRotated { head_dim, rotated };
-    let before = bias.load("a bias", None)?.to_f32();
+    let before = bias.load(name, None)?.to_f32();
     let values = (0..before.len()).map(|row| before[order.stored(row)]).collect::<Vec<f32>>();
     let shape = bias.shape.clone();
     Ok([Stored { order, ..weight }, floats(&bias.file, shape, values)])
@@ -284,32 +242,68 @@ fn floats(file: &Arc<std::path::PathBuf>, shape: Vec<usize>, values: Vec<f32>) -
 }
 
 impl Visual {
+    /// The id of `<img>`.
+    fn image_start(&self, file: &Path) -> Result<u32> {
+        // The ids of all tags fit in u32.
+        let (least, most) = (BYTES + BEFORE_IMAGE, u32::MAX - tiktoken::TAGS.len() as u32);
+        let id = u32::try_from(self.image_start_id).ok().filter(|&id| id as usize >= least && id <= most);
+        id.ok_or_else(|| {
+            Error::checkpoint(format!(
+                "{}: image_start_id of visual is {}, expected a number from {least} (after {BYTES} bytes and \
+                 {BEFORE_IMAGE} special tokens) to {most}, such as 151857",
+                file.display(),
+                self.image_start_id,
+            ))
+        })
+    }
+
     fn config(&self, hidden: usize, file: &Path) -> Result<VisionConfig> {
         let bad = |what: String| Err(Error::checkpoint(format!("{}: {what}", file.display())));
         let queries = self.n_queries.unwrap_or(GRID * GRID);
         if queries != GRID * GRID {
             return bad(format!("n_queries of visual is {queries}, expected {}", GRID * GRID));
         }
-        if self.output_dim != hidden || !hidden.is_multiple_of((hidden / RESAMPLER_HEAD).max(1)) {
+        if self.output_dim != hidden {
             return bad(format!("output_dim of visual is {}, expected the hidden size, {hidden}", self.output_dim));
         }
-        if hidden < RESAMPLER_HEAD {
-            return bad(format!("hidden_size is {hidden}, and the resampler has heads of {RESAMPLER_HEAD}"));
+        let heads = hidden / RESAMPLER_HEAD;
+        if heads == 0 || !hidden.is_multiple_of(heads) {
+            return bad(format!(
+                "output_dim of visual is {hidden}, expected at least {RESAMPLER_HEAD} and a multiple of the resampler's \
+                 heads, one for every {RESAMPLER_HEAD}: {heads}"
+            ));
         }
-        let sizes = [self.image_size, self.patch_size, self.width, self.heads, self.layers];
-        if sizes.contains(&0)
-            || self.layers > config::MOST_LAYERS
-            || self.image_size / self.patch_size.max(1) > MOST_GRID
-        {
-            return bad("image_size, patch_size, width, heads or layers of visual are of no model".into());
+        for (key, found, most) in [
+            ("image_size", self.image_size, MOST_SIDE),
+            ("patch_size", self.patch_size, self.image_size),
+            ("width", self.width, usize::MAX),
+            ("heads", self.heads, self.width),
+            ("layers", self.layers, config::MOST_LAYERS),
+        ] {
+            if !(1..=most).contains(&found) {
+                return bad(match most {
+                    usize::MAX => format!("{key} of visual is {found}, expected at least 1"),
+                    _ => format!("{key} of visual is {found}, expected a number from 1 to {most}"),
+                });
+            }
         }
-        if self.image_size < self.patch_size || !self.width.is_multiple_of(self.heads) {
-            let what = "patch_size of visual is larger than image_size, or heads do not divide width";
-            return bad(what.into());
+        let grid = self.image_size / self.patch_size;
+        if grid > MOST_GRID {
+            return bad(format!(
+                "image_size and patch_size of visual are {} and {}, which is {grid} patches on a side, expected at most \
+                 {MOST_GRID}",
+                self.image_size, self.patch_size
+            ));
+        }
+        if !self.width.is_multiple_of(self.heads) {
+            return bad(format!("width of visual is {}, expected a multiple of heads, {}", self.width, self.heads));
         }
         let ffn = self.width as f64 * self.mlp_ratio;
         if !(1.0..1e6).contains(&ffn) {
-            return bad(format!("mlp_ratio of visual is {}, such as 4.9231 is expected", self.mlp_ratio));
+            return bad(format!(
+                "mlp_ratio of visual is {}, which makes {} features of {}, expected a ratio such as 4.9231",
+                self.mlp_ratio, ffn as usize, self.width
+            ));
         }
         Ok(VisionConfig {
             image_size: self.image_size,
@@ -320,84 +314,85 @@ impl Visual {
             blocks: self.layers,
             norm_eps: NORM_EPS,
             activation: Activation::Gelu,
-            projector: Projector::Resampler { heads: hidden / RESAMPLER_HEAD },
+            projector: Projector::Resampler { heads },
             mean: MEAN,
             std: STD,
+            image_start: Some(self.image_start(file)?),
         })
     }
+}
 
-    fn read(&self, tensors: &mut Tensors, hidden: usize, file: &Path) -> Result<(VisionConfig, Named)> {
-        let config = self.config(hidden, file)?;
-        let (w, m, o, p) = (config.width, config.ffn, hidden, config.patch);
-        let (n, g, rows) = (config.patches(), config.grid(), GRID * GRID);
-        let from = |part: &str| format!("{FILE_VISUAL}{part}");
-        let to = |part: &str| format!("{VISUAL}{part}");
-        let mut named = Named::new();
+/// The tensors of tower and resampler.
+fn picture_half(tensors: &mut Tensors, config: &VisionConfig, hidden: usize) -> Result<Named> {
+    let (w, m, o, p) = (config.width, config.ffn, hidden, config.patch);
+    let (n, g, rows) = (config.patches(), config.grid(), GRID * GRID);
+    let from = |part: &str| format!("{FILE_VISUAL}{part}");
+    let to = |part: &str| format!("{VISUAL}{part}");
+    let mut named = Named::new();
 
-        let conv = tensors.take(&from("conv1.weight"), &[w, 3, p, p])?;
-        named.insert(to("patch_embedding.weight"), conv.reshaped(vec![w, 3 * p * p]));
-        // The position table is added to activations, so it is resized once for this grid and kept in f32.
-        let table = tensors.take(&from("positional_embedding"), &[rows, w])?;
-        let resized = resize(&table.load("positional_embedding", None)?.to_f32(), g, w);
-        named.insert(to("positions"), floats(&table.file, vec![n * w], resized));
-        put(&mut named, &to("pre_norm"), tensors.take_both(&from("ln_pre"), &[w])?);
+    let conv = tensors.take(&from("conv1.weight"), &[w, 3, p, p])?;
+    let file = conv.file.clone();
+    named.insert(to("patch_embedding.weight"), conv.reshaped(vec![w, 3 * p * p]));
+    // The position table is added to activations, so it is resized once for this grid and kept in f32.
+    let table = tensors.take_values(&from("positional_embedding"), &[rows, w])?;
+    named.insert(to("positions"), floats(&file, vec![n * w], resize(&table, g, w)));
+    put(&mut named, &to("pre_norm"), tensors.take_both(&from("ln_pre"), &[w])?);
 
-        for block in 0..config.blocks {
-            let from = |part: &str| from(&format!("transformer.resblocks.{block}.{part}"));
-            let to = |part: &str| to(&format!("blocks.{block}.{part}"));
-            // q, k and v of each head are adjacent.
-            let d = w / config.heads;
-            let all = tensors.take_both(&from("attn.in_proj"), &[3 * w, w])?;
-            for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
-                let pair = all.each_ref().map(|all| all.rows_of_every(i * d, d, 3 * d));
-                put(&mut named, &to(&format!("self_attn.{part}_proj")), pair);
-            }
-            for (part, name, shape) in [
-                ("ln_1", "layer_norm1", &[w][..]),
-                ("ln_2", "layer_norm2", &[w]),
-                ("attn.out_proj", "self_attn.out_proj", &[w, w]),
-                ("mlp.c_fc", "mlp.fc1", &[m, w]),
-                ("mlp.c_proj", "mlp.fc2", &[w, m]),
-            ] {
-                put(&mut named, &to(name), tensors.take_both(&from(part), shape)?);
-            }
-        }
-
-        let pool = |part: &str| from(&format!("attn_pool.{part}"));
-        let to_pool = |part: &str| to(&format!("resampler.{part}"));
-        if w != o {
-            let kv = tensors.take(&pool("kv_proj.weight"), &[o, w])?;
-            named.insert(to_pool("kv_proj.weight"), kv);
-        }
-        put(&mut named, &to_pool("kv_norm"), tensors.take_both(&pool("ln_kv"), &[o])?);
-        let table = tensors.take(&pool("pos_embed"), &[rows, o])?;
-        let positions = table.load("pos_embed", None)?.to_f32();
-        named.insert(to_pool("kv_positions"), floats(&table.file, vec![n * o], resize(&positions, g, o)));
-        // The queries are the same for every picture: ln_q(query) + pos_embed.
-        let query = tensors.take(&pool("query"), &[rows, o])?.load("query", None)?.to_f32();
-        let norm = tensors.take_both(&pool("ln_q"), &[o])?.map(|stored| stored.load("ln_q", None));
-        let [gain, bias] = norm;
-        let (gain, bias) = (gain?.to_f32(), bias?.to_f32());
-        let mut queries = layer_norm(&query, &gain, &bias);
-        queries.iter_mut().zip(&positions).for_each(|(query, position)| *query += position);
-        named.insert(to_pool("queries"), floats(&table.file, vec![rows * o], queries));
-        // q, k and v are thirds of the matrix here, unlike in the tower.
-        let weight = tensors.take(&pool("attn.in_proj_weight"), &[3 * o, o])?;
-        let bias = tensors.take(&pool("attn.in_proj_bias"), &[3 * o])?;
+    for block in 0..config.blocks {
+        let from = |part: &str| from(&format!("transformer.resblocks.{block}.{part}"));
+        let to = |part: &str| to(&format!("blocks.{block}.{part}"));
+        // q, k and v of each head are adjacent.
+        let d = w / config.heads;
+        let all = tensors.take_both(&from("attn.in_proj"), &[3 * w, w])?.map(Stored::in_order);
         for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
-            let pair = [&weight, &bias].map(|all| all.rows(i * o..(i + 1) * o));
-            put(&mut named, &to_pool(&format!("{part}_proj")), pair);
+            let pair = all.each_ref().map(|all| all.rows_of_every(i * d, d, 3 * d));
+            put(&mut named, &to(&format!("self_attn.{part}_proj")), pair);
         }
-        put(&mut named, &to_pool("out_proj"), tensors.take_both(&pool("attn.out_proj"), &[o, o])?);
-        put(&mut named, &to("post_norm"), tensors.take_both(&from("ln_post"), &[o])?);
-        // x · proj: its columns are the rows of a linear layer.
-        named.insert(to("proj.weight"), tensors.take(&from("proj"), &[o, o])?.transposed());
-        Ok((config, named))
+        for (part, name, shape) in [
+            ("ln_1", "layer_norm1", &[w][..]),
+            ("ln_2", "layer_norm2", &[w]),
+            ("attn.out_proj", "self_attn.out_proj", &[w, w]),
+            ("mlp.c_fc", "mlp.fc1", &[m, w]),
+            ("mlp.c_proj", "mlp.fc2", &[w, m]),
+        ] {
+            put(&mut named, &to(name), tensors.take_both(&from(part), shape)?);
+        }
     }
+
+    let pool = |part: &str| from(&format!("attn_pool.{part}"));
+    let to_pool = |part: &str| to(&format!("resampler.{part}"));
+    if w != o {
+        let kv = tensors.take(&pool("kv_proj.weight"), &[o, w])?;
+        named.insert(to_pool("kv_proj.weight"), kv);
+    }
+    put(&mut named, &to_pool("kv_norm"), tensors.take_both(&pool("ln_kv"), &[o])?);
+    let positions = tensors.take_values(&pool("pos_embed"), &[rows, o])?;
+    named.insert(to_pool("kv_positions"), floats(&file, vec![n * o], resize(&positions, g, o)));
+    // The queries are the same for every picture: ln_q(query) + pos_embed.
+    let query = tensors.take_values(&pool("query"), &[rows, o])?;
+    let gain = tensors.take_values(&pool("ln_q.weight"), &[o])?;
+    let bias = tensors.take_values(&pool("ln_q.bias"), &[o])?;
+    let mut queries = layer_norm(&query, &gain, &bias);
+    queries.iter_mut().zip(&positions).for_each(|(query, position)| *query += position);
+    named.insert(to_pool("queries"), floats(&file, vec![rows * o], queries));
+    // q, k and v are thirds of the matrix here, unlike in the tower.
+    let weight = tensors.take(&pool("attn.in_proj_weight"), &[3 * o, o])?.in_order();
+    let bias = tensors.take(&pool("attn.in_proj_bias"), &[3 * o])?.in_order();
+    for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
+        let pair = [&weight, &bias].map(|all| all.rows(i * o..(i + 1) * o));
+        put(&mut named, &to_pool(&format!("{part}_proj")), pair);
+    }
+    put(&mut named, &to_pool("out_proj"), tensors.take_both(&pool("attn.out_proj"), &[o, o])?);
+    put(&mut named, &to("post_norm"), tensors.take_both(&from("ln_post"), &[o])?);
+    // x · proj: its columns are the rows of a linear layer.
+    named.insert(to("proj.weight"), tensors.take(&from("proj"), &[o, o])?.transposed());
+    Ok(named)
 }
 
 /// Upper limit of patches on a side of the grid, because the positions of all patches are computed.
 const MOST_GRID: usize = 128;
+/// Upper limit of pixels on a side of the picture, because every picture is resized to it.
+const MOST_SIDE: usize = 8192;
 
 /// A table of 16 × 16 positions for a grid of `side` × `side`, as PyTorch's `interpolate` makes it: bicubic, a = −¾, corners
 /// not aligned, taps clamped at the border, no filter when shrinking. `x`: (256, cols).
@@ -466,21 +461,37 @@ fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
 
+    /// `torch.nn.functional.interpolate(x, size=(side, side), mode="bicubic", align_corners=False)` in f64 of the table
+    /// ((7 i² + 13 i) mod 101) / 8. With a = −½ or with its filter, values differ by 0.05 to 2.
     #[test]
     fn positions_are_resized_as_pytorch_does() {
-        // The table is a plane, whose inner points cubic interpolation reproduces: x at (o + ½) · 16 / side − ½.
-        let plane: Vec<f32> = (0..256).map(|i| (i % 16) as f32 + 100.0 * (i / 16) as f32).collect();
-        for side in [10, 24, 32] {
-            let out = resize(&plane, side, 1);
-            let at = |o: usize| (o as f32 + 0.5) * 16.0 / side as f32 - 0.5;
-            for (y, x) in [(side / 2, side / 2 - 1), (side / 3, side / 2)] {
-                let wanted = at(x) + 100.0 * at(y);
-                // a = −¾ does not reproduce a plane exactly: at t = ½ the taps are −3/32, 19/32, 19/32, −3/32.
-                assert!((out[y * side + x] - wanted).abs() < 12.0, "{side}: {} for {wanted}", out[y * side + x]);
+        let table: Vec<f32> = (0..256).map(|i| ((7 * i * i + 13 * i) % 101) as f32 / 8.0).collect();
+        for (side, wanted) in [
+            (
+                10,
+                [(0, 0, 2.71715), (0, 9, 6.33253), (9, 5, 5.61656), (3, 2, 5.96008), (5, 6, 7.57489), (9, 9, 5.53488)],
+            ),
+            (
+                24,
+                [
+                    (0, 0, -1.17033),
+                    (0, 23, 6.68023),
+                    (23, 12, 7.18637),
+                    (8, 6, 10.31164),
+                    (12, 16, 10.6773),
+                    (23, 23, 6.68869),
+                ],
+            ),
+        ] {
+            // Two columns, of which the second is the negative of the first.
+            let both: Vec<f32> = table.iter().flat_map(|&value| [value, -value]).collect();
+            let out = resize(&both, side, 2);
+            for (y, x, wanted) in wanted {
+                let found = &out[2 * (y * side + x)..][..2];
+                assert!((found[0] - wanted).abs() < 1e-4, "{side}: {} at {y}, {x}, expected {wanted}", found[0]);
+                assert_eq!(found[1], -found[0]);
             }
         }
-        assert_eq!(resize(&plane, 16, 1), plane);
-        let taps: Vec<f64> = [1.5, 0.5, -0.5, -1.5].map(cubic).into();
-        assert_eq!(taps, [-3.0 / 32.0, 19.0 / 32.0, 19.0 / 32.0, -3.0 / 32.0]);
+        assert_eq!(resize(&table, 16, 1), table);
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::beyond::{Beyond, Ntk};
 use super::config::{Description, MOST_CONTEXT, MOST_LAYERS, QWEN, QkNorm, RopeDescription, Scaling, is_epsilon};
+use super::config_json::Ids;
 use super::json::parse;
 use crate::error::{Error, Result};
 
@@ -30,7 +31,7 @@ struct Json {
 
 #[derive(Deserialize)]
 struct GenerationJson {
-    eos_token_id: Option<u32>,
+    eos_token_id: Option<Ids>,
 }
 
 /// Reads the description of a folder. `generation` is the content of `generation_config.json`, where it exists.
@@ -40,10 +41,17 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     let generation = generation.map(|(file, content)| parse::<GenerationJson>(file, content)).transpose()?;
 
     let (layers, heads, hidden) = (json.num_hidden_layers, json.num_attention_heads, json.hidden_size);
-    if layers == 0 || layers > MOST_LAYERS || hidden == 0 || heads == 0 {
-        let what =
-            "hidden_size, num_hidden_layers and num_attention_heads must be above 0, and no model has so many layers";
-        return Err(bad(what.into()));
+    for (key, found, most) in [
+        ("hidden_size", hidden, usize::MAX),
+        ("num_attention_heads", heads, usize::MAX),
+        ("num_hidden_layers", layers, MOST_LAYERS),
+    ] {
+        if !(1..=most).contains(&found) {
+            return Err(bad(match most {
+                usize::MAX => format!("{key} is {found}, expected at least 1"),
+                _ => format!("{key} is {found}, expected a number from 1 to {most}"),
+            }));
+        }
     }
     let head_dim = json.kv_channels.unwrap_or(128);
     if head_dim.checked_mul(heads) != Some(hidden) {
@@ -66,13 +74,18 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
     let part = json.rotary_pct.unwrap_or(1.0);
     let rotated = if part == 1.0 { head_dim } else { (head_dim as f64 * part) as usize };
     if rotated < 2 || rotated > head_dim || !rotated.is_multiple_of(2) {
-        return Err(bad(format!("rotary_pct is {part}, which turns {rotated} elements of a head of {head_dim}")));
+        return Err(bad(format!(
+            "rotary_pct is {part}, which turns {rotated} elements of a head of {head_dim}, expected an even number from 2 \
+             to {head_dim}"
+        )));
     }
     let what = "seq_length is missing: the number of tokens that the model was trained with, such as 2048";
     let trained = json.seq_length.ok_or_else(|| bad(what.into()))?;
     let context = json.max_position_embeddings.unwrap_or(8192);
-    if !(2..=MOST_CONTEXT).contains(&trained) || !(1..=MOST_CONTEXT).contains(&context) {
-        return Err(bad(format!("seq_length is {trained} and max_position_embeddings {context}, which no model has")));
+    for (key, found, least) in [("seq_length", trained, 2), ("max_position_embeddings", context, 1)] {
+        if !(least..=MOST_CONTEXT).contains(&found) {
+            return Err(bad(format!("{key} is {found}, expected a number from {least} to {MOST_CONTEXT}")));
+        }
     }
     // With R = 2 the exponent R / (R − 2) is undefined, and the only angle does not depend on the base.
     let ntk = json.use_dynamic_ntk.unwrap_or(true) && rotated > 2;
@@ -105,6 +118,6 @@ pub fn read(file: &Path, config: &[u8], generation: Option<(&Path, &[u8])>) -> R
         tied: json.tie_word_embeddings.unwrap_or(false),
         context,
         bos: None,
-        eos: generation.and_then(|generation| generation.eos_token_id).into_iter().collect(),
+        eos: generation.and_then(|generation| generation.eos_token_id).map_or_else(Vec::new, Ids::list),
     })
 }

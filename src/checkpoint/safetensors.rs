@@ -86,9 +86,9 @@ pub fn read(file: &Path, bytes: &Bytes) -> Result<Vec<(String, Stored)>> {
             return Err(bad(format!("tensors `{}` and `{name}` overlap; the file is damaged", free.1)));
         }
         let (element, size) = element(&info.dtype);
-        if let Some(size) = size
-            && count(&info.shape).and_then(|count| count.checked_mul(size)) != Some(end - begin)
-        {
+        let elements = count(&info.shape);
+        let bytes = |size| elements.and_then(|count| count.checked_mul(size));
+        if elements.is_none() || size.is_some_and(|size| bytes(size) != Some(end - begin)) {
             return Err(bad(format!(
                 "tensor `{name}` of type {} and shape {:?} does not fit its {} bytes",
                 info.dtype,

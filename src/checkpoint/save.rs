@@ -43,7 +43,7 @@ impl Checkpoint {
         // The temporary folder is in the same parent folder, so that the last step is a rename on one file system.
         let unfinished = Unfinished(beside(folder, "partial"));
         let new = &unfinished.0;
-        fs::create_dir_all(new).map_err(|error| failed(new, error))?;
+        fs::create_dir(new).map_err(|error| failed(new, error))?;
 
         let config = files.path().join("config.json");
         let written = self.config_json(json::parse(&config, &files.read(&config)?)?);
@@ -61,9 +61,18 @@ impl Checkpoint {
             let old = Unfinished(beside(folder, "replaced"));
             fs::rename(folder, &old.0).map_err(|error| failed(folder, error))?;
             if let Err(error) = fs::rename(new, folder) {
-                // Restores the old folder.
-                let _ = fs::rename(&old.0, folder);
-                return Err(failed(folder, error));
+                // Restores the old folder, which is never removed before the new one is in its place.
+                let restored = fs::rename(&old.0, folder).is_ok();
+                let kept = old.keep();
+                return Err(match restored {
+                    true => failed(folder, error),
+                    false => Error::checkpoint(format!(
+                        "{} cannot be written; the folder that was there is now {}",
+                        folder.display(),
+                        kept.display()
+                    ))
+                    .caused_by(error),
+                });
             }
             return Ok(());
         }
@@ -123,7 +132,7 @@ impl Checkpoint {
         let failed = |error: safetensors::SafeTensorError| {
             Error::checkpoint(format!("{} cannot be written", file.display())).caused_by(error)
         };
-        let mut tensors: Vec<(&str, Dtype, &[usize], Bytes)> = Vec::with_capacity(self.tensors.len());
+        let mut tensors: Vec<(String, Dtype, &[usize], Bytes)> = Vec::with_capacity(self.tensors.len());
         for (name, stored) in &self.tensors {
             let element = match stored.element {
                 Element::Run(DType::F32) => Some(Dtype::F32),
@@ -139,10 +148,15 @@ impl Checkpoint {
                     stored.element.name(),
                 )));
             };
+            // The only architecture whose files have another name for a part of the layers.
+            let name = match &*self.config.architecture {
+                "llama4_text" => name.replace(".mlp.", ".feed_forward."),
+                _ => name.clone(),
+            };
             tensors.push((name, element, &stored.shape, stored.contiguous(size)));
         }
         let views = tensors.iter().map(|(name, element, shape, bytes)| {
-            Ok((*name, TensorView::new(*element, shape.to_vec(), bytes).map_err(failed)?))
+            Ok((name, TensorView::new(*element, shape.to_vec(), bytes).map_err(failed)?))
         });
         // The Python library transformers requires this key.
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -153,15 +167,27 @@ impl Checkpoint {
 /// A folder that is removed on drop unless it was renamed.
 struct Unfinished(PathBuf);
 
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+impl Unfinished {
+    /// Gives up removing the folder.
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
     }
 }
 
-/// A name in the same parent folder that no other process uses.
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// A free name in the same parent folder. A process that was killed may have left others.
 fn beside(folder: &Path, what: &str) -> PathBuf {
-    let mut name = folder.file_name().expect("looked at before").to_os_string();
-    name.push(format!(".{what}-{}", std::process::id()));
-    folder.with_file_name(name)
+    let name = |number: usize| {
+        let mut name = folder.file_name().expect("looked at before").to_os_string();
+        name.push(format!(".{what}-{}-{number}", std::process::id()));
+        folder.with_file_name(name)
+    };
+    (0..).map(name).find(|path| path.symlink_metadata().is_err()).expect("a free number")
 }

@@ -58,6 +58,18 @@ pub fn count(shape: &[usize]) -> Option<usize> {
 }
 
 impl Stored {
+    /// An error unless the tensor has `shape`.
+    pub fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        if self.shape == shape {
+            return Ok(());
+        }
+        Err(Error::checkpoint(format!(
+            "{}: tensor `{name}` has shape {:?}, expected {shape:?}; the configuration may be of another model",
+            self.file.display(),
+            self.shape,
+        )))
+    }
+
     /// The tensor in a form that can be run. Matrices of floats are quantised to `weights` if it is given; vectors
     /// (norms) become f32.
     pub fn load(&self, name: &str, weights: Option<DType>) -> Result<Tensor> {
@@ -100,7 +112,7 @@ impl Stored {
     ///
     /// Contiguous rows stay in place and keep their type.
     pub fn rows(&self, rows: Range<usize>) -> Self {
-        let whole = self.in_order();
+        let whole = self.clone().in_order();
         assert!(rows.start <= rows.end && rows.end <= whole.shape[0], "rows {rows:?} of {:?}", whole.shape);
         let each = whole.bytes.len() / whole.shape[0].max(1);
         let bytes = whole.bytes.slice(rows.start * each..rows.end * each);
@@ -110,7 +122,7 @@ impl Stored {
 
     /// Of every `step` rows, the rows `first..first + each`.
     pub fn rows_of_every(&self, first: usize, each: usize, step: usize) -> Self {
-        let whole = self.in_order();
+        let whole = self.clone().in_order();
         let (rows, groups) = (whole.shape[0], whole.shape[0] / step);
         assert!(groups * step == rows && first + each <= step, "{each} rows from {first} of every {step} of {rows}");
         let size = whole.bytes.len() / rows;
@@ -125,22 +137,22 @@ impl Stored {
 
     /// The transpose of a matrix.
     pub fn transposed(&self) -> Self {
-        let whole = self.in_order();
+        let whole = self.clone().in_order();
         let [rows, cols] = whole.shape[..] else { panic!("the transpose of {:?}", whole.shape) };
         let view = View { shape: vec![cols, rows], strides: vec![1, cols] };
         Self { shape: vec![cols, rows], view: Some(view), ..whole }
     }
 
-    /// The same tensor with its elements in index order.
-    fn in_order(&self) -> Self {
+    /// The same tensor with its elements in index order: a copy, unless they are. What is cut from it shares the copy.
+    pub(super) fn in_order(self) -> Self {
         let size = match &self.element {
-            _ if self.view.is_none() => return self.clone(),
+            _ if self.view.is_none() => return self,
             Element::Run(dtype) => dtype.block().1,
             Element::F64 => 8,
             // Loading refuses this type; until then only the shape is used.
-            Element::Other(_) => return Self { view: None, ..self.clone() },
+            Element::Other(_) => return Self { view: None, ..self },
         };
-        Self { view: None, bytes: self.contiguous(size), ..self.clone() }
+        Self { view: None, bytes: self.contiguous(size), ..self }
     }
 
     /// Bytes of the tensor's elements in the file.

@@ -108,7 +108,7 @@ impl TextFiles {
     }
 
     /// Reads `tokenizer.json`, else `tokenizer.model`, else `qwen.tiktoken`, and the JSON files beside it, where they
-    /// exist.
+    /// exist. In the folder of a Qwen 1, `qwen.tiktoken` comes first: the others are conversions that users made.
     pub fn read(files: &Files) -> Result<Option<Self>> {
         let folder = files.path();
         let config = read_json(files, &folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
@@ -125,10 +125,12 @@ impl TextFiles {
             }
         }
         let flag = |key: &str| config.get(key).and_then(Value::as_bool);
-        let mut text = if let Some(bytes) = read_bytes(files, &json)? {
+        let own = tiktoken::is_own(files)?;
+        let other = |path: &Path| if own { Ok(None) } else { read_bytes(files, path) };
+        let mut text = if let Some(bytes) = other(&json)? {
             let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default().to_owned();
             Self::new(json, Vocabulary::HuggingFace { json: bytes.to_vec(), class })
-        } else if let Some(bytes) = read_bytes(files, &model)? {
+        } else if let Some(bytes) = other(&model)? {
             let model_name = model.display().to_string();
             let sentencepiece = sentencepiece::read(&model_name, &bytes)?;
             let prefix = match flag("legacy").unwrap_or(true) {

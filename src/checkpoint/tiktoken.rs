@@ -1,10 +1,11 @@
 //! `qwen.tiktoken`: one token per line, as the base64 of its bytes and its rank. Also related settings of the folder.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::config::QWEN;
 use super::files::Files;
 use super::json;
 use crate::error::{Error, Result};
@@ -51,6 +52,18 @@ struct GenerationJson {
 /// The default where neither file gives a value: the model's own code would refuse a conversation then.
 const CHAT_WINDOW: usize = 6144;
 
+/// Whether a folder has the file, and a model that it was made for.
+pub fn is_own(files: &Files) -> Result<bool> {
+    let is_there = files.is_file(&files.path().join(FILE));
+    Ok(is_there && config(files)?.get("model_type").is_some_and(|model_type| model_type == QWEN))
+}
+
+/// The content of `config.json`, where it exists.
+fn config(files: &Files) -> Result<serde_json::Value> {
+    let file = files.path().join("config.json");
+    if files.is_file(&file) { json::parse(&file, &files.read(&file)?) } else { Ok(serde_json::Value::Null) }
+}
+
 /// Reads the tokenizer of a folder, if it is Qwen's.
 pub fn read(files: &Files) -> Result<Option<Tiktoken>> {
     let folder = files.path();
@@ -59,10 +72,7 @@ pub fn read(files: &Files) -> Result<Option<Tiktoken>> {
         return Ok(None);
     }
     let tokens = parse(&file, &files.read(&file)?)?;
-    let config = folder.join("config.json");
-    let config: serde_json::Value =
-        if files.is_file(&config) { json::parse(&config, &files.read(&config)?)? } else { Default::default() };
-    let tags = config.get("visual").is_some_and(|visual| visual.is_object());
+    let tags = config(files)?.get("visual").is_some_and(|visual| visual.is_object());
     let generation = folder.join("generation_config.json");
     let generation: GenerationJson = if files.is_file(&generation) {
         json::parse(&generation, &files.read(&generation)?)?
@@ -89,23 +99,24 @@ fn parse(file: &Path, content: &[u8]) -> Result<Vec<Vec<u8>>> {
     // Some copies have Windows line ends.
     let mut words = content.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
-        let rank = words.next().and_then(|rank| std::str::from_utf8(rank).ok()?.parse::<usize>().ok());
-        if rank != Some(tokens.len()) {
+        let rank = words.next();
+        if rank.and_then(|rank| std::str::from_utf8(rank).ok()?.parse().ok()) != Some(tokens.len()) {
+            let found = rank.map_or_else(|| "missing".into(), |rank| format!("`{}`", String::from_utf8_lossy(rank)));
+            let expected = tokens.len();
             return Err(bad(format!(
-                "the rank of token {} is {rank:?}, expected {0}: ranks count up from 0",
-                tokens.len()
+                "the rank of token {expected} is {found}, expected {expected}: ranks count up from 0"
             )));
         }
         let token = base64(word).filter(|token| !token.is_empty());
         tokens.push(token.ok_or_else(|| bad(format!("token {} is not base64", tokens.len())))?);
     }
-    let mut ranks = BTreeMap::new();
+    let mut ranks = HashMap::with_capacity(tokens.len());
     for (rank, token) in tokens.iter().enumerate() {
-        if let Some(before) = ranks.insert(token, rank) {
+        if let Some(before) = ranks.insert(&token[..], rank) {
             return Err(bad(format!("tokens {before} and {rank} are the same")));
         }
     }
-    match (0..=255u8).find(|&byte| !ranks.contains_key(&vec![byte])) {
+    match (0..=255u8).find(|&byte| !ranks.contains_key(&[byte][..])) {
         Some(byte) => Err(bad(format!("the byte {byte} is no token, so that not every text could be written"))),
         None => Ok(tokens),
     }
@@ -159,8 +170,9 @@ mod tests {
     fn a_broken_file_is_named() {
         let refused = |content: &[u8]| parse(Path::new("dir/qwen.tiktoken"), content).unwrap_err().to_string();
         for (more, part) in [
-            ("aGVs 300\n", "rank of token 256"),
-            ("aGVs\n", "rank of token 256"),
+            ("aGVs 300\n", "rank of token 256 is `300`, expected 256"),
+            ("aGVs x\n", "rank of token 256 is `x`, expected 256"),
+            ("aGVs\n", "rank of token 256 is missing, expected 256"),
             ("aGV 256\n", "token 256 is not base64"),
             ("a?Vs 256\n", "token 256 is not base64"),
             ("aGVs 256\naGVs 257\n", "tokens 256 and 257 are the same"),

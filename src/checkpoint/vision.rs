@@ -23,6 +23,8 @@ pub struct VisionConfig {
     /// Means of red, green and blue, in 0 .. 1: pixels become (value − mean) / std.
     pub mean: [f32; 3],
     pub std: [f32; 3],
+    /// The id of `<img>`, where ids mark the tokens of a picture; `</img>` is the next id.
+    pub image_start: Option<u32>,
 }
 
 /// The nonlinearity of the tower's feed-forward part.
@@ -76,7 +78,7 @@ impl VisionConfig {
 
     /// Whether pictures are stretched to a square without applying their orientation. Otherwise they are turned upright
     /// and padded.
-    pub fn stretches(&self) -> bool {
+    pub fn fills_square(&self) -> bool {
         matches!(self.projector, Projector::Resampler { .. })
     }
 

@@ -153,6 +153,7 @@ pub fn resolve(
         },
         mean: facts.mean,
         std: facts.std,
+        image_start: None,
     };
     let mut tensors = BTreeMap::new();
     tower.arrange(&tower_entries(&config), |name| unused(name, blocks), &mut tensors)?;

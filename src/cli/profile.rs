@@ -103,16 +103,14 @@ impl Profile {
 
         let mut out = std::io::stdout().lock();
         out.write_all(table(&report).as_bytes())?;
-        let texts: [(&Option<PathBuf>, fn(&Report) -> String, &str); 3] = [
-            (&self.out, trace, "a trace: open it in ui.perfetto.dev or chrome://tracing"),
-            (&self.html, page, "the page: open it in a browser"),
-            (&self.plot, roofline, "the roofline"),
-        ];
-        for (path, text, what) in texts {
-            let Some(path) = path else { continue };
+        let mut write = |path: &Option<PathBuf>, text: fn(&Report) -> String, what: &str| -> Result<(), Failure> {
+            let Some(path) = path else { return Ok(()) };
             std::fs::write(path, text(&report)).map_err(|error| unwritable(path).caused_by(error))?;
-            writeln!(out, "\n{}: {what}", path.display())?;
-        }
+            Ok(writeln!(out, "\n{}: {what}", path.display())?)
+        };
+        write(&self.out, trace, "a trace: open it in ui.perfetto.dev or chrome://tracing")?;
+        write(&self.html, page, "a page: open it in a browser")?;
+        write(&self.plot, roofline, "the roofline")?;
         Ok(out.flush()?)
     }
 }

@@ -26,7 +26,7 @@ pub struct Prune {
     /// Stop below this many parameters; a shared embedding counts once
     #[arg(long, value_name = "N")]
     target_parameters: usize,
-    /// What the model is judged by: .safetensors or .json with `input_ids` (windows, ids), used at every step; .jsonl with
+    /// Calibration: .safetensors or .json with `input_ids` (windows, ids), used at every step; .jsonl with
     /// {"text":…} a line, or a text with blank lines between documents, from which each step draws windows
     #[arg(long, value_name = "FILE")]
     calibration: PathBuf,
@@ -39,11 +39,11 @@ pub struct Prune {
     /// A: how much the importance of a layer changes its share in each step
     #[arg(long, value_name = "A", default_value_t = 0.02)]
     amplitude: f64,
-    /// What a weight is worth: |w·g| by the loss's gradient g, computed on the CPU; w²; or |w|
+    /// Importance of a weight: |w·g| with the gradient g of the loss, computed on the CPU; w²; or |w|
     #[arg(long, value_name = "I", default_value = "taylor")]
     importance: Weight,
-    /// What a layer is worth: how far it turns the residual stream (cosine); the authors' euclidean and manhattan, whose sign
-    /// prunes layers that change much more, not less; or the same for all layers (uniform)
+    /// Importance of a layer: 1 less the cosine similarity of its input and output; the authors' euclidean and manhattan, by
+    /// which layers that change the residual stream more are pruned more; or the same for all layers (uniform)
     #[arg(long, value_name = "L", default_value = "cosine")]
     layer_importance: Layer,
     /// Which query heads count for a key/value head: `authors` adds up every K-th, as their program does, `own` those that
@@ -69,7 +69,7 @@ pub struct Prune {
     /// Where a JSON object goes: what every layer, head and channel was worth at each step, and which were removed
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// Where layers are judged: auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
+    /// The device that measures the importance of layers: auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
     #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
     /// Replace DIR if it holds a model
@@ -105,6 +105,10 @@ impl Prune {
         Checkpoint::open(&self.model)?.may_save(&self.out, self.force)?;
         if let Some(report) = &self.report {
             may_write(report)?;
+            if report == &self.out {
+                let out = self.out.display();
+                return Err(Error::prompt(format!("--report and --out are both {out}; a report is a file")).into());
+            }
         }
         let calibration = Calibration::open(&self.calibration)?;
         let bar = Bar::estimate("pruning");
@@ -160,10 +164,11 @@ impl Prune {
             report.iterative_steps,
         );
         if after >= report.target_parameters {
-            text += &format!(
-                "            not below {}: a larger --ratio or --amplitude removes more\n",
-                report.target_parameters
-            );
+            let advice = match self.ratio < 1.0 {
+                true => ": a larger --ratio removes more",
+                false => ": what is left cannot be removed by these steps; fewer --steps remove more at a time",
+            };
+            text += &format!("            not below {}{advice}\n", report.target_parameters);
         }
         if let Some(last) = report.steps.last() {
             let list = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
@@ -189,10 +194,12 @@ impl Prune {
 /// Refuses a report path that cannot be written, before the work begins.
 fn may_write(file: &Path) -> Result<()> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if file.is_dir() || !parent.is_dir() {
-        return Err(Error::prompt(format!("the report cannot be written to {}", file.display())));
-    }
-    Ok(())
+    let why = match () {
+        () if file.is_dir() => format!("{} is a folder", file.display()),
+        () if !parent.is_dir() => format!("the folder {} does not exist", parent.display()),
+        () => return Ok(()),
+    };
+    Err(Error::prompt(format!("the report cannot be written to {}: {why}", file.display())))
 }
 
 /// Writes the complete report or no file.

@@ -11,7 +11,7 @@ use clap::builder::RangedU64ValueParser;
 
 use super::progress::Bar;
 use super::{Failure, Load, Pictures, interrupted, parse_ids};
-use crate::generate::{Generation, Prompt, Sampler};
+use crate::generate::{Generation, Located, Prompt, Sampler, Stats};
 
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("input").required(true)))]
@@ -133,6 +133,15 @@ impl Run {
     }
 }
 
+/// The JSON object behind those of the tokens.
+fn last_line(stats: &Stats, boxes: &[Located]) -> serde_json::Value {
+    let mut line = serde_json::json!({"stats": stats});
+    if !boxes.is_empty() {
+        line["boxes"] = serde_json::json!(boxes);
+    }
+    line
+}
+
 fn print_json(generation: &mut Generation, bar: &Bar) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let mut stopped = false;
@@ -148,12 +157,7 @@ fn print_json(generation: &mut Generation, bar: &Bar) -> Result<(), Failure> {
         }
     }
     bar.clear();
-    let mut last = serde_json::json!({"stats": generation.stats()});
-    let boxes = generation.boxes();
-    if !boxes.is_empty() {
-        last["boxes"] = serde_json::json!(boxes);
-    }
-    writeln!(out, "{last}")?;
+    writeln!(out, "{}", last_line(&generation.stats(), &generation.boxes()))?;
     out.flush()?;
     if stopped { Err(Failure::Interrupted) } else { Ok(()) }
 }

@@ -155,24 +155,35 @@ impl Scratch {
 /// Floats of a cache line.
 const LINE: usize = 16;
 
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "read through pointers")] [f32; LINE]);
-
 /// Floats that begin at the start of a cache line.
+///
+/// New floats are zeros that the operating system has not touched yet: memory is used when it is first written, so that
+/// a KV cache with room for a long context takes what its sequences take.
 #[derive(Default)]
-pub struct Floats(Vec<Line>);
+pub struct Floats {
+    data: Vec<f32>,
+    /// The first float of `data` at the start of a cache line.
+    first: usize,
+    len: usize,
+}
 
 impl Floats {
     /// Makes room for `count` floats; the content stays.
     pub fn grow(&mut self, count: usize) {
-        let lines = self.0.len().max(count.div_ceil(LINE));
-        self.0.resize(lines, Line([0.0; LINE]));
+        if count <= self.len {
+            return;
+        }
+        let len = count.next_multiple_of(LINE);
+        // `vec!` of zeros takes zeroed pages as they come; `resize` would write them.
+        let data = vec![0f32; len + LINE - 1];
+        let first = (data.as_ptr() as usize).wrapping_neg() % (LINE * size_of::<f32>()) / size_of::<f32>();
+        let before = std::mem::replace(self, Floats { data, first, len });
+        self[..before.len].copy_from_slice(&before);
     }
 
     /// The address of the first float.
     pub fn start(&mut self) -> *mut f32 {
-        self.0.as_mut_ptr().cast()
+        self.as_mut_ptr()
     }
 }
 
@@ -180,20 +191,18 @@ impl std::ops::Deref for Floats {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: lines are floats without gaps.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), LINE * self.0.len()) }
+        &self.data[self.first..][..self.len]
     }
 }
 
 impl std::ops::DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: lines are floats without gaps.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), LINE * self.0.len()) }
+        &mut self.data[self.first..][..self.len]
     }
 }
 
 /// The part of `count` items that is number `i` of parts of `size`.
-fn piece(i: usize, size: usize, count: usize) -> Range<usize> {
+pub(crate) fn piece(i: usize, size: usize, count: usize) -> Range<usize> {
     i * size..count.min((i + 1) * size)
 }
 
@@ -217,4 +226,37 @@ fn each_row(y: &Parts<f32>, cols: usize, member: &Member, mut work: impl FnMut(u
             work(r, unsafe { y.part(r * cols..(r + 1) * cols) });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_begin_at_a_cache_line_and_stay_when_they_grow() {
+        let mut floats = Floats::default();
+        for (count, room) in [(3, 16), (2, 16), (17, 32), (1000, 1008)] {
+            floats.grow(count);
+            assert_eq!((floats.len(), floats.start() as usize % 64), (room, 0));
+            assert_eq!(floats[0], if count == 3 { 0.0 } else { 5.0 });
+            floats[0] = 5.0;
+            assert!(floats[1..].iter().all(|&v| v == 0.0));
+        }
+    }
+
+    /// 2 GiB of which two floats are written take little memory.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn floats_take_memory_when_they_are_written() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/statm").expect("the counts of this process");
+            status.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("resident pages")
+        };
+        let (mut floats, before) = (Floats::default(), resident());
+        floats.grow(1 << 29);
+        (floats[0], floats[1 << 28]) = (1.0, 2.0);
+        let pages = resident().saturating_sub(before);
+        // Other tests of this process allocate at the same time.
+        assert!(pages < (1 << 30) / 4096, "{pages} pages are resident");
+    }
 }

@@ -75,20 +75,22 @@ pub fn pack(
 
 /// panel[i][16 · side + c] = decoded[256 · c + i]
 fn transpose(decoded: &[f32], side: usize, panel: &mut [Lanes]) {
-    let (mut done, mut panel) = (0, panel);
+    #[cfg(not(target_arch = "x86_64"))]
+    let done = 0;
     #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx512 {
-        let (squares, rest) = panel.as_chunks_mut::<SIDE>();
-        for square in squares {
-            // SAFETY: the processor has AVX-512; 16 rows of `decoded` have 16 elements from `done` on.
-            unsafe { x86::transpose16(decoded[done..].as_ptr(), DEPTH, square, SIDE * side) };
-            done += SIDE;
+    let done = if level() >= Level::Avx512 {
+        let (squares, _) = panel.as_chunks_mut::<SIDE>();
+        for (i, square) in squares.iter_mut().enumerate() {
+            // SAFETY: the processor has AVX-512; 16 rows of `decoded` have 16 elements from 16 · i on.
+            unsafe { x86::transpose16(decoded[SIDE * i..].as_ptr(), DEPTH, square, SIDE * side) };
         }
-        panel = rest;
-    }
-    for (i, panel) in panel.iter_mut().enumerate() {
+        SIDE * squares.len()
+    } else {
+        0
+    };
+    for (i, panel) in panel.iter_mut().enumerate().skip(done) {
         for (c, panel) in panel[SIDE * side..][..SIDE].iter_mut().enumerate() {
-            *panel = decoded[DEPTH * c + done + i];
+            *panel = decoded[DEPTH * c + i];
         }
     }
 }

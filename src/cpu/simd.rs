@@ -22,6 +22,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = u8::MAX;
 
 /// The level that kernels use: the widest that this processor has, unless [`limit`] sets a lower one.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn level() -> Level {
     let known = LEVEL.load(Ordering::Relaxed);
@@ -29,9 +30,7 @@ pub fn level() -> Level {
     let known =
         if known == UNKNOWN { LEVEL.fetch_min(widest() as u8, Ordering::Relaxed).min(widest() as u8) } else { known };
     match known {
-        #[cfg(target_arch = "x86_64")]
         2 => Level::Avx512,
-        #[cfg(target_arch = "x86_64")]
         1 => Level::Avx2,
         _ => Level::Target,
     }

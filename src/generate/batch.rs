@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::boxes::{Located, located};
 use super::encode::Encoded;
 use super::generation::Stats;
 use super::model::Model;
@@ -29,7 +30,19 @@ pub struct Generations {
     scheduler: Option<Scheduler>,
     running: Vec<Running>,
     ready: VecDeque<(usize, Result<Piece>)>,
-    ended: VecDeque<(usize, Stats)>,
+    ended: VecDeque<Ended>,
+}
+
+/// A prompt whose continuation has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// The index of the prompt, from 0.
+    pub index: usize,
+    /// The statistics of the continuation.
+    pub stats: Stats,
+    /// The places in the prompt's last picture that the continuation names: see
+    /// [`Generation::boxes`](crate::Generation::boxes).
+    pub boxes: Vec<Located>,
 }
 
 /// A prompt that is being continued.
@@ -47,6 +60,9 @@ impl Model {
     /// Continues several prompts together, [`Generations::parallel`] at a time: each weight is read once for all of
     /// them. Nothing runs before the first piece is requested. A sampler with a seed draws the same tokens for each
     /// prompt as for the prompt alone; a sampler without a seed draws each prompt's tokens from a new seed.
+    ///
+    /// Each prompt that runs gets room in the KV cache for itself and [`Generations::max_tokens`], without a limit for
+    /// the whole context. Prompts for which the device has no memory wait until others end.
     ///
     /// # Errors
     ///
@@ -73,7 +89,8 @@ impl Model {
 }
 
 impl Generations {
-    /// Sets how many prompts are continued at a time: 8 by default, 512 at most. Each has a KV cache of its own.
+    /// Sets how many prompts are continued at a time: 8 by default, 512 at most, and fewer if the device has no memory
+    /// for as many. Each has room in the KV cache for itself and [`Generations::max_tokens`].
     pub fn parallel(mut self, prompts: usize) -> Self {
         self.parallel = prompts.max(1);
         self
@@ -97,9 +114,8 @@ impl Generations {
         self
     }
 
-    /// The index of a prompt whose continuation has ended, and its statistics: each prompt once, in the order in which
-    /// they end.
-    pub fn ended(&mut self) -> Option<(usize, Stats)> {
+    /// A prompt whose continuation has ended: each prompt once, in the order in which they end.
+    pub fn ended(&mut self) -> Option<Ended> {
         self.ended.pop_front()
     }
 
@@ -112,7 +128,7 @@ impl Generations {
             let index = self.taken;
             self.taken += 1;
             let encoded = self.model.0.encode(&prompt).and_then(|encoded| {
-                self.model.0.check(&encoded.ids, encoded.images.len())?;
+                self.model.0.check(&encoded.ids, encoded.pictures.pixels.len())?;
                 Ok((encoded, self.sampler.resolve()?))
             });
             let (prompt, sampling) = match encoded {
@@ -124,7 +140,8 @@ impl Generations {
             };
             let (request, stream) = self.options.begin(&self.model, &prompt, sampling, false);
             if stream.stop.is_some() {
-                self.ended.push_back((index, Stats::new(&self.model, &prompt).of(None, &stream)));
+                let stats = Stats::new(&self.model, &prompt).of(None, &stream);
+                self.ended.push_back(Ended { index, stats, boxes: Vec::new() });
                 continue;
             }
             let key = scheduler.add(request);
@@ -146,7 +163,11 @@ impl Generations {
             scheduler.end(key);
             let Running { index, prompt, stream, .. } = self.running.swap_remove(at);
             match pushed {
-                Ok(()) => self.ended.push_back((index, Stats::new(&self.model, &prompt).of(times, &stream))),
+                Ok(()) => {
+                    let stats = Stats::new(&self.model, &prompt).of(times, &stream);
+                    let boxes = located(stream.reply(), prompt.pictures.sizes.last().copied());
+                    self.ended.push_back(Ended { index, stats, boxes });
+                }
                 Err(error) => self.ready.push_back((index, Err(error))),
             }
         }

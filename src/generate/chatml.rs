@@ -8,6 +8,8 @@
 //!
 //! The 256 rows of a picture are between `<img>` and `</img>`.
 
+use std::ops::Range;
+
 use super::prompt::{Message, PLACEHOLDER, Prompt};
 use super::tokenizer::{Allowed, SPAN, Tiktoken};
 use crate::error::{Error, Result};
@@ -24,8 +26,8 @@ pub(super) struct ChatMl {
 pub struct Turns {
     /// [`Prompt::IMAGE`] stands for each picture.
     pub ids: Vec<u32>,
-    /// The number of pictures in the turns that were left out, which are the first pictures.
-    pub skipped: usize,
+    /// The pictures of the turns that were left out, by their numbers from 0 in the whole conversation.
+    pub skipped: Range<usize>,
 }
 
 const SYSTEM: &str = "You are a helpful assistant.";
@@ -67,7 +69,8 @@ impl ChatMl {
             size += pairs[first].len();
         }
         let images = |ids: &[u32]| ids.iter().filter(|&&id| Some(id) == encoder.image()).count();
-        let skipped = pairs[..first].iter().map(|ids| images(ids)).sum();
+        let skipped = images(&system);
+        let skipped = skipped..skipped + pairs[..first].iter().map(|ids| images(ids)).sum::<usize>();
         let mut ids = system;
         ids.extend(pairs[first..].iter().flatten());
         if generation {
@@ -76,7 +79,7 @@ impl ChatMl {
             ids.extend(encoder.encode("assistant", Allowed::Tags)?);
             ids.extend(&line);
         }
-        Ok(Turns { ids: with_places(encoder, &ids)?, skipped })
+        Ok(Turns { ids: with_places(encoder.image(), &ids)?, skipped })
     }
 
     /// The conversation as text, with every turn.
@@ -110,22 +113,26 @@ fn parts(messages: &[Message]) -> Result<(&str, &[Message])> {
 }
 
 /// Writes pictures into text in the model's form, `Picture 1: <img></img>` and a line break, numbered from `next` on.
-/// `tight` omits the space.
+/// Pictures that the text has between tags of its own count too. `tight` omits the space.
 pub(super) fn with_labels(text: &str, tight: bool, next: &mut usize) -> String {
-    let mut pieces = text.split(PLACEHOLDER);
-    let mut out = pieces.next().unwrap_or_default().to_owned();
     let space = if tight { "" } else { " " };
-    for piece in pieces {
-        out += &format!("Picture {next}:{space}<img></img>\n");
-        out += piece.strip_prefix('\n').unwrap_or(piece);
-        *next += 1;
+    let mut out = String::new();
+    for (index, piece) in text.split(PLACEHOLDER).enumerate() {
+        let mut piece = piece;
+        if index > 0 {
+            out += &format!("Picture {next}:{space}<img></img>\n");
+            *next += 1;
+            piece = piece.strip_prefix('\n').unwrap_or(piece);
+        }
+        out += piece;
+        *next += piece.matches("<img>").count();
     }
     out
 }
 
-/// [`Prompt::IMAGE`] in place of the ids between `<img>` and `</img>`.
-pub(super) fn with_places(encoder: &Tiktoken, ids: &[u32]) -> Result<Vec<u32>> {
-    let Some(image) = encoder.image() else { return Ok(ids.to_vec()) };
+/// [`Prompt::IMAGE`] in place of the ids between `<img>`, whose id is `image`, and `</img>`.
+pub(super) fn with_places(image: Option<u32>, ids: &[u32]) -> Result<Vec<u32>> {
+    let Some(image) = image else { return Ok(ids.to_vec()) };
     let count = |wanted: u32| ids.iter().filter(|&&id| id == wanted).count();
     let (opened, closed) = (count(image), count(image + 1));
     if opened != closed {
@@ -168,6 +175,10 @@ mod tests {
         assert_eq!(with_labels("<image>\nWhat?", false, &mut next), "Picture 1: <img></img>\nWhat?");
         assert_eq!(with_labels("a <image>b", true, &mut next), "a Picture 2:<img></img>\nb");
         assert_eq!((with_labels("no picture", false, &mut next), next), ("no picture".into(), 3));
+        let mut next = 1;
+        let own = "Picture 1: <img>a.png</img>\n<image>c";
+        assert_eq!(with_labels(own, false, &mut next), "Picture 1: <img>a.png</img>\nPicture 2: <img></img>\nc");
+        assert_eq!(next, 3);
     }
 
     #[test]
@@ -206,14 +217,19 @@ mod tests {
         let of = |window: usize| ChatMl { window }.ids(encoder, &turns, true).unwrap();
         let without = |first: usize| ChatMl { window: 6144 }.ids(encoder, &turns[first..], true).unwrap().ids;
         let whole = of(6144);
-        assert_eq!((whole.skipped, whole.ids.iter().filter(|&&id| id == Prompt::IMAGE).count()), (0, 1));
+        assert_eq!((whole.skipped.clone(), whole.ids.iter().filter(|&&id| id == Prompt::IMAGE).count()), (0..0, 1));
         // The history is counted with the ids of its pictures, and must be below the window.
         let question = without(4).len();
         let system = ChatMl { window: 6144 }.ids(encoder, &[], false).unwrap().ids.len();
         let history = system + whole.ids.len() - 1 + SPAN - question;
         assert_eq!(of(history + 1), whole);
-        assert_eq!(of(history), Turns { ids: without(2), skipped: 1 });
-        assert_eq!(of(0), Turns { ids: without(4), skipped: 1 });
+        assert_eq!(of(history), Turns { ids: without(2), skipped: 0..1 });
+        // The system part stays, with its picture.
+        let system = chat(&[("system", "Picture 1: <img></img>\nlook")]);
+        let turns = [&system[..], &turns[..]].concat();
+        let found = ChatMl { window: 0 }.ids(encoder, &turns, true).unwrap();
+        assert_eq!((found.skipped, found.ids.iter().filter(|&&id| id == Prompt::IMAGE).count()), (1..2, 1));
+        assert_eq!(of(0), Turns { ids: without(4), skipped: 0..1 });
     }
 
     #[test]
@@ -222,11 +238,11 @@ mod tests {
         let encoder = tokenizer.tiktoken().unwrap();
         let image = encoder.image().unwrap();
         let ids = tokenizer.encode("a<img>x.png</img>b").unwrap();
-        let placed = with_places(encoder, &ids).unwrap();
+        let placed = with_places(Some(image), &ids).unwrap();
         assert_eq!(placed[1..4], [image, Prompt::IMAGE, image + 1]);
-        assert_eq!(with_places(encoder, &placed).unwrap(), placed);
-        assert!(with_places(encoder, &[image, 1, 2]).unwrap_err().to_string().contains("1 <img> and 0 </img>"));
-        assert!(with_places(encoder, &[image, 7, image + 1]).unwrap_err().to_string().contains("1 ids between"));
-        assert!(with_places(encoder, &[image + 1, 7, image]).is_err());
+        assert_eq!(with_places(Some(image), &placed).unwrap(), placed);
+        assert!(with_places(Some(image), &[image, 1, 2]).unwrap_err().to_string().contains("1 <img> and 0 </img>"));
+        assert!(with_places(Some(image), &[image, 7, image + 1]).unwrap_err().to_string().contains("1 ids between"));
+        assert!(with_places(Some(image), &[image + 1, 7, image]).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Prompts → ids, with pictures: templates, placeholders, and the rows of pictures.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -18,14 +19,44 @@ use crate::models::PictureIds;
 pub(super) struct Encoded {
     /// Ids; `vocab + i` is row i of the pictures.
     pub ids: Vec<u32>,
-    /// Pixels (3, S, S) of each picture.
-    pub images: Vec<Arc<Vec<f32>>>,
-    /// Width and height of each picture, as the model sees it.
-    pub sizes: Vec<(usize, usize)>,
-    /// The messages if the prompt is a conversation, which a reply and another question may continue.
-    pub messages: Option<Vec<Message>>,
+    /// The pictures whose rows are among `ids`.
+    pub pictures: Pictures,
+    /// What a reply and another question may continue, if the prompt is a conversation.
+    pub conversation: Option<Conversation>,
     /// Seconds for decoding and resizing pictures.
     pub preprocess_s: f64,
+}
+
+/// The pictures of a prompt, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pictures {
+    /// Pixels (3, S, S) of each.
+    pub pixels: Vec<Arc<Vec<f32>>>,
+    /// Width and height of each, as the model sees it.
+    pub sizes: Vec<(usize, usize)>,
+}
+
+/// A conversation as it was given.
+#[derive(Clone, Debug)]
+pub(super) struct Conversation {
+    pub messages: Vec<Message>,
+    /// All of its pictures, also those of turns that the model no longer reads.
+    pub pictures: Pictures,
+}
+
+impl Pictures {
+    /// The pictures, and then those of another prompt.
+    pub fn and(mut self, other: Pictures) -> Self {
+        self.pixels.extend(other.pixels);
+        self.sizes.extend(other.sizes);
+        self
+    }
+
+    fn without(mut self, dropped: Range<usize>) -> Self {
+        self.pixels.drain(dropped.clone());
+        self.sizes.drain(dropped);
+        self
+    }
 }
 
 impl Text {
@@ -33,13 +64,13 @@ impl Text {
     pub(super) fn encode(&self, prompt: &Prompt, config: &Config) -> Result<Encoded> {
         let start = Instant::now();
         let mut images = prompt.images.iter().map(|source| source.load()).collect::<Result<Vec<Image>>>()?;
-        if config.vision.as_ref().is_some_and(VisionConfig::stretches) {
+        let fills_square = config.vision.as_ref().is_some_and(VisionConfig::fills_square);
+        if fills_square {
             images = images.iter().map(Image::as_stored).collect();
         }
         let pixels = match &config.vision {
             Some(VisionConfig { image_size: size, mean, std, .. }) => {
-                let stretch = config.vision.as_ref().is_some_and(VisionConfig::stretches);
-                let pixels = |image: &Image| match stretch {
+                let pixels = |image: &Image| match fills_square {
                     true => image.stretched_pixels(*size, *mean, *std),
                     false => image.pixels(*size, *mean, *std),
                 };
@@ -50,15 +81,11 @@ impl Text {
         };
         let preprocess_s = start.elapsed().as_secs_f64();
         let sizes = images.iter().map(|image| (image.width(), image.height())).collect();
-        let encoded = Encoded { images: pixels, sizes, preprocess_s, ..Encoded::default() };
+        let encoded = Encoded { pictures: Pictures { pixels, sizes }, preprocess_s, ..Encoded::default() };
         match &prompt.kind {
             Kind::Tokens(ids) => {
-                let qwen = self.tokenizer().ok().and_then(|tokenizer| tokenizer.tiktoken());
-                let ids = match qwen.filter(|_| config.vision.is_some()) {
-                    Some(encoder) => with_places(encoder, ids)?,
-                    None => ids.clone(),
-                };
-                splice(Encoded { ids, ..encoded }, config, 0)
+                let ids = with_places(config.vision.as_ref().and_then(|vision| vision.image_start), ids)?;
+                splice(Encoded { ids, ..encoded }, config, 0..0)
             }
             Kind::Raw(text) => {
                 let places = if self.has_places(text) { 0 } else { images.len() };
@@ -75,14 +102,15 @@ impl Text {
         if !messages.iter().any(|message| self.has_places(&message.content))
             && let Some(first) = messages.iter_mut().find(|message| message.role == "user")
         {
-            first.content = with_placeholders(&first.content, encoded.images.len());
+            first.content = with_placeholders(&first.content, encoded.pictures.pixels.len());
         }
         if self.template().is_none() {
             return self.encode_text(&messages[0].content, config, encoded);
         }
         let json: Vec<Value> = messages.iter().map(|m| json!({"role": m.role, "content": m.content})).collect();
         let Turns { ids, skipped } = self.chat_ids(&json, true)?;
-        splice(Encoded { ids, messages: Some(messages), ..encoded }, config, skipped)
+        let conversation = Some(Conversation { messages, pictures: encoded.pictures.clone() });
+        splice(Encoded { ids, conversation, ..encoded }, config, skipped)
     }
 
     /// Encodes text unchanged, after the start token; if the model reads pictures, the text is cut at placeholders.
@@ -91,25 +119,25 @@ impl Text {
         if config.vision.is_none() {
             return Ok(Encoded { ids: tokenizer.encode(text)?, ..encoded });
         }
-        splice(Encoded { ids: self.text_ids(text)?, ..encoded }, config, 0)
+        splice(Encoded { ids: self.text_ids(text)?, ..encoded }, config, 0..0)
     }
 }
 
-/// Puts rows of pictures in place of [`Prompt::IMAGE`]; the first `skipped` pictures have no place any more.
-fn splice(encoded: Encoded, config: &Config, skipped: usize) -> Result<Encoded> {
+/// Puts rows of pictures in place of [`Prompt::IMAGE`]. The pictures `skipped` have no place any more, and are dropped.
+fn splice(encoded: Encoded, config: &Config, skipped: Range<usize>) -> Result<Encoded> {
     let places = encoded.ids.iter().filter(|&&id| id == Prompt::IMAGE).count();
-    if places + skipped != encoded.images.len() {
+    let (all, given) = (places + skipped.len(), encoded.pictures.pixels.len());
+    if all != given {
         return Err(Error::prompt(format!(
-            "the prompt has {} places for pictures ({PLACEHOLDER}), and {} pictures were given: they must be as many",
-            places + skipped,
-            encoded.images.len()
+            "the prompt has {all} places for pictures ({PLACEHOLDER}), and {given} pictures were given: they must be as \
+             many; give each with --image"
         )));
     }
     let Some(vision) = &config.vision else { return Ok(encoded) };
     let pictures = PictureIds { vocab: config.vocab };
     let each = vision.tokens();
     let mut ids = Vec::with_capacity(encoded.ids.len() + places * each);
-    let mut rows = skipped * each;
+    let mut rows = 0;
     for &id in &encoded.ids {
         if id == Prompt::IMAGE {
             ids.extend((rows..rows + each).map(|row| pictures.id(row)));
@@ -120,7 +148,7 @@ fn splice(encoded: Encoded, config: &Config, skipped: usize) -> Result<Encoded> 
             ids.push(id);
         }
     }
-    Ok(Encoded { ids, ..encoded })
+    Ok(Encoded { ids, pictures: encoded.pictures.without(skipped), ..encoded })
 }
 
 pub(super) fn not_in_vocabulary(id: u32, vocab: usize) -> Error {

@@ -173,7 +173,7 @@ impl<'a> Evaluator<'a> {
     fn ask(&mut self, index: usize, item: &'a Item) -> Result<Option<Outcome>> {
         let model = &self.model.0;
         let prompt = model.encode(&item.question())?;
-        model.check(&prompt.ids, prompt.images.len())?;
+        model.check(&prompt.ids, prompt.pictures.pixels.len())?;
         let (request, stream) = self.options.begin(self.model, &prompt, Sampling::GREEDY, false);
         if stream.stop.is_some() {
             return Ok(Some(item.answered(String::new(), Vec::new())));
@@ -192,7 +192,7 @@ impl<'a> Evaluator<'a> {
             None => continued(self.model, &item.prompt, choice),
         });
         let texts = texts.collect::<Result<Vec<_>>>()?;
-        let images = question.map_or_else(Vec::new, |question| question.images);
+        let images = question.map_or_else(Vec::new, |question| question.pictures.pixels);
         let Some(logprobs) = score::endings(&self.model.0, &images, &texts, self.stop)? else { return Ok(None) };
         let each = choices.iter().zip(&logprobs);
         let per_character = each.map(|(choice, logprob)| logprob / choice.trim_start().chars().count() as f64);

@@ -2,7 +2,7 @@
 
 use super::boxes::{Located, located};
 use super::clock::Times;
-use super::encode::Encoded;
+use super::encode::{Conversation, Encoded};
 use super::model::Model;
 use super::options::Options;
 use super::prompt::{Kind, Message, Prompt};
@@ -72,7 +72,7 @@ impl Stats {
         let device = engine.device();
         Stats {
             prompt_tokens: prompt.ids.len(),
-            image_tokens: prompt.images.len() * model.0.image_tokens(),
+            image_tokens: prompt.pictures.pixels.len() * model.0.image_tokens(),
             generated_tokens: 0,
             stop: None,
             load_s: model.0.load_s,
@@ -100,6 +100,13 @@ impl Stats {
 
 impl Model {
     /// Continues a prompt. Nothing runs before the first piece is asked for.
+    ///
+    /// The KV cache then gets room for the prompt and [`Generation::max_tokens`], without a limit for the whole context.
+    ///
+    /// # Errors
+    ///
+    /// The prompt is empty, does not fit the context, or has pictures or a chat that the model cannot read; or the
+    /// sampler's options are out of range.
     pub fn generate(&self, prompt: impl Into<Prompt>, sampler: &Sampler) -> Result<Generation> {
         let encoded = self.0.encode(&prompt.into())?;
         let scheduler = Scheduler::new(self.0.clone(), 1);
@@ -109,7 +116,7 @@ impl Model {
 
 impl Generation {
     fn new(model: Model, prompt: Encoded, sampling: Sampling, scheduler: Scheduler) -> Result<Self> {
-        model.0.check(&prompt.ids, prompt.images.len())?;
+        model.0.check(&prompt.ids, prompt.pictures.pixels.len())?;
         Ok(Self {
             model,
             prompt,
@@ -183,7 +190,7 @@ impl Generation {
     /// thousandths. Any other form is text.
     pub fn boxes(&self) -> Vec<Located> {
         let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply());
-        located(reply, self.prompt.sizes.last().copied())
+        located(reply, self.prompt.pictures.sizes.last().copied())
     }
 
     /// Drops the weights that read pictures as soon as the pictures of this prompt are read: [`Model::release_vision`].
@@ -195,7 +202,25 @@ impl Generation {
     /// Reads the pictures of the prompt. Calls `progress` with the finished work and all work.
     ///
     /// The first piece does this too; a separate call serves to show progress.
+    ///
+    /// # Errors
+    ///
+    /// The weights that read pictures were released, memory ran out, or the device failed. The generation has then
+    /// ended.
     pub fn encode_images(&mut self, progress: impl Fn(usize, usize)) -> Result<()> {
+        let read = self.read_images(&progress);
+        self.end_if_wrong(read)
+    }
+
+    /// Ends the generation after an error: what the scheduler was doing is half done.
+    fn end_if_wrong(&mut self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.scheduler = None;
+        }
+        result
+    }
+
+    fn read_images(&mut self, progress: &dyn Fn(usize, usize)) -> Result<()> {
         let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
         let (key, stream) = self.running.get_or_insert_with(|| {
             let sampling = self.sampling.clone();
@@ -206,7 +231,7 @@ impl Generation {
         if stream.stop.is_some() {
             return Ok(());
         }
-        scheduler.encode_pictures(*key, &progress)?;
+        scheduler.encode_pictures(*key, progress)?;
         if std::mem::take(&mut self.release_vision) {
             let engine = &self.model.0.engine;
             let before = engine.weight_bytes();
@@ -219,12 +244,18 @@ impl Generation {
     /// Runs the prompt. Calls `progress` with the number of tokens that were submitted and of all tokens.
     ///
     /// The first piece does this too; a separate call serves to show progress.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Generation::encode_images`], and of a [`mask`](Generation::mask) that leaves no token. The generation
+    /// has then ended.
     pub fn prefill(&mut self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
         self.encode_images(|_, _| ())?;
-        match (&mut self.scheduler, &self.running) {
+        let run = match (&mut self.scheduler, &self.running) {
             (Some(scheduler), Some((key, stream))) if stream.stop.is_none() => scheduler.prefill(*key, &mut progress),
             _ => Ok(()),
-        }
+        };
+        self.end_if_wrong(run)
     }
 
     /// Asks the next question of a conversation. Positions of the conversation that are in the cache are not computed
@@ -234,21 +265,20 @@ impl Generation {
     /// It is an error if the prompt was no question or chat, or if the conversation does not fit the context.
     pub fn follow_up(mut self, question: impl Into<Prompt>, sampler: &Sampler) -> Result<Self> {
         let (model, question) = (self.model.clone(), question.into());
-        let (Some(mut messages), Kind::User(text)) = (self.prompt.messages.take(), question.kind) else {
+        let (Some(conversation), Kind::User(text)) = (self.prompt.conversation.take(), question.kind) else {
             return Err(Error::prompt(
                 "a question can follow a question or a chat only, not ids or text that is continued as it is",
             ));
         };
-        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply().trim());
-        // Picture tags in an answer are plain text, because no picture belongs to them.
-        let tags: &[&str] = if model.0.text.has_image_tags() { &["<img>", "</img>"] } else { &[] };
-        let reply = tags.iter().fold(reply.to_owned(), |reply, tag| reply.replace(tag, ""));
-        messages.push(Message::new("assistant", reply));
+        let Conversation { mut messages, pictures } = conversation;
+        let reply = self.running.as_ref().map_or("", |(_, stream)| stream.reply());
+        // No picture belongs to a place that the answer names.
+        let reply = if model.reads_images() { model.0.text.without_places(reply) } else { reply.to_owned() };
+        messages.push(Message::new("assistant", reply.trim()));
         let added = model.0.encode(&Prompt { kind: Kind::User(text), images: question.images })?;
-        messages.extend(added.messages.into_iter().flatten().filter(|message| message.role == "user"));
-        let images = self.prompt.images.iter().cloned().chain(added.images).collect();
-        let sizes = self.prompt.sizes.iter().copied().chain(added.sizes).collect();
-        let whole = Encoded { images, sizes, preprocess_s: added.preprocess_s, ..Encoded::default() };
+        messages.extend(added.conversation.into_iter().flat_map(|added| added.messages));
+        let pictures = pictures.and(added.pictures);
+        let whole = Encoded { pictures, preprocess_s: added.preprocess_s, ..Encoded::default() };
         let whole = model.0.text.encode_chat(messages, &model.0.config, whole)?;
         if let (Some(scheduler), Some((key, _))) = (&mut self.scheduler, &self.running) {
             scheduler.end(*key);

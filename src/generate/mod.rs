@@ -25,7 +25,7 @@ mod tokenizer;
 pub mod workload;
 
 pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
-pub use batch::Generations;
+pub use batch::{Ended, Generations};
 pub use boxes::{Located, Outline};
 pub use device::{Adapter, Device};
 pub use generation::{Generation, Stats};

@@ -232,7 +232,8 @@ impl Inner {
         self.config.vision.as_ref().map_or(0, |vision| vision.tokens())
     }
 
-    /// Checks ids against the vocabulary, the rows of `images` pictures, and the context.
+    /// Checks ids against the vocabulary, the rows of `images` pictures, and the context; and whether the device holds
+    /// as many pictures.
     pub fn check(&self, ids: &[u32], images: usize) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::prompt("the prompt is empty: the model needs at least one token to continue"));
@@ -240,6 +241,13 @@ impl Inner {
         let known = self.config.vocab + images * self.image_tokens();
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= known) {
             return Err(not_in_vocabulary(id, self.config.vocab));
+        }
+        let (most, device) = (self.engine.pictures(), &self.engine.device().name);
+        if images > most {
+            return Err(Error::out_of_memory(format!(
+                "the prompt has {images} pictures, and a binding of {device} holds the rows of {most}; take fewer \
+                 pictures, or --device cpu"
+            )));
         }
         if ids.len() > self.context {
             return Err(Error::prompt(format!(

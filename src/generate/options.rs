@@ -30,7 +30,7 @@ impl Options {
         let limit = self.max_tokens.min(model.0.context - prompt.ids.len());
         let request = Request {
             ids: prompt.ids.clone(),
-            images: prompt.images.clone(),
+            images: prompt.pictures.pixels.clone(),
             sampling,
             limit,
             logits: self.logprobs > 0,

@@ -13,8 +13,8 @@ use super::model::Inner;
 use super::sequence::{Places, Request, Sequence, Token};
 use crate::backend::{Sampled, Session, Step, Want};
 use crate::clock::Instant;
-use crate::error::Result;
-use crate::kernel::{Family, MOST_ROWS, Row};
+use crate::error::{ErrorKind, Result};
+use crate::kernel::{Family, Row};
 
 /// Runs sequences of one model, several at a time.
 pub(super) struct Scheduler {
@@ -22,12 +22,14 @@ pub(super) struct Scheduler {
     /// Sequences that run at a time: a decoding step has a row for each.
     parallel: usize,
     session: Option<Box<dyn Session>>,
-    /// The number of positions of the session.
-    capacity: usize,
     places: Places,
     pictures: Pictures,
     waiting: VecDeque<Sequence>,
     active: Vec<Sequence>,
+    /// The fewest positions that the device had no memory for.
+    refused: usize,
+    /// Whether sequences wait for memory until another one ends.
+    full: bool,
     /// For each step in flight, the keys of its rows.
     in_flight: VecDeque<Vec<usize>>,
     /// Tokens that were read but not yet returned, with the keys of their sequences.
@@ -40,14 +42,15 @@ pub(super) struct Scheduler {
 impl Scheduler {
     pub fn new(model: Arc<Inner>, parallel: usize) -> Self {
         Scheduler {
+            parallel: parallel.clamp(1, model.engine.most_rows()),
             model,
-            parallel: parallel.clamp(1, MOST_ROWS),
             session: None,
-            capacity: 0,
             places: Places::default(),
             pictures: Pictures::default(),
             waiting: VecDeque::new(),
             active: Vec::new(),
+            refused: usize::MAX,
+            full: false,
             in_flight: VecDeque::new(),
             came: VecDeque::new(),
             chosen: Vec::new(),
@@ -92,7 +95,9 @@ impl Scheduler {
     pub fn encode_pictures(&mut self, key: usize, progress: &dyn Fn(usize, usize)) -> Result<()> {
         self.admit();
         let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return Ok(()) };
-        self.place(index)?;
+        if !self.place(index)? {
+            return Ok(());
+        }
         let count = self.missing_pictures(index).count();
         for before in 0..count {
             while let Some((done, all)) = self.encode_some(index)? {
@@ -127,6 +132,7 @@ impl Scheduler {
         self.came.retain(|(other, _)| *other != key);
         let Some(index) = self.active.iter().position(|sequence| sequence.key == key) else { return };
         let sequence = self.active.remove(index);
+        self.full = false;
         // Steps that are still in flight count as computed positions too.
         let held =
             if sequence.is_prefilled() { sequence.request.ids.len() + sequence.enqueued - 1 } else { sequence.held };
@@ -147,7 +153,8 @@ impl Scheduler {
 
     /// Admits waiting sequences while there is room.
     fn admit(&mut self) {
-        while self.active.len() < self.parallel
+        while !self.full
+            && self.active.len() < self.parallel
             && let Some(sequence) = self.waiting.pop_front()
         {
             self.active.push(sequence);
@@ -158,7 +165,9 @@ impl Scheduler {
     /// token must be read first.
     fn prefill_some(&mut self) -> Result<bool> {
         let Some(index) = self.active.iter().position(|sequence| !sequence.is_prefilled()) else { return Ok(false) };
-        self.place(index)?;
+        if !self.place(index)? {
+            return Ok(false);
+        }
         if self.encode_some(index)?.is_some() {
             return Ok(true);
         }
@@ -166,54 +175,94 @@ impl Scheduler {
     }
 
     /// Finds a place for a sequence, reuses positions of another sequence with the same beginning, and writes the ids.
-    fn place(&mut self, index: usize) -> Result<()> {
+    /// Returns false if the device has no memory for it while other sequences run: it then waits for one to end.
+    fn place(&mut self, index: usize) -> Result<bool> {
         if self.active[index].slot.is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let unplaced = self.active.iter().filter(|sequence| sequence.slot.is_none()).map(Sequence::length);
         let more: usize = unplaced.sum::<usize>() - self.active[index].length();
         let each = self.model.image_tokens();
-        let sequence = &mut self.active[index];
-        let (serials, gone) = self.pictures.take(&sequence.request.images, self.parallel);
+        let sequence = &self.active[index];
+        // The device may hold fewer pictures than the next prompts may contain again.
+        let most = KEPT_PICTURES.max(2 * self.parallel).min(self.model.engine.pictures());
+        let (serials, gone) = self.pictures.take(&sequence.request.images, most);
         gone.into_iter().for_each(|serial| self.places.forget(serial));
-        sequence.pictures = serials;
         let ids = self.model.picture_ids();
-        let tokens = sequence.request.ids.iter().map(|&id| match ids.row(id) {
-            Some(row) => Token::Picture { serial: sequence.pictures[row / each], row: row % each },
+        let token = |&id: &u32| match ids.row(id) {
+            Some(row) => Token::Picture { serial: serials[row / each], row: row % each },
             None => Token::Id(id),
-        });
-        let length = sequence.length();
-        let taken =
-            self.places.take(sequence.key, length, tokens.collect(), sequence.request.continues, sequence.stretch);
-        sequence.slot = Some(taken.start);
-        sequence.held = taken.held;
-
-        // The memory grows once for all sequences without a place.
-        let needed = self.places.end();
-        let session = match &mut self.session {
-            Some(session) => {
-                if needed > self.capacity {
-                    self.capacity = needed + more;
-                    session.reserve(self.capacity)?;
-                }
-                session
-            }
-            None => {
-                self.capacity = needed + more;
-                self.session.insert(self.model.engine.session(self.capacity)?)
-            }
         };
+        let tokens: Vec<Token> = sequence.request.ids.iter().map(token).collect();
+        let (key, length, stretch) = (sequence.key, sequence.length(), sequence.stretch);
+        let continues = sequence.request.continues;
+        let others = self.active.iter().any(|sequence| sequence.slot.is_some());
+        let mut taken = self.places.take(key, length, tokens.clone(), continues, stretch);
+        let mut grown = self.grow(self.places.end(), more, others || taken.start > 0)?;
+        if !grown && !others {
+            // Only places that sequences left are in its way.
+            self.places.clear();
+            taken = self.places.take(key, length, tokens, continues, stretch);
+            grown = self.grow(self.places.end(), more, false)?;
+        }
+        if !grown {
+            self.places.give_back(key, &taken);
+            self.pictures.done(&serials);
+            self.put_back();
+            return Ok(false);
+        }
+
+        let session = self.session.as_mut().expect("it has just grown");
         if let Some(from) = taken.copy_from {
             session.copy(from, taken.start, taken.held)?;
         }
+        let sequence = &mut self.active[index];
         let device_ids: Vec<u32> = sequence.request.ids[taken.held..]
             .iter()
             .map(|&id| match ids.row(id) {
-                Some(row) => ids.id(self.pictures.slot(sequence.pictures[row / each]) * each + row % each),
+                Some(row) => ids.id(self.pictures.slot(serials[row / each]) * each + row % each),
                 None => id,
             })
             .collect();
-        session.set_tokens(taken.start + taken.held, &device_ids)
+        session.set_tokens(taken.start + taken.held, &device_ids)?;
+        (sequence.slot, sequence.held, sequence.pictures) = (Some(taken.start), taken.held, serials);
+        Ok(true)
+    }
+
+    /// Makes room for `needed` positions, and at once for `more` if the device has the memory. If it has none for
+    /// `needed`, the result is false where `fewer` may do, else an error.
+    fn grow(&mut self, needed: usize, more: usize, fewer: bool) -> Result<bool> {
+        if self.session.is_some() && needed <= self.places.capacity {
+            return Ok(true);
+        }
+        for capacity in [needed + more, needed] {
+            let last = capacity == needed && !fewer;
+            if capacity >= self.refused && !last {
+                continue;
+            }
+            let grown = match &mut self.session {
+                Some(session) => session.reserve(capacity),
+                None => self.model.engine.session(capacity).map(|session| self.session = Some(session)),
+            };
+            match grown {
+                Ok(()) => {
+                    self.places.capacity = capacity;
+                    return Ok(true);
+                }
+                Err(error) if last || error.kind() != ErrorKind::OutOfMemory => return Err(error),
+                Err(_) => self.refused = self.refused.min(capacity),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lets the sequences without a place wait until another one ends.
+    fn put_back(&mut self) {
+        let (placed, others) = std::mem::take(&mut self.active).into_iter().partition(|s| s.slot.is_some());
+        self.active = placed;
+        let others: Vec<Sequence> = others;
+        others.into_iter().rev().for_each(|sequence| self.waiting.push_front(sequence));
+        self.full = true;
     }
 
     /// The pictures of a sequence that are not read yet.
@@ -227,9 +276,10 @@ impl Scheduler {
         let Some(serial) = self.missing_pictures(index).next() else { return Ok(None) };
         let start = Instant::now();
         let session = self.session.as_mut().expect("a sequence with a place has a session");
-        if self.pictures.begin(serial) {
+        if !self.pictures.is_begun(serial) {
             let first = self.pictures.slot(serial) * self.model.image_tokens();
             session.encode(self.pictures.pixels(serial), first)?;
+            self.pictures.begun(serial);
         }
         let (done, all) = session.encode_slice()?;
         if done == all {
@@ -345,12 +395,13 @@ enum Encoding {
     Done,
 }
 
-/// Pictures that are kept besides those in use, because the next prompts may contain them again.
+/// Pictures that are kept, because the next prompts may contain them again.
 const KEPT_PICTURES: usize = 16;
 
 impl Pictures {
-    /// The serials of some pictures, in order, and the serials of pictures that were dropped to make room.
-    fn take(&mut self, images: &[Arc<Vec<f32>>], parallel: usize) -> (Vec<usize>, Vec<usize>) {
+    /// The serials of some pictures, in order, and the serials of pictures that were dropped, so that at most `most`
+    /// are kept. Their slots are below `most` unless more are in use.
+    fn take(&mut self, images: &[Arc<Vec<f32>>], most: usize) -> (Vec<usize>, Vec<usize>) {
         let (mut serials, mut gone) = (Vec::new(), Vec::new());
         for pixels in images {
             let known = self.pictures.iter_mut().find(|p| Arc::ptr_eq(&p.pixels, pixels) || p.pixels == *pixels);
@@ -359,7 +410,7 @@ impl Pictures {
                 serials.push(picture.serial);
                 continue;
             }
-            if self.pictures.len() >= KEPT_PICTURES.max(2 * parallel)
+            if self.pictures.len() >= most
                 && let Some(oldest) = self.pictures.iter().position(|picture| picture.users == 0)
             {
                 gone.push(self.pictures.remove(oldest).serial);
@@ -404,14 +455,13 @@ impl Pictures {
         self.of(serial).state == Encoding::Done
     }
 
-    /// Marks a picture as being read. Returns true if it was not marked before.
-    fn begin(&mut self, serial: usize) -> bool {
-        let picture = self.of_mut(serial);
-        let first = picture.state == Encoding::Not;
-        if first {
-            picture.state = Encoding::Begun;
-        }
-        first
+    fn is_begun(&self, serial: usize) -> bool {
+        self.of(serial).state == Encoding::Begun
+    }
+
+    /// Marks a picture as being read.
+    fn begun(&mut self, serial: usize) {
+        self.of_mut(serial).state = Encoding::Begun;
     }
 
     fn encoded(&mut self, serial: usize) {

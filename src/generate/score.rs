@@ -104,18 +104,18 @@ fn score(
             ids.len()
         )));
     }
-    if !prompt.images.is_empty() && window < ids.len() {
+    if !prompt.pictures.pixels.is_empty() && window < ids.len() {
         return Err(Error::prompt(format!(
             "a prompt with pictures is scored whole: its {} tokens, {} of them of images, do not fit a window of {window}; \
              shorten it or give a larger --window or --context",
             ids.len(),
-            prompt.images.len() * model.image_tokens(),
+            prompt.pictures.pixels.len() * model.image_tokens(),
         )));
     }
     let mut token_nll = Vec::with_capacity(ids.len());
     for (index, part) in ids.chunks(window).enumerate() {
-        model.check(part, prompt.images.len())?;
-        let mut session = open(model, part.len(), &prompt.images, None)?;
+        model.check(part, prompt.pictures.pixels.len())?;
+        let mut session = open(model, part.len(), &prompt.pictures.pixels, None)?;
         // The last id predicts nothing.
         let rows = 0..part.len() - 1;
         let stretch = model.config.rope.beyond.stretch(part.len());
@@ -191,11 +191,11 @@ fn each_nll(
 }
 
 fn trace(model: &Inner, prompt: &Encoded) -> Result<Trace> {
-    model.check(&prompt.ids, prompt.images.len())?;
+    model.check(&prompt.ids, prompt.pictures.pixels.len())?;
     let mut pictures: Vec<(String, Values)> = Vec::new();
     let mut tensors: Vec<(String, Values)> = Vec::new();
     let (ids, rows) = (&prompt.ids, 0..prompt.ids.len());
-    let mut session = open(model, ids.len(), &prompt.images, Some(&mut pictures))?;
+    let mut session = open(model, ids.len(), &prompt.pictures.pixels, Some(&mut pictures))?;
     let stretch = model.config.rope.beyond.stretch(ids.len());
     pass(model, &mut *session, (ids, stretch), rows, Want::Trace, &mut |start, outputs| {
         if start == 0 {

@@ -116,6 +116,8 @@ const MOST_LOGIT: f32 = 1e30;
 /// a range.
 #[derive(Default)]
 pub(super) struct Places {
+    /// The number of positions of the session.
+    pub capacity: usize,
     /// In order of their starts.
     places: Vec<Place>,
     /// The number of releases: the place that was released first is dropped first.
@@ -190,6 +192,15 @@ impl Places {
         }
     }
 
+    /// Undoes [`Places::take`] of a sequence for which there is no memory.
+    pub fn give_back(&mut self, owner: usize, taken: &Taken) {
+        if taken.held > 0 && taken.copy_from.is_none() {
+            // The place of an earlier sequence, which it may be for a later one too.
+            return self.release(owner, &[], taken.held);
+        }
+        self.places.retain(|place| place.owner != Some(owner));
+    }
+
     /// Ends a sequence that generated the tokens `generated`. Of its prompt and these tokens, the first `held`
     /// positions are computed; other sequences may reuse them until the place is needed.
     pub fn release(&mut self, owner: usize, generated: &[u32], held: usize) {
@@ -211,6 +222,11 @@ impl Places {
         self.places.retain(|place| place.owner.is_some() || !has(place));
     }
 
+    /// Drops all places. No sequence may use one.
+    pub fn clear(&mut self) {
+        self.places.clear();
+    }
+
     /// The end of the last place.
     pub fn end(&self) -> usize {
         self.places.last().map_or(0, |place| place.start + place.length)
@@ -220,8 +236,8 @@ impl Places {
         self.places.iter_mut().find(|place| place.owner == Some(owner))
     }
 
-    /// The start of the first gap of `length` positions. While there is none, drops the place that was released first,
-    /// except the one at `keep`. If none is left to drop, the gap is after the last place, and the memory must grow.
+    /// The start of the first gap of `length` positions. While there is none, not even after the last place, drops the
+    /// place that was released first, except the one at `keep`. If none is left to drop, the memory must grow.
     fn room(&mut self, length: usize, keep: Option<usize>) -> usize {
         loop {
             let mut start = 0;
@@ -230,6 +246,9 @@ impl Places {
                     return start;
                 }
                 start = place.start + place.length;
+            }
+            if start + length <= self.capacity {
+                return start;
             }
             let spare = |place: &Place| place.owner.is_none() && Some(place.start) != keep;
             let oldest =
@@ -293,6 +312,30 @@ mod tests {
         places.release(3, &[], 0);
         places.release(0, &[], 2);
         assert_eq!(places.take(5, 9, ids(&[0, 7, 1]), false, 0), Taken { start: 12, held: 2, copy_from: Some(0) });
+    }
+
+    #[test]
+    fn memory_that_is_free_is_taken_before_what_is_held() {
+        let mut places = Places { capacity: 10, ..Places::default() };
+        for (owner, start) in [(0, 0), (1, 4)] {
+            assert_eq!(places.take(owner, 4, ids(&[owner as u32, 7]), false, 0).start, start);
+            places.hold(owner, 2);
+            places.release(owner, &[], 2);
+        }
+        // Two positions are left, too few: the older place goes.
+        assert_eq!(places.take(2, 4, ids(&[2, 7]), false, 0).start, 0);
+        places.release(2, &[], 0);
+        assert_eq!(places.take(3, 3, ids(&[1, 7]), false, 0), Taken { start: 4, held: 1, copy_from: None });
+        // A place for which there was no memory is as if it had not been taken.
+        places.release(3, &[], 2);
+        let taken = places.take(4, 5, ids(&[1, 7, 8]), false, 0);
+        assert_eq!(taken, Taken { start: 4, held: 2, copy_from: None });
+        places.give_back(4, &taken);
+        assert_eq!(places.take(5, 5, ids(&[1, 7, 8]), false, 0), taken);
+        let copied = places.take(6, 5, ids(&[1, 7, 8]), false, 0);
+        assert_eq!(copied, Taken { start: 9, held: 2, copy_from: Some(4) });
+        places.give_back(6, &copied);
+        assert_eq!(places.end(), 9);
     }
 
     #[test]

@@ -91,8 +91,7 @@ impl Text {
         }
     }
 
-    /// The ids of a chat, with [`Prompt::IMAGE`] in place of pictures. The first `skipped` of its pictures belong to
-    /// turns that were left out.
+    /// The ids of a chat, with [`Prompt::IMAGE`] in place of pictures.
     pub fn chat_ids(&self, messages: &[Value], generation: bool) -> Result<Turns> {
         let tokenizer = self.tokenizer()?;
         let ids = match (self.template(), tokenizer.tiktoken()) {
@@ -103,7 +102,7 @@ impl Text {
             // Templates from files write the start token themselves.
             _ => tokenizer.encode_without_special(&self.render(messages, generation)?)?,
         };
-        Ok(Turns { ids, skipped: 0 })
+        Ok(Turns { ids, skipped: 0..0 })
     }
 
     /// Whether text may have pictures between `<img>` and `</img>`.
@@ -115,6 +114,17 @@ impl Text {
     /// Whether a text names the places of its pictures.
     pub(super) fn has_places(&self, text: &str) -> bool {
         text.contains(PLACEHOLDER) || self.has_image_tags() && text.contains("<img>")
+    }
+
+    /// A text without places for pictures. What is left of it is none either.
+    pub(super) fn without_places(&self, text: &str) -> String {
+        let tags = [PLACEHOLDER, "<img>", "</img>"];
+        let tags = if self.has_image_tags() { &tags[..] } else { &tags[..1] };
+        let mut text = text.to_owned();
+        while let Some(tag) = tags.iter().find(|tag| text.contains(**tag)) {
+            text = text.replace(tag, "");
+        }
+        text
     }
 
     /// Qwen's messages, with numbered pictures.
@@ -133,7 +143,9 @@ impl Text {
     pub(super) fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         match tokenizer.tiktoken() {
-            Some(encoder) => with_places(encoder, &tokenizer.encode(&with_labels(text, self.tight_pictures, &mut 1))?),
+            Some(encoder) => {
+                with_places(encoder.image(), &tokenizer.encode(&with_labels(text, self.tight_pictures, &mut 1))?)
+            }
             None => cut(tokenizer, text),
         }
     }

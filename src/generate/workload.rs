@@ -20,6 +20,9 @@ pub struct Workload {
     tokens: usize,
 }
 
+/// The time of each phase of one run, and the chosen tokens.
+type Once = (Vec<(Phase, Duration)>, Vec<u32>);
+
 /// The same work twice: as it always runs, and measured.
 pub struct Runs {
     /// The time of each phase, from the first call to the last result: undisturbed, and measured.
@@ -35,7 +38,7 @@ impl Workload {
     /// If the prompt cannot be read, or does not fit the context together with the tokens.
     pub fn new(model: &Model, prompt: Prompt, tokens: usize) -> Result<Self> {
         let prompt = model.0.encode(&prompt)?;
-        model.0.check(&prompt.ids, prompt.images.len())?;
+        model.0.check(&prompt.ids, prompt.pictures.pixels.len())?;
         let (count, context) = (prompt.ids.len(), model.0.context);
         if count + tokens > context {
             return Err(Error::prompt(format!(
@@ -76,17 +79,11 @@ impl Workload {
 
     /// Pictures, chunks of the prompt, and decoding steps.
     fn passes(&self, tokens: usize) -> usize {
-        self.prompt.images.len() + self.prompt.ids.len().div_ceil(self.model.0.engine.chunk()) + tokens
+        self.prompt.pictures.pixels.len() + self.prompt.ids.len().div_ceil(self.model.0.engine.chunk()) + tokens
     }
 
-    /// The time of each phase, and the chosen tokens. Up to `depth` steps are in flight.
-    fn once(
-        &self,
-        session: &mut dyn Session,
-        tokens: usize,
-        depth: usize,
-        progress: &dyn Fn(usize),
-    ) -> Result<(Vec<(Phase, Duration)>, Vec<u32>)> {
+    /// One run. Up to `depth` steps are in flight.
+    fn once(&self, session: &mut dyn Session, tokens: usize, depth: usize, progress: &dyn Fn(usize)) -> Result<Once> {
         let (model, ids) = (&self.model.0, &self.prompt.ids);
         let (mut phases, mut passes) = (Vec::new(), 0);
         let mut passed = || {
@@ -94,14 +91,14 @@ impl Workload {
             progress(passes);
         };
         let start = Instant::now();
-        for (index, pixels) in self.prompt.images.iter().enumerate() {
+        for (index, pixels) in self.prompt.pictures.pixels.iter().enumerate() {
             session.encode(pixels, index * model.image_tokens())?;
             while let (done, all) = session.encode_slice()?
                 && done < all
             {}
             passed();
         }
-        if !self.prompt.images.is_empty() {
+        if !self.prompt.pictures.pixels.is_empty() {
             phases.push((Phase::Picture, start.elapsed()));
         }
 

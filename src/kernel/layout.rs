@@ -18,6 +18,9 @@ use std::ops::Range;
 pub use crate::formats::BLOCK;
 use crate::tensor::DType;
 
+/// Rows of a chunk at most, so that workgroups of 16 rows are within the limit of one dimension.
+const MOST_CHUNK: usize = 1 << 20;
+
 /// Rows of a tile; the last tile of a chunk is filled up with zeros.
 pub const TILE: usize = 8;
 
@@ -34,7 +37,7 @@ impl WeightLayout {
     /// Splits so that no plane of a chunk is larger than `max_binding` bytes.
     pub fn new(dtype: DType, rows: usize, cols: usize, max_binding: u64) -> Self {
         let tile_bytes = codes_words(dtype, TILE, cols).max(scales_words(dtype, TILE, cols)) as u64 * 4;
-        let tiles = (max_binding / tile_bytes.max(1)) as usize;
+        let tiles = ((max_binding / tile_bytes.max(1)) as usize).min(MOST_CHUNK / TILE);
         // Chunks of whole workgroups (64 rows) where that many fit, and of one tile at least. A matrix that fits is one
         // chunk, whatever its rows: fused operators count on that.
         let group = 64 / TILE;

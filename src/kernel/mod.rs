@@ -269,6 +269,9 @@ impl Row {
     }
 }
 
+/// Workgroups of a dispatch in one dimension: WebGPU's default limit.
+pub const MOST_GROUPS: u32 = 65535;
+
 /// What a device can do, as far as planning cares.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceProfile {
@@ -287,6 +290,8 @@ pub struct DeviceProfile {
     pub offset_alignment: u64,
     /// Invocations of a workgroup.
     pub max_invocations: u32,
+    /// Workgroups of a dispatch in its first dimension; kernels that need more take their items in turns.
+    pub max_groups: u32,
     /// Bytes of workgroup memory.
     pub workgroup_memory: u32,
     pub f16: bool,
@@ -313,6 +318,7 @@ impl DeviceProfile {
             max_binding: 128 << 20,
             offset_alignment: 256,
             max_invocations: 256,
+            max_groups: MOST_GROUPS,
             workgroup_memory: 16 << 10,
             f16: false,
             subgroups: None,

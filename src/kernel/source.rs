@@ -57,6 +57,9 @@ formats!([modules]
     NORM "norm" false
     PLAIN "plain" false
     ROWS "rows" false
+    REDUCE "reduce" false
+    RMS "rms" false
+    WINDOW "window" false
     KV_F32 "kv_f32" true
     KV_F16 "kv_f16" true
     TILE_F32 "tile_f32" true

@@ -33,15 +33,26 @@ fn tables(config: &Config, context: usize) -> (usize, bool) {
     (beyond.stretch(context) + 1, beyond.logn && context > beyond.trained)
 }
 
+/// The position of the angles of q and of k in the table of a context.
+fn turns(config: &Config, context: usize) -> Turns {
+    let (stretches, own) = tables(config, context);
+    let each = if stretches > 1 { stretch_rows(own, context) } else { 0 };
+    let angles = |first| Angles { first, each };
+    Turns { q: angles(if own { context } else { 0 }), k: angles(0) }
+}
+
+/// The rows of one stretch: a table for q and k, or one for each.
+fn stretch_rows(own: bool, context: usize) -> usize {
+    if own { 2 * context } else { context }
+}
+
 impl AngleTable {
     /// The table without its angles, for plans, which do not read them.
     pub fn blank(config: &Config, context: usize) -> Self {
         let (stretches, own) = tables(config, context);
-        let each = if own { 2 * context } else { context };
-        let data = Arc::new(vec![0.0; stretches * each * config.head_dim]);
+        let data = Arc::new(vec![0.0; stretches * stretch_rows(own, context) * config.head_dim]);
         let local = config.rope.local.as_ref().map(|_| Arc::new(vec![0.0; context * config.head_dim]));
-        let angles = |first| Angles { first, each: if stretches > 1 { each } else { 0 } };
-        AngleTable { data, local, context, turns: Turns { q: angles(if own { context } else { 0 }), k: angles(0) } }
+        AngleTable { data, local, context, turns: turns(config, context) }
     }
 }
 
@@ -82,7 +93,7 @@ pub fn angles(config: &Config, context: usize) -> Result<AngleTable> {
         Arc::new(angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect())
     };
     let local = config.rope.local.as_ref().map(turned);
-    Ok(AngleTable { data: Arc::new(data), local, ..AngleTable::blank(config, context) })
+    Ok(AngleTable { data: Arc::new(data), local, context, turns: turns(config, context) })
 }
 
 /// The size of [`angles`] in bytes.
@@ -95,3 +106,77 @@ pub fn angle_bytes(config: &Config, context: usize) -> u64 {
 
 /// A context of 4 million tokens with heads of 64: more than any model has, and little enough for any machine.
 const MOST_ANGLE_BYTES: u64 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::checkpoint::beyond::{Beyond, Ntk};
+    use crate::kernel::Row;
+
+    /// Trained length, and the context, in which there are three stretches.
+    const TRAINED: usize = 40;
+    const CONTEXT: usize = 150;
+
+    /// α for a prompt of n tokens, as the authors write it: max(2^ceil(log2(n / S) + 1) − 1, 1).
+    fn alpha(n: usize) -> f64 {
+        let doublings = (n as f64 / TRAINED as f64).ln() / 2f64.ln();
+        ((doublings + 1.0).ceil().exp2() - 1.0).max(1.0)
+    }
+
+    /// Each switch changes its own part of the angles, also where rope rotates a part of each head: compared with
+    /// factor · cos(p θ_i) and factor · sin(p θ_i) in f64.
+    #[test]
+    fn ntk_and_logn_are_switches_of_their_own() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/qwenvl_a");
+        let mut config = Checkpoint::open(golden).unwrap().config;
+        let d = config.head_dim;
+        let base = 10_000f64;
+        for (ntk, logn, rotated) in [
+            (false, false, d),
+            (true, false, d),
+            (false, true, d),
+            (true, true, d),
+            (false, false, d / 4),
+            (true, false, d / 4),
+            (false, true, d / 4),
+            (true, true, d / 4),
+        ] {
+            let theta = |base: f64, i: usize| match i {
+                i if i < rotated / 2 => base.powf(-2.0 * i as f64 / rotated as f64),
+                _ => 0.0,
+            };
+            config.rope.inv_freq = (0..d / 2).map(|i| theta(base, i) as f32).collect();
+            config.rope.beyond = Beyond { trained: TRAINED, ntk: ntk.then_some(Ntk { base, rotated }), logn };
+            let table = angles(&config, CONTEXT).unwrap();
+            let blank = AngleTable::blank(&config, CONTEXT);
+            assert_eq!((blank.data.len(), blank.turns), (table.data.len(), table.turns));
+            for tokens in [1, TRAINED, TRAINED + 1, 2 * TRAINED, 2 * TRAINED + 1, CONTEXT] {
+                let stretch = config.rope.beyond.stretch(tokens);
+                let exponent = rotated as f64 / (rotated as f64 - 2.0);
+                let base = if ntk { base * alpha(tokens).powf(exponent) } else { base };
+                for position in [0, 1, TRAINED - 1, TRAINED, CONTEXT - 1] {
+                    let row = Row::at(position).stretched(stretch);
+                    let p = position as f64 + 1.0;
+                    let factor = if logn && p > TRAINED as f64 { p.ln() / (TRAINED as f64).ln() } else { 1.0 };
+                    for (part, turns, factor) in [("q", table.turns.q, factor), ("k", table.turns.k, 1.0)] {
+                        let found = &table.data[turns.of(&row) * d..][..d];
+                        for i in 0..d / 2 {
+                            let angle = position as f64 * theta(base, i);
+                            let wanted = [factor * angle.cos(), factor * angle.sin()];
+                            for (found, wanted) in found[2 * i..2 * i + 2].iter().zip(wanted) {
+                                // θ and an angle of up to 149 are each off by 2⁻²⁴ of themselves in f32: 1.8e-5
+                                // together. The factor is at most 1.4.
+                                assert!(
+                                    (f64::from(*found) - wanted).abs() < 3e-5,
+                                    "{part}, ntk {ntk}, logn {logn}, {rotated} of {d}: {found} for {wanted} in pair {i} at \
+                                     {position} of {tokens}",
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -2,13 +2,4 @@
 //! normalised to unit mean square, without a weight (`Llama4TextL2Norm`). The configuration holds both settings, so the
 //! block is the same.
 
-use crate::kernel::ValueId;
-use crate::models::blocks::Decoder;
-
-pub fn hidden(decoder: &mut Decoder) -> ValueId {
-    let mut x = decoder.embed();
-    for layer in 0..decoder.config.layers {
-        x = decoder.block(layer, x);
-    }
-    x
-}
+pub use crate::models::mobilellm::hidden;

@@ -11,7 +11,7 @@
 
 use crate::kernel::source::ACTIVATION;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct Activation {
@@ -107,14 +107,14 @@ impl Operator for Activation {
         Some(&[0])
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let count = reads[0].ty.count();
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&Params { count: count as u32, kind: self.kind.code() }),
-            groups: [groups(count, 64), 1, 1],
+            groups: in_turns(count, 64, profile),
         })
     }
 }

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::source::{KV_F16, KV_F32, ROWS};
+use crate::kernel::source::{KV_F16, KV_F32, REDUCE, ROWS, WINDOW};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::product::BROADCASTS;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
@@ -52,8 +52,8 @@ struct Params {
 
 /// Few rows: one workgroup per row and head. Indexed by the type of the KV cache.
 static ROW: [Kernel; 2] = [
-    kernel!("attention/row.wgsl", "row", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING),
-    kernel!("attention/row.wgsl", "row", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
+    kernel!("attention/row.wgsl", "row", [ROWS, KV_F32, REDUCE], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::NOTHING),
+    kernel!("attention/row.wgsl", "row", [ROWS, KV_F16, REDUCE], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, ["WG" = 64.0], Requires::F16),
 ];
 
 /// Few rows with broadcasts: one workgroup per row and up to four heads that share their keys. Indexed by the type of
@@ -65,14 +65,14 @@ static HEADS: [Kernel; 2] = [
 
 /// A prompt: one workgroup per 16 rows of a head. Indexed by the type of the KV cache.
 static TILE: [Kernel; 2] = [
-    kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
-    kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::F16),
+    kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F32, WINDOW], [ReadWrite ReadWrite ReadWrite ReadWrite], Params),
+    kernel!("attention/tile.wgsl", "tile", [ROWS, KV_F16, WINDOW], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::F16),
 ];
 
 /// A prompt with broadcasts: one workgroup per 32 rows of a head. Indexed by the type of the KV cache.
 static BROADCAST: [Kernel; 2] = [
-    kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F32], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::SUBGROUPS),
-    kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F16], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::BOTH),
+    kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F32, WINDOW], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::SUBGROUPS),
+    kernel!("attention/broadcast.wgsl", "broadcast", [ROWS, KV_F16, WINDOW], [ReadWrite ReadWrite ReadWrite ReadWrite], Params, [], Requires::BOTH),
 ];
 
 pub fn kernels() -> Vec<&'static Kernel> {

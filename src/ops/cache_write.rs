@@ -4,7 +4,7 @@
 
 use crate::kernel::source::{KV_F16, KV_F32, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct CacheWrite {
@@ -61,7 +61,7 @@ impl Operator for CacheWrite {
                 head_stride: head_stride(self.head_dim) as u32,
                 each: (family == Family::Few).into(),
             }),
-            groups: [groups(rows * cols, 64), 1, 1],
+            groups: in_turns(rows * cols, 64, profile),
         })
     }
 }

@@ -5,7 +5,7 @@
 //! patches: (n, width)   class: (width)   positions: ((n + 1) · width)   y: (n + 1, width)
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct ClassToken;
@@ -42,14 +42,14 @@ impl Operator for ClassToken {
         }
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, width) = writes[0].ty.matrix();
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
             params: params(&Params { count: (rows * width) as u32, width: width as u32 }),
-            groups: [groups(rows * width, 64), 1, 1],
+            groups: in_turns(rows * width, 64, profile),
         })
     }
 }

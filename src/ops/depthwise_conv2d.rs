@@ -8,7 +8,7 @@
 //! y: (⌈height / stride⌉ · ⌈width / stride⌉, C)
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct DepthwiseConv2d {
@@ -88,7 +88,7 @@ impl Operator for DepthwiseConv2d {
         }
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (_, channels) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
         // Every binding needs a buffer. Without a bias the kernel is bound there and not read.
@@ -106,7 +106,7 @@ impl Operator for DepthwiseConv2d {
                 stride: self.stride as u32,
                 bias: self.bias.into(),
             }),
-            groups: [groups(count, 64), 1, 1],
+            groups: in_turns(count, 64, profile),
         })
     }
 }

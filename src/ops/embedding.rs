@@ -8,7 +8,7 @@ use crate::formats::dequantize_row;
 use crate::kernel::source::ROWS;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::weight::{WeightKernels, parts};
-use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, params, weight_kernel, weight_kernels};
+use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, params, weight_kernel, weight_kernels};
 use crate::tensor::DType;
 
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Operator for Embedding {
                 count: part.rows as u32,
                 scale: self.scale,
             }),
-            groups: [groups(self.rows * blocks, 64), 1, 1],
+            groups: in_turns(self.rows * blocks, 64, profile),
         };
         let dispatches = parts(&reads[1], profile).into_iter().map(dispatch).collect();
         vec![Candidate { dispatches, why: "the only kernel for it" }]

@@ -3,7 +3,7 @@
 //! x: (rows, cols)   y: (1, cols)
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct LastRow;
@@ -36,14 +36,14 @@ impl Operator for LastRow {
         writes[0].copy_from_slice(&x[start..]);
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&Params { rows: rows as u32, cols: cols as u32 }),
-            groups: [groups(cols, 64), 1, 1],
+            groups: in_turns(cols, 64, profile),
         })
     }
 }

@@ -16,10 +16,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::Result;
-use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row, Slot, ValueId, names};
+use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, MOST_GROUPS, Row, Slot, ValueId, names};
 use crate::tensor::DType;
 
-/// The operators: each word is a module with `KERNELS` and `cases()`.
+/// The operators: each word is a module with `kernels()` and `cases()`.
 macro_rules! operators {
     ($($name:ident)*) => {
         $(
@@ -251,9 +251,17 @@ impl Operand {
     }
 }
 
-/// Workgroups for `count` threads of `size` each, within the limit of one dimension.
+/// The workgroups of one dimension that cover `count` items, `size` items each. Panics if no device runs as many.
 pub fn groups(count: usize, size: usize) -> u32 {
-    u32::try_from(count.div_ceil(size)).expect("a dispatch of at most 2^32 workgroups").min(65535)
+    let groups = count.div_ceil(size);
+    assert!(groups <= MOST_GROUPS as usize, "{groups} workgroups in one dimension, at most {MOST_GROUPS} run");
+    groups as u32
+}
+
+/// As [`groups`], for a kernel whose workgroups take the items in turns if there are more than a dimension has
+/// workgroups: its shader must loop over the items in steps of `num_workgroups`.
+pub fn in_turns(count: usize, size: usize, profile: &DeviceProfile) -> [u32; 3] {
+    [count.div_ceil(size).min(profile.max_groups as usize) as u32, 1, 1]
 }
 
 /// Bytes of a params struct.

@@ -4,23 +4,18 @@
 //!
 //! A residual addition after a norm of the layer's output (Gemma's "post-norms").
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::rms_norm::RmsNorm;
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
+use crate::kernel::source::{REDUCE, RMS};
+use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
+use crate::ops::rms_norm::{Params, RmsNorm};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel};
 
 #[derive(Clone, Debug)]
 pub struct NormAdd {
     pub eps: f32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    cols: u32,
-    eps: f32,
-}
-
-static KERNEL: Kernel = kernel!("norm_add.wgsl", "norm_add", [], [ReadWrite Read ReadWrite ReadWrite], Params);
+static KERNEL: Kernel =
+    kernel!("norm_add.wgsl", "norm_add", [REDUCE, RMS], [ReadWrite Read ReadWrite ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]
@@ -49,15 +44,9 @@ impl Operator for NormAdd {
         Some(&[0, 2])
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
-        let (rows, cols) = reads[0].ty.matrix();
-        Candidate::only(Dispatch {
-            kernel: KernelRef(&KERNEL),
-            constants: vec![],
-            slots: vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()],
-            params: params(&Params { cols: cols as u32, eps: self.eps }),
-            groups: [rows as u32, 1, 1],
-        })
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
+        let slots = vec![reads[0].slot(), reads[1].slot(), reads[2].slot(), writes[0].slot()];
+        RmsNorm { eps: self.eps }.dispatch(&KERNEL, slots, reads[0].ty.matrix(), profile)
     }
 }
 

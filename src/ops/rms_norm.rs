@@ -2,22 +2,25 @@
 //!
 //! x, y: (rows, cols)   gain: (cols), or (D) where each head of D columns is normalised separately
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
+use crate::kernel::source::{REDUCE, RMS};
+use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, Slot};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
     pub eps: f32,
 }
 
+/// `norm_add` has them too.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+pub(super) struct Params {
+    rows: u32,
     cols: u32,
     eps: f32,
 }
 
-static KERNEL: Kernel = kernel!("rms_norm.wgsl", "rms_norm", [], [ReadWrite Read ReadWrite], Params);
+static KERNEL: Kernel = kernel!("rms_norm.wgsl", "rms_norm", [REDUCE, RMS], [ReadWrite Read ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]
@@ -31,6 +34,23 @@ impl RmsNorm {
             self.row(x, gain, y);
         }
         y
+    }
+
+    /// The GPU work: a workgroup for each row.
+    pub(super) fn dispatch(
+        &self,
+        kernel: &'static Kernel,
+        slots: Vec<Slot>,
+        (rows, cols): (usize, usize),
+        profile: &DeviceProfile,
+    ) -> Vec<Candidate> {
+        Candidate::only(Dispatch {
+            kernel: KernelRef(kernel),
+            constants: vec![],
+            slots,
+            params: params(&Params { rows: rows as u32, cols: cols as u32, eps: self.eps }),
+            groups: in_turns(rows, 1, profile),
+        })
     }
 
     /// One row.
@@ -65,17 +85,10 @@ impl Operator for RmsNorm {
         Some(&[0])
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let cols = reads[1].ty.count();
         let rows = reads[0].ty.count() / cols;
-        assert!(rows <= 65535, "{rows} heads of a pass to normalise");
-        Candidate::only(Dispatch {
-            kernel: KernelRef(&KERNEL),
-            constants: vec![],
-            slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
-            params: params(&Params { cols: cols as u32, eps: self.eps }),
-            groups: [rows as u32, 1, 1],
-        })
+        self.dispatch(&KERNEL, vec![reads[0].slot(), reads[1].slot(), writes[0].slot()], (rows, cols), profile)
     }
 }
 
@@ -92,6 +105,7 @@ pub fn cases() -> Vec<Case> {
         heads(1, 3, 2),
         heads(5, 7, 22),
         heads(33, 16, 128), // Qwen3-0.6B
+        heads(5, 14000, 2), // more heads than a dimension has workgroups
         case(1, 1),
         case(3, 31),
         case(7, 65),

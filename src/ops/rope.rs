@@ -8,7 +8,7 @@
 //! such tables one after another, from which each row of x selects its own
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct Rope {
@@ -92,7 +92,7 @@ impl Operator for Rope {
         Some(&[0])
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
@@ -106,7 +106,7 @@ impl Operator for Rope {
                 first: self.angles.first as u32,
                 each: self.angles.each as u32,
             }),
-            groups: [groups(rows * cols / 2, 64), 1, 1],
+            groups: in_turns(rows * cols / 2, 64, profile),
         })
     }
 }

@@ -14,7 +14,7 @@
 //! The Gumbel maximum draws from softmax(l' / T). Filters also keep logits equal to the last one kept. min-p and top-p
 //! are applied at temperature T, top-p to the tokens that top-k and min-p keep.
 
-use crate::kernel::source::ROWS;
+use crate::kernel::source::{REDUCE, ROWS};
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, kernel, params};
 
@@ -37,7 +37,7 @@ struct Params {
     first: u32,
 }
 
-static KERNEL: Kernel = kernel!("sample.wgsl", "sample", [ROWS], [ReadWrite ReadWrite ReadWrite ReadWrite], Params);
+static KERNEL: Kernel = kernel!("sample.wgsl", "sample", [ROWS, REDUCE], [ReadWrite ReadWrite ReadWrite ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]

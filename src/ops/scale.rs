@@ -3,7 +3,7 @@
 //! x, y: (rows, cols)   s: (1, cols), a temporary: the factor of each channel in squeeze-and-excitation
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct Scale;
@@ -45,14 +45,14 @@ impl Operator for Scale {
         Some(&[0])
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (rows, cols) = reads[0].ty.matrix();
         Candidate::only(Dispatch {
             kernel: KernelRef(&KERNEL),
             constants: vec![],
             slots: vec![reads[0].slot(), reads[1].slot(), writes[0].slot()],
             params: params(&Params { count: (rows * cols) as u32, cols: cols as u32 }),
-            groups: [groups(rows * cols, 64), 1, 1],
+            groups: in_turns(rows * cols, 64, profile),
         })
     }
 }

@@ -3,7 +3,7 @@
 //! x: (first + rows, cols)   y: (rows, cols)
 
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct SkipRows {
@@ -40,7 +40,7 @@ impl Operator for SkipRows {
         writes[0].copy_from_slice(&x[start..]);
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (_, cols) = reads[0].ty.matrix();
         let count = writes[0].ty.count();
         Candidate::only(Dispatch {
@@ -48,7 +48,7 @@ impl Operator for SkipRows {
             constants: vec![],
             slots: vec![reads[0].slot(), writes[0].slot()],
             params: params(&Params { count: count as u32, start: (self.first * cols) as u32 }),
-            groups: [groups(count, 64), 1, 1],
+            groups: in_turns(count, 64, profile),
         })
     }
 }

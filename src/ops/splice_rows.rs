@@ -7,7 +7,7 @@
 
 use crate::kernel::source::ROWS;
 use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
-use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
+use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
 pub struct SpliceRows {
@@ -60,7 +60,7 @@ impl Operator for SpliceRows {
         Some(&[1])
     }
 
-    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, _profile: &DeviceProfile) -> Vec<Candidate> {
+    fn candidates(&self, reads: &[Operand], writes: &[Operand], _family: Family, profile: &DeviceProfile) -> Vec<Candidate> {
         let (n, cols) = reads[1].ty.matrix();
         let (rows, _) = reads[2].ty.matrix();
         Candidate::only(Dispatch {
@@ -73,7 +73,7 @@ impl Operator for SpliceRows {
                 vocab: self.vocab as u32,
                 rows: rows as u32,
             }),
-            groups: [groups(n * cols, 64), 1, 1],
+            groups: in_turns(n * cols, 64, profile),
         })
     }
 }

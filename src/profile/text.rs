@@ -44,7 +44,7 @@ pub fn scaled(value: f64) -> String {
 /// Three digits, or all of those before the point.
 pub fn digits(value: f64) -> String {
     match value {
-        v if v == 0.0 => "0".into(),
+        0.0 => "0".into(),
         v if v < 9.995 => format!("{v:.2}"),
         v if v < 99.95 => format!("{v:.1}"),
         v => format!("{v:.0}"),

@@ -101,9 +101,11 @@ impl Calibration {
             }
             Source::Documents(texts) => texts,
         };
-        if samples == 0 || window < 2 {
+        /// Ids of a step, 1 GB of them.
+        const MOST: usize = 1 << 28;
+        if samples == 0 || window < 2 || samples.checked_mul(window).is_none_or(|ids| ids > MOST) {
             return Err(Error::prompt(format!(
-                "{samples} windows of {window} ids are no calibration: at least 1 of 2"
+                "{samples} windows of {window} ids are no calibration: at least 1 of 2, at most {MOST} ids"
             )));
         }
         let (tokenizer, mut documents) = (tokenizer()?, Vec::new());

@@ -25,6 +25,7 @@
 mod calibration;
 mod gradient;
 mod options;
+mod progress;
 mod report;
 mod run;
 mod scores;

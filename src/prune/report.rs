@@ -2,6 +2,10 @@
 
 use serde::Serialize;
 
+use super::calibration::{Calibration, Draws};
+use super::options::{Importance, PruneOptions};
+use crate::checkpoint::Checkpoint;
+
 /// The report of a pruning run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PruneReport {
@@ -15,11 +19,11 @@ pub struct PruneReport {
     pub layer_importance: &'static str,
     /// `authors` or `own`.
     pub query_heads: &'static str,
-    /// T
+    /// T, the largest number of steps.
     pub iterative_steps: usize,
-    /// A
+    /// A, by how much the normalised importance of a layer changes its sparsity in a step.
     pub amplitude: f64,
-    /// ρ
+    /// ρ, the share that all T steps together remove from each layer, before A.
     pub pruning_ratio: f64,
     /// Windows per batch.
     pub batch_size: usize,
@@ -49,6 +53,37 @@ pub struct PruneReport {
     pub steps: Vec<PruneStep>,
 }
 
+impl PruneReport {
+    /// A report without steps.
+    pub(super) fn begin(checkpoint: &Checkpoint, calibration: &Calibration, draws: &Draws, o: &PruneOptions) -> Self {
+        let taylor = o.importance == Importance::Taylor;
+        let parameters = checkpoint.parameters();
+        PruneReport {
+            importance: o.importance.name(),
+            taylor: taylor.then_some("param_first"),
+            group_reduction: if taylor { "sum" } else { "mean" },
+            layer_importance: o.layer_importance.name(),
+            query_heads: o.query_heads.name(),
+            iterative_steps: o.steps,
+            amplitude: o.amplitude,
+            pruning_ratio: o.ratio,
+            batch_size: o.batch,
+            calibration: calibration.name().to_owned(),
+            samples: draws.samples(),
+            window: draws.window(),
+            seed: calibration.is_text().then_some(o.seed),
+            device: None,
+            activations: None,
+            parameters_before: parameters,
+            target_parameters: o.target,
+            steps_run: 0,
+            parameters_after: parameters,
+            smallest_relative_margin_of_a_choice: None,
+            steps: Vec::new(),
+        }
+    }
+}
+
 /// The division of a batch that kept its activations within the memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Activations {
@@ -70,11 +105,11 @@ pub struct PruneStep {
     /// The mean loss of each batch in nats; only with gradients.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub batch_losses: Vec<f32>,
-    /// c
+    /// c, the importance of each layer: the sum over batches of a mean over tokens.
     pub layer_importance_sum: Vec<f64>,
-    /// z
+    /// z: c relative to its mean over the layers, within −1 .. 1.
     pub layer_importance_normalised: Vec<f64>,
-    /// S, after this step.
+    /// S after this step: the share of each layer's original elements that is to be removed.
     pub target_sparsity: Vec<f64>,
     /// Scores of heads and channels.
     pub importance: GroupImportance,

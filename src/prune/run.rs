@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::calibration::{Calibration, Draws};
 use super::gradient::{Decoder, Matrices};
 use super::options::{Importance, LayerImportance, PruneOptions};
+use super::progress::Ahead;
 use super::report::{Activations, GroupImportance, PruneProgress, PruneReport, PruneStep};
 use super::scores::Scores;
-use super::select::{lowest, normalised, others, removals, sparsity};
+use super::select::{lowest, normalised, others, removals, sparsity, uniform};
 use super::streams::{self, Streams};
 use crate::backend::{DeviceChoice, Engine, EngineOptions};
 use crate::checkpoint::text::TextFiles;
@@ -104,7 +105,7 @@ pub fn prune(
     }
     let taylor = options.importance == Importance::Taylor;
     let cpu = options.layer_importance == LayerImportance::Uniform || device.choose()? == DeviceChoice::Cpu;
-    let report = report(&checkpoint, calibration, &draws, options);
+    let report = PruneReport::begin(&checkpoint, calibration, &draws, options);
     let run = Run {
         options,
         device,
@@ -129,6 +130,14 @@ enum Ended {
     /// The caller stopped it.
     Stopped,
     Failed(Error),
+}
+
+/// Ends the run where the caller of [`prune`] asked for it.
+fn go_on(progress: ControlFlow<()>) -> Result<(), Ended> {
+    match progress {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Ended::Stopped),
+    }
 }
 
 impl From<Error> for Ended {
@@ -185,7 +194,7 @@ impl Run<'_> {
         // Units of work: one per forward pass on the device, three per forward and backward pass on the CPU.
         let work = windows.len() * (usize::from(self.on_device) + 3 * usize::from(taylor));
         let mut ahead = self.ahead(step, work.max(1), progress);
-        ahead.add(0)?;
+        go_on(ahead.add(0))?;
         let mut importance = Streams::new(self.options.layer_importance, self.checkpoint.config.layers);
         if self.on_device {
             self.pass_through_device(&windows, &mut importance, &mut ahead)?;
@@ -211,7 +220,7 @@ impl Run<'_> {
             for window in batch {
                 let mut each = |pass, x: &[f32], y: &[f32]| importance.add(pass / repeats, x, y, config.hidden);
                 streams::pass(&mut *session, engine.chunk(), window, &mut each)?;
-                ahead.add(1)?;
+                go_on(ahead.add(1))?;
             }
             importance.end_batch(batch.len() * batch[0].len());
         }
@@ -230,11 +239,21 @@ impl Run<'_> {
         let (o, config) = (self.options, &self.checkpoint.config);
         let window = windows[0].len();
         let decoder = Decoder::load(&self.checkpoint, window)?;
+        let memory = decoder.memory(o.batch.min(windows.len()), window, o.memory);
+        if memory.bytes > o.memory {
+            let megabytes = |bytes: usize| bytes.div_ceil(1 << 20);
+            return Err(Error::out_of_memory(format!(
+                "activations of one window of {window} ids take {} MB, even if all that can be is computed again, and {} MB are \
+                 allowed; give shorter windows, or more with --memory",
+                megabytes(memory.bytes),
+                o.memory >> 20,
+            ))
+            .into());
+        }
         if ahead.step == 1 {
             self.compare(&decoder, &windows[0])?;
         }
         let mut gradients = decoder.gradients();
-        let memory = decoder.memory(o.batch.min(windows.len()), window, o.memory);
         // The first step needs the most memory.
         self.report.activations.get_or_insert(Activations {
             windows: memory.windows,
@@ -253,11 +272,8 @@ impl Run<'_> {
                     importance.add(layer, x, y, config.hidden);
                 }
             };
-            let mut go_on = |windows| match ahead.add(3 * windows) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            };
-            match decoder.batch(batch, memory, &self.team, &mut gradients, &mut seen, &mut go_on) {
+            let mut seen_windows = |windows| ahead.add(3 * windows);
+            match decoder.batch(batch, memory, &self.team, &mut gradients, &mut seen, &mut seen_windows) {
                 ControlFlow::Break(()) => return Err(Ended::Stopped),
                 ControlFlow::Continue(loss) => losses.push(loss as f32),
             }
@@ -288,7 +304,14 @@ impl Run<'_> {
             let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             let error =
                 squares(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / squares(&mut expected.iter().copied());
-            if error.is_nan() || error > MOST {
+            if error.is_nan() {
+                return Err(Error::checkpoint(format!(
+                    "{}: hidden states behind pass {pass} are not numbers on {}: the weights are damaged, or the model overflows",
+                    self.checkpoint.path.display(),
+                    self.report.calibration,
+                )));
+            }
+            if error > MOST {
                 return Err(Error::unsupported(format!(
                     "{}: gradients of the architecture {} are not known: behind pass {pass} the hidden states that they \
                      would go back through differ by {error:.1e} from the model's; take --importance l2",
@@ -316,23 +339,46 @@ impl Run<'_> {
         device::load(&self.checkpoint, self.device, &options, &|_, _| ())
     }
 
+    /// Refuses to choose by infinities and not-a-numbers.
+    fn check_numbers(&self, measured: &Measured) -> Result<()> {
+        let refused = |what: &str, layer: usize| {
+            Err(Error::checkpoint(format!(
+                "{}: {what} of layer {layer} are not numbers on {}: the weights are damaged, or the model overflows; try what \
+                 `dunlin score` says of it",
+                self.checkpoint.path.display(),
+                self.report.calibration,
+            )))
+        };
+        for (layer, (c, scores)) in measured.layers.iter().zip(&measured.scores).enumerate() {
+            let finite = |scores: &[f64]| scores.iter().all(|score| score.is_finite());
+            match () {
+                () if !c.is_finite() => return refused("hidden states", layer),
+                () if !finite(&scores.attention) => return refused("scores of the heads", layer),
+                () if !finite(&scores.channels) => return refused("scores of the channels", layer),
+                () => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the groups with the lowest scores in each layer, and reports them.
     fn remove(&mut self, step: usize, measured: Measured) -> Result<()> {
         let (o, config) = (self.options, &self.checkpoint.config);
+        self.check_numbers(&measured)?;
         let z = normalised(&measured.layers);
         let mut kept = Vec::with_capacity(z.len());
         let (mut kv_heads, mut query_heads, mut channels) = (Vec::new(), Vec::new(), Vec::new());
         for (layer, scores) in measured.scores.iter().enumerate() {
             let share = &mut self.sparsity[layer];
             *share = match o.layer_importance {
-                LayerImportance::Uniform => o.ratio * step as f64 / o.steps as f64,
+                LayerImportance::Uniform => uniform(step, o.steps, o.ratio),
                 _ => sparsity(*share, o.ratio, o.steps, o.amplitude, z[layer]),
             };
             let [attention, ffn] = self.first[layer];
             let heads = removals(config.kv_heads[layer], config.head_dim, attention, *share);
-            let (heads, head_margin) = lowest(&scores.attention, heads)?;
+            let (heads, head_margin) = lowest(&scores.attention, heads);
             let units = removals(config.ffn[layer], 1, ffn, *share);
-            let (units, unit_margin) = lowest(&scores.channels, units)?;
+            let (units, unit_margin) = lowest(&scores.channels, units);
             for margin in [head_margin, unit_margin].into_iter().filter(|margin| margin.is_finite()) {
                 let smallest = self.report.smallest_relative_margin_of_a_choice.get_or_insert(margin);
                 *smallest = smallest.min(margin);
@@ -372,19 +418,6 @@ impl Run<'_> {
     }
 }
 
-/// The progress of a run.
-struct Ahead<'a> {
-    step: usize,
-    steps: usize,
-    parameters: usize,
-    /// An estimate of the remaining steps, including the current one.
-    left: f64,
-    /// Units of work of this step that are done.
-    done: usize,
-    all: usize,
-    progress: &'a mut dyn FnMut(PruneProgress) -> ControlFlow<()>,
-}
-
 impl Run<'_> {
     fn ahead<'a>(
         &self,
@@ -409,20 +442,6 @@ impl Run<'_> {
         let left = (parameters.saturating_sub(o.target) as f64 / each.max(1.0)).ceil();
         let left = left.clamp(1.0, (o.steps - step + 1) as f64);
         Ahead { step, steps: o.steps, parameters, left, done: 0, all, progress }
-    }
-}
-
-impl Ahead<'_> {
-    /// Adds completed units of work.
-    fn add(&mut self, done: usize) -> Result<(), Ended> {
-        self.done += done;
-        let Ahead { step, steps, parameters, left, .. } = *self;
-        let behind = (step - 1) as f64;
-        let share = (behind + self.done as f64 / self.all as f64) / (behind + left);
-        match (self.progress)(PruneProgress { step, steps, parameters, share }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Ended::Stopped),
-        }
     }
 }
 
@@ -463,10 +482,7 @@ fn check(checkpoint: &Checkpoint, options: &PruneOptions) -> Result<()> {
             "{path} has {parameters} parameters already, which are not more than the target of {target}"
         )));
     }
-    let least = |layer: usize| Kept {
-        kv_heads: (0..config.kv_heads[layer].min(1)).collect(),
-        channels: (0..config.ffn[layer].min(1)).collect(),
-    };
+    let least = |_| Kept { kv_heads: vec![0], channels: vec![0] };
     let least = checkpoint.cut(&(0..config.layers).map(least).collect::<Vec<_>>())?.parameters();
     if target <= least {
         return Err(Error::prompt(format!(
@@ -482,33 +498,4 @@ fn widths(checkpoint: &Checkpoint) -> Vec<[usize; 2]> {
     let config = &checkpoint.config;
     let attention = config.kv_heads.iter().map(|heads| heads * config.head_dim);
     attention.zip(&config.ffn).map(|(attention, &ffn)| [attention, ffn]).collect()
-}
-
-/// A report without steps.
-fn report(checkpoint: &Checkpoint, calibration: &Calibration, draws: &Draws, o: &PruneOptions) -> PruneReport {
-    let taylor = o.importance == Importance::Taylor;
-    let parameters = checkpoint.parameters();
-    PruneReport {
-        importance: o.importance.name(),
-        taylor: taylor.then_some("param_first"),
-        group_reduction: if taylor { "sum" } else { "mean" },
-        layer_importance: o.layer_importance.name(),
-        query_heads: o.query_heads.name(),
-        iterative_steps: o.steps,
-        amplitude: o.amplitude,
-        pruning_ratio: o.ratio,
-        batch_size: o.batch,
-        calibration: calibration.name().to_owned(),
-        samples: draws.samples(),
-        window: draws.window(),
-        seed: calibration.is_text().then_some(o.seed),
-        device: None,
-        activations: None,
-        parameters_before: parameters,
-        target_parameters: o.target,
-        steps_run: 0,
-        parameters_after: parameters,
-        smallest_relative_margin_of_a_choice: None,
-        steps: Vec::new(),
-    }
 }

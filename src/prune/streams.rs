@@ -49,7 +49,7 @@ impl Streams {
     }
 }
 
-/// v for one token.
+/// v: the negative distance, or the negative similarity, of a token's states before and after a layer.
 fn value(distance: LayerImportance, x: &[f32], y: &[f32]) -> f64 {
     let sum = |term: fn(f64, f64) -> f64| x.iter().zip(y).map(|(&x, &y)| term(x.into(), y.into())).sum::<f64>();
     -match distance {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::support::configs::{self, Random};
-use crate::support::{adapters, golden};
+use crate::support::{adapters, golden, parallel};
 use dunlin::backend::cpu::{self, Weights};
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::backend::wgpu::session::Runner;
@@ -220,27 +220,29 @@ fn fused_is_unfused_by_the_references() {
 
 #[test]
 fn fused_is_unfused_on_every_adapter() {
-    for adapter in adapters::all() {
-        let gpu: Arc<Gpu> = Gpu::open(adapter.index).expect("adapter opens");
-        let full = DeviceProfile { reduced_precision: false, ..gpu.profile.clone() };
-        let check = |toy: &Toy, profile: &DeviceProfile, limit| {
-            let at = format!("{}: {}, bindings of {}", adapter.label(), toy.name, profile.max_binding);
-            let on = |fusion| toy.on_adapter(&gpu, profile, fusion);
-            let (fused, plain) = (on(Fusion::On), on(Fusion::Off));
-            same(&at, &fused, &plain, limit);
-        };
-        for toy in Toy::golden() {
-            check(&toy, &full, CLOSE);
+    let adapters = adapters::all();
+    let open = |adapter: &adapters::Adapter| Gpu::open(adapter.index).expect("adapter opens");
+    let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
+    let full = |gpu: &Gpu| DeviceProfile { reduced_precision: false, ..gpu.profile.clone() };
+    let check = |toy: &Toy, (label, gpu): &(String, Arc<Gpu>), profile: &DeviceProfile, limit| {
+        let at = format!("{label}: {}, bindings of {}", toy.name, profile.max_binding);
+        let on = |fusion| toy.on_adapter(gpu, profile, fusion);
+        let (fused, plain) = (on(Fusion::On), on(Fusion::Off));
+        same(&at, &fused, &plain, limit);
+    };
+    let golden: Vec<Toy> = Toy::golden();
+    let pairs: Vec<_> = golden.iter().flat_map(|toy| gpus.iter().map(move |gpu| (toy, gpu))).collect();
+    parallel::each(&pairs, |(toy, gpu)| check(toy, gpu, &full(&gpu.1), CLOSE));
+    let random: Vec<Toy> = (0..8).map(Toy::random).collect();
+    let pairs: Vec<_> = random.iter().flat_map(|toy| gpus.iter().map(move |gpu| (toy, gpu))).collect();
+    parallel::each(&pairs, |(toy, gpu)| {
+        let full = full(&gpu.1);
+        check(toy, gpu, &full, CLOSE);
+        check(toy, gpu, &narrow(toy, &full), CLOSE);
+        if gpu.1.profile.f16 {
+            check(toy, gpu, &gpu.1.profile, CLOSE_HALF);
         }
-        for seed in 0..8 {
-            let toy = Toy::random(seed);
-            check(&toy, &full, CLOSE);
-            check(&toy, &narrow(&toy, &full), CLOSE);
-            if gpu.profile.f16 {
-                check(&toy, &gpu.profile, CLOSE_HALF);
-            }
-        }
-    }
+    });
 }
 
 /// A profile with bindings so small that the larger weights are split.

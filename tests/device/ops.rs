@@ -1,11 +1,9 @@
 //! Every case of every operator × every adapter of this machine × every candidate: device against reference.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-use crate::support::adapters;
+use crate::support::{adapters, parallel};
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::kernel::{DeviceProfile, Kernel};
@@ -23,18 +21,8 @@ fn devices_agree_with_the_reference() {
     let gpus: Vec<(String, Arc<Gpu>)> = adapters.iter().map(|adapter| (adapter.label(), open(adapter))).collect();
     let chosen = |op: &str| only.as_ref().is_none_or(|only| only.iter().any(|only| only == op));
     let cases: Vec<Case> = ops::cases().into_iter().filter(|(op, _)| chosen(op)).flat_map(|(_, cases)| cases).collect();
-    // Drivers compile the kernels of a case on one thread, so that cases run on several threads.
-    let next = AtomicUsize::new(0);
     let found = Mutex::new(Found::default());
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    compare(case, &gpus, &found);
-                }
-            });
-        }
-    });
+    parallel::each(&cases, |case| compare(case, &gpus, &found));
     let Found { count, cooperative, ran, mut failures } = found.into_inner().expect("no thread panicked");
     failures.sort();
     // Kernels meant for other devices run here too: the variants of a rasteriser include those for hardware.
@@ -77,6 +65,10 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
         for (mut profile, all) in variants(gpu) {
             let plan = |profile: &DeviceProfile| Plan::new(prepared.graph.clone(), &case.profile(profile), Fusion::Off);
             let mut planned = Ok(plan(&profile).expect("a kernel for every case"));
+            let few = profile.max_groups < gpu.profile.max_groups;
+            if few && planned.iter().flat_map(|plan| &plan.steps).all(|step| !takes_turns(step.dispatch.kernel.0)) {
+                continue;
+            }
             while let Ok(Plan { steps, .. }) = planned {
                 let kernels = || steps.iter().map(|step| step.dispatch.kernel.0);
                 let by = kernels().next().map(Kernel::name).unwrap_or_default();
@@ -102,13 +94,18 @@ fn compare(case: &Case, gpus: &[(String, Arc<Gpu>)], found: &Mutex<Found>) {
     }
 }
 
+/// Whether a kernel takes its items in turns if there are more than the device has workgroups.
+fn takes_turns(kernel: &Kernel) -> bool {
+    kernel.source.contains("num_workgroups")
+}
+
 /// The profiles that reach every kernel that the device can run, with all its constants; and whether the other
-/// candidates of an operator run too, one after the other. The profiles have full precision, half precision, and the
-/// kernels for hardware. Cases state where weights are split.
+/// candidates of an operator run too, one after the other. The profiles have full precision, half precision, the kernels
+/// for hardware, and few workgroups. Cases state where weights are split.
 fn variants(gpu: &Gpu) -> Vec<(DeviceProfile, bool)> {
     let hardware = DeviceProfile { rasteriser: false, ..gpu.profile.clone() };
     let full = |profile: &DeviceProfile| DeviceProfile { reduced_precision: false, ..profile.clone() };
-    let mut variants = vec![(hardware.clone(), true)];
+    let mut variants = vec![(hardware.clone(), true), (DeviceProfile { max_groups: 3, ..hardware.clone() }, false)];
     if gpu.profile.f16 {
         variants.push((full(&hardware), false));
     }

@@ -25,7 +25,7 @@ const CONSTANTS: u64 = 1024 * (1664 + HIDDEN as u64) + 256 * HIDDEN as u64;
 const REST: u64 = 3 << 30;
 
 #[test]
-#[ignore = "writes 1.5 GB, takes 7 GB of memory and much time: scripts/test_full_size.sh qwen_vl"]
+#[ignore = "writes 1.5 GB, takes 8 GB of memory and half an hour: scripts/test_full_size.sh qwen_vl"]
 fn qwen_vl_at_full_size() {
     let adapters = vulkan_adapters();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

@@ -3,7 +3,8 @@
 use dunlin::{LoadOptions, Model, Piece, Prompt, Sampler};
 
 use crate::support::golden::Golden;
-use crate::support::runtimes;
+use crate::support::parallel;
+use crate::support::runtimes::{self, Runtime};
 
 /// The size of the vocabulary of the golden models.
 const VOCAB: usize = 512;
@@ -50,20 +51,53 @@ fn prompts() -> Vec<Prompt> {
     prompts.into_iter().map(Prompt::from).collect()
 }
 
+/// Calls `check` with each of the golden cases and each runtime.
+fn each(names: &[&str], check: impl Fn(&str, &Golden, &Runtime) + Sync) {
+    let (cases, runtimes) = (names.iter().map(|name| Golden::open(name)).collect::<Vec<_>>(), runtimes::all());
+    let pairs: Vec<_> = cases.iter().flat_map(|golden| runtimes.iter().map(move |runtime| (golden, runtime))).collect();
+    parallel::each(&pairs, |(golden, runtime)| {
+        check(&format!("{} on {}", golden.name, runtime.label), golden, runtime)
+    });
+}
+
+/// Windows and post-norms, biases, layers without rope.
+#[test]
+fn sequences_of_the_newer_families_are_each_as_alone_bit_for_bit() {
+    each(&["gemma3", "qwen2", "smollm3"], |at, golden, runtime| {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        let wanted = alone(&model, &prompts(), &Sampler::greedy(), 7);
+        same(at, &together(&model, &prompts(), &Sampler::greedy(), 7, 7), &wanted);
+    });
+}
+
 #[test]
 fn sequences_together_are_each_as_alone_bit_for_bit() {
-    for golden in ["mobilellm_gqa", "mobilellm_r1", "mobilellm_ls", "efficientllm"].map(Golden::open) {
-        for runtime in runtimes::all() {
-            let model = runtime.model(&golden.folder, &LoadOptions::new());
-            let greedy = Sampler::greedy();
-            let drawn = Sampler::greedy().temperature(1.3).top_p(0.9).repeat_penalty(1.2).seed(5);
-            for (what, sampler) in [("greedy", greedy), ("drawn", drawn)] {
-                let wanted = alone(&model, &prompts(), &sampler, 11);
-                for parallel in [2, 5, 11] {
-                    let at = format!("{} on {}, {what}, {parallel} together", golden.name, runtime.label);
-                    same(&at, &together(&model, &prompts(), &sampler, parallel, 11), &wanted);
-                }
+    each(&["mobilellm_gqa", "mobilellm_r1", "mobilellm_ls", "efficientllm"], |at, golden, runtime| {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        let greedy = Sampler::greedy();
+        let drawn = Sampler::greedy().temperature(1.3).top_p(0.9).repeat_penalty(1.2).seed(5);
+        for (what, sampler) in [("greedy", greedy), ("drawn", drawn)] {
+            let wanted = alone(&model, &prompts(), &sampler, 11);
+            for parallel in [2, 5, 11] {
+                let at = format!("{at}, {what}, {parallel} together");
+                same(&at, &together(&model, &prompts(), &sampler, parallel, 11), &wanted);
             }
+        }
+    });
+}
+
+/// Positions are copied whole, whatever a buffer's size is rounded up to: 6 positions of ids are 24 bytes of 32.
+#[test]
+fn a_common_beginning_is_copied_from_memory_of_any_size() {
+    let golden = Golden::open("mobilellm_gqa");
+    for runtime in runtimes::full() {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        for limit in [1, 2] {
+            let prompts = [vec![5, 6], vec![5, 7], vec![5, 8, 9]].map(Prompt::tokens);
+            let at = format!("{limit} tokens on {}", runtime.label);
+            let wanted = alone(&model, &prompts, &Sampler::greedy(), limit);
+            same(&at, &together(&model, &prompts[..2], &Sampler::greedy(), 8, limit), &wanted[..2]);
+            same(&at, &together(&model, &prompts, &Sampler::greedy(), 8, limit), &wanted);
         }
     }
 }

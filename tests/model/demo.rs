@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::runtimes;
+use crate::support::{parallel, runtimes};
 #[cfg(feature = "demo")]
 use crate::support::{
     program::{json_lines, stdout},
@@ -52,7 +52,7 @@ fn fifty_pictures_are_answered_as_pytorch_answers() {
     let reference = reference();
     let items = items(&reference);
     assert!(items.len() >= 50, "{} pictures", items.len());
-    for runtime in runtimes::all() {
+    parallel::each(&runtimes::all(), |runtime| {
         let model = runtime.model(&root("examples/demo-model"), &LoadOptions::new());
         let mut right = 0;
         for (picture, question, answer, wanted) in &items {
@@ -63,7 +63,7 @@ fn fifty_pictures_are_answered_as_pytorch_answers() {
         }
         // The model must get 97 % of the whole split right.
         assert!(100 * right >= 97 * items.len(), "{right} of {} are right on {}", items.len(), runtime.label);
-    }
+    });
 }
 
 /// The reference answers and the README of the training name the same weights.

@@ -1,61 +1,28 @@
 //! Golden checkpoints on the CPU and on every adapter: hidden states, logits, greedy ids, perplexity.
 
-use std::sync::Arc;
-
 use crate::support::golden::{self, Golden};
+use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
-use crate::support::{adapters, forward, real_model};
-use dunlin::backend::{self, DeviceChoice, Engine, EngineOptions, Want};
+use crate::support::{adapters, forward, parallel, real_model};
+use dunlin::backend::{self, Want};
 use dunlin::checkpoint::Checkpoint;
 
-/// A device and its precision.
-struct Runtime {
-    label: String,
-    choice: DeviceChoice,
-    options: EngineOptions,
-    tolerance: Tolerance,
-}
-
-fn runtimes() -> Vec<Runtime> {
-    let full = EngineOptions { full_precision: true, ..Default::default() };
-    let mut runtimes =
-        vec![Runtime { label: "cpu".into(), choice: DeviceChoice::Cpu, options: full.clone(), tolerance: F32 }];
-    for adapter in adapters::all() {
-        let choice = DeviceChoice::Adapter(adapter.index);
-        let label = |precision| format!("{} {precision}", adapter.label());
-        runtimes.push(Runtime { label: label("f32"), choice, options: full.clone(), tolerance: F32 });
-        runtimes.push(Runtime { label: label("auto"), choice, options: EngineOptions::default(), tolerance: F16 });
-        if adapter.cooperative {
-            // Without this, a rasteriser would choose other kernels.
-            let options = EngineOptions { hardware: true, ..Default::default() };
-            runtimes.push(Runtime { label: label("cooperative matrices"), choice, options, tolerance: F16 });
-        }
-    }
-    runtimes
-}
-
-impl Runtime {
-    fn load(&self, checkpoint: &Checkpoint) -> Arc<dyn Engine> {
-        backend::load(checkpoint, &self.choice, &self.options, &|_, _| {})
-            .unwrap_or_else(|e| panic!("{}: {e}", self.label))
-    }
+fn tolerance(runtime: &Runtime) -> Tolerance {
+    if runtime.auto { F16 } else { F32 }
 }
 
 #[test]
 fn golden_text_cases() {
-    let runtimes = runtimes();
-    for golden in golden::text_cases() {
-        let checkpoint = Checkpoint::open(&golden.folder).unwrap_or_else(|e| panic!("{}: {e}", golden.name));
-        for runtime in &runtimes {
-            check(&golden, &checkpoint, runtime);
-        }
-    }
+    let (runtimes, cases) = (runtimes::with_cooperative(), golden::text_cases());
+    let pairs: Vec<_> = cases.iter().flat_map(|golden| runtimes.iter().map(move |runtime| (golden, runtime))).collect();
+    parallel::each(&pairs, |(golden, runtime)| check(golden, runtime));
 }
 
 /// Compares one runtime with all expected values of a golden case.
-fn check(golden: &Golden, checkpoint: &Checkpoint, runtime: &Runtime) {
-    let engine = runtime.load(checkpoint);
-    let (engine, tolerance) = (&*engine, runtime.tolerance);
+fn check(golden: &Golden, runtime: &Runtime) {
+    let checkpoint = Checkpoint::open(&golden.folder).unwrap_or_else(|e| panic!("{}: {e}", golden.name));
+    let engine = runtime.load(&checkpoint);
+    let (engine, tolerance) = (&*engine, tolerance(runtime));
     let at = |what: &str| format!("{} on {}: {what}", golden.name, runtime.label);
 
     let ids = golden.ids("p0.input_ids");
@@ -126,20 +93,20 @@ fn smollm2() {
     };
     // Of the rasterisers only lavapipe runs this test; it has every kernel.
     let slow = |runtime: &Runtime| runtime.label.starts_with("gl:llvmpipe") || runtime.label.contains("SwiftShader");
-    let (left_out, run): (Vec<Runtime>, Vec<Runtime>) = runtimes().into_iter().partition(slow);
+    let (left_out, run): (Vec<Runtime>, Vec<Runtime>) = runtimes::with_cooperative().into_iter().partition(slow);
     for runtime in &left_out {
         let label = &runtime.label;
         adapters::say(&format!("skipped: SmolLM2 on {label}: it would take minutes; the golden cases run there"));
     }
     for runtime in &run {
-        let engine = runtime.load(&checkpoint);
+        let (engine, tolerance) = (runtime.load(&checkpoint), tolerance(runtime));
         for (name, prompt) in logits["prompts"].as_object().expect("prompts") {
             let at = format!("{name} on {}", runtime.label);
             let found = forward::greedy(&*engine, &ids(&prompt["input_ids"]), 1, &[]).pop().expect("one").1;
             let best = ids(&prompt["last_top20_ids"]);
             let wanted = golden::numbers(&prompt["last_top20_logits"]);
             let of_best: Vec<f32> = best.iter().map(|&id| found[id as usize]).collect();
-            close(&at, &of_best, &wanted, runtime.tolerance.smollm2_logits, f32::INFINITY);
+            close(&at, &of_best, &wanted, tolerance.smollm2_logits, f32::INFINITY);
             let first = (0..found.len()).max_by(|&a, &b| found[a].total_cmp(&found[b])).expect("logits");
             assert_eq!(first as u32, best[0], "{at}: first id");
         }
@@ -147,7 +114,7 @@ fn smollm2() {
             let margins = golden::numbers(&prompt["greedy_gap_per_step"]);
             let wanted = Greedy { ids: ids(&prompt["greedy_ids"]), margins, logits: Vec::new() };
             let found = forward::greedy(&*engine, &ids(&prompt["input_ids"]), wanted.ids.len(), &checkpoint.config.eos);
-            let tolerance = Tolerance { logits: runtime.tolerance.smollm2_logits, ..runtime.tolerance };
+            let tolerance = Tolerance { logits: tolerance.smollm2_logits, ..tolerance };
             same_ids(&format!("{name} on {}", runtime.label), &found, &wanted, tolerance);
         }
     }

@@ -3,13 +3,14 @@
 //! questions.
 
 use crate::support::forward;
-use crate::support::golden::Golden;
-use crate::support::pictures::{greedy, log_softmax, tensor};
+use crate::support::golden::{self, Golden};
+use crate::support::parallel;
+use crate::support::pictures::{greedy, log_softmax, saying, tensor};
 use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use dunlin::backend::{self, EngineOptions};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Stop, Trace};
+use dunlin::{Device, ErrorKind, Files, LoadOptions, Message, Model, Outline, Prompt, Sampler, Stop, Trace};
 
 /// The tolerance of values after normalisation, where one step of a colour is 0.015.
 const PIXELS: f32 = 1e-5;
@@ -20,10 +21,6 @@ const TOWER: f32 = 5e-5;
 const TOWER_GPU: f32 = 5e-4;
 /// The factor of the tolerance of logits far beyond the trained length, which have twice the error of others.
 const LONG: f32 = 2.0;
-
-fn cases() -> Vec<Golden> {
-    ["qwenvl_a", "qwenvl_b"].map(Golden::open).into()
-}
 
 /// The tolerances of `tests/golden/README.md`.
 fn tolerance(runtime: &Runtime) -> Tolerance {
@@ -57,12 +54,12 @@ fn rows(trace: &Trace, name: &str, positions: &[u32]) -> Vec<f32> {
 
 #[test]
 fn golden_qwen_cases() {
-    for golden in cases() {
-        for runtime in runtimes::all() {
-            let model = runtime.model(&golden.folder, &LoadOptions::new());
-            check(&golden, &model, &runtime);
-        }
-    }
+    let (cases, runtimes) = (golden::qwen_cases(), runtimes::all());
+    let pairs: Vec<_> = cases.iter().flat_map(|golden| runtimes.iter().map(move |runtime| (golden, runtime))).collect();
+    parallel::each(&pairs, |(golden, runtime)| {
+        let model = runtime.model(&golden.folder, &LoadOptions::new());
+        check(golden, &model, runtime);
+    });
 }
 
 fn check(golden: &Golden, model: &Model, runtime: &Runtime) {
@@ -197,7 +194,7 @@ fn with_rows(golden: &Golden, ids: &[u32], vocab: usize) -> Vec<u32> {
 #[test]
 fn ids_with_spans_are_prompts_with_pictures() {
     let golden = Golden::open("qwenvl_b");
-    let model = Model::load(&golden.folder, &dunlin::Device::cpu()).expect("a model");
+    let model = Model::load(&golden.folder, &Device::cpu()).expect("a model");
     let wanted = model.encode(&prompt(&golden, "p0")).expect("ids");
     for name in ["p0.input_ids", "p0.input_ids_padded"] {
         let prompt = Prompt::tokens(golden.ids(name)).image(golden.folder.join("image_0.png"));
@@ -205,7 +202,7 @@ fn ids_with_spans_are_prompts_with_pictures() {
     }
     // The other spelling of the tag, and a picture in the middle of the words.
     let tight = LoadOptions::new().tight_pictures();
-    let tight = Model::load_with(&golden.folder, &dunlin::Device::cpu(), &tight).expect("a model");
+    let tight = Model::load_with(&golden.folder, &Device::cpu(), &tight).expect("a model");
     let image = golden.folder.join("image_0.png");
     let tokenizer = tight.tokenizer().expect("a tokenizer");
     let text = |model: &Model, prompt: Prompt| {
@@ -293,5 +290,137 @@ fn weights_larger_than_a_binding_lie_in_parts() {
         let chosen: Vec<u32> = found.iter().map(|(id, _)| *id).collect();
         assert_eq!(chosen, golden.ids("text.greedy_ids")[..4], "{}", runtime.label);
         close(&runtime.label, &found[0].1, &wanted, 1e-3, f32::INFINITY);
+    }
+}
+
+/// A golden folder in memory, without some of its files, and with others in their place.
+fn edited(golden: &Golden, without: &[&str], with: Vec<(&str, String)>) -> Model {
+    let names = ["config.json", "generation_config.json", "qwen.tiktoken", "model.safetensors"];
+    let read = |name: &str| (name.to_owned(), std::fs::read(golden.folder.join(name)).expect(name));
+    let own = names.into_iter().filter(|name| !without.contains(name)).map(read);
+    let with = with.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes()));
+    Model::load(Files::memory(own.chain(with)), &Device::cpu()).expect("a model")
+}
+
+/// Ids with spans are pictures by the configuration alone.
+#[test]
+fn spans_need_no_tokenizer() {
+    let golden = Golden::open("qwenvl_b");
+    let wanted = Model::load(&golden.folder, &Device::cpu()).expect("a model").encode(&prompt(&golden, "p0"));
+    let model = edited(&golden, &["qwen.tiktoken"], vec![]);
+    assert!(model.tokenizer().is_err());
+    let ids = Prompt::tokens(golden.ids("p0.input_ids")).image(golden.folder.join("image_0.png"));
+    assert_eq!(model.encode(&ids).expect("ids"), wanted.expect("ids"));
+}
+
+/// A turn that the window leaves out takes its picture with it: the model does not read it, statistics do not count it,
+/// and the other pictures keep their places.
+#[test]
+fn pictures_of_turns_that_were_left_out_are_not_read() {
+    let golden = Golden::open("qwenvl_b");
+    let window = r#"{"chat_format": "chatml", "max_window_size": 300}"#;
+    let model = edited(&golden, &[], vec![("generation_config.json", window.into())]);
+    let vocab = model.tokenizer().expect("a tokenizer").encode("<imgpad>").expect("an id")[0] + 1;
+    let images = [0, 1].map(|i| golden.folder.join(format!("image_{i}.png")));
+    let pixels = |prompt: Prompt| {
+        let trace = model.trace(prompt).expect("a trace");
+        assert!(trace.tensors.iter().all(|(name, _)| !name.starts_with("vision.1")), "a second picture was read");
+        tensor(&trace, "vision.pixels").to_vec()
+    };
+    let [first, second] = images.clone().map(|image| pixels(Prompt::user("a").image(image)));
+    assert_ne!(first, second);
+    let chat = |turns: &[(&str, &str)]| {
+        let chat = Prompt::chat(turns.iter().map(|(role, text)| Message::new(*role, *text)));
+        images.iter().fold(chat, |chat, image| chat.image(image.clone()))
+    };
+    // The first turn is too long for the window; a picture of the system part stays.
+    let turns = chat(&[("user", "<image>a"), ("assistant", "b"), ("user", "<image>c")]);
+    let system = chat(&[("system", "<image>"), ("user", "<image>a"), ("assistant", "b"), ("user", "c")]);
+    for (prompt, kept) in [(turns, &second), (system, &first)] {
+        let ids = model.encode(&prompt).expect("ids");
+        let rows: Vec<u32> = ids.iter().copied().filter(|&id| id >= vocab).collect();
+        assert_eq!(rows, (vocab..vocab + 256).collect::<Vec<u32>>());
+        assert!(pixels(prompt.clone()) == *kept, "the other picture was read");
+        let generation = model.generate(prompt, &Sampler::greedy()).expect("a generation");
+        assert_eq!(generation.stats().image_tokens, 256);
+    }
+
+    // A conversation goes on after its picture was left out, also with another picture.
+    let ask = |text: &str| Prompt::user(text);
+    let mut generation = model.generate(ask("a").image(&*images[0]), &Sampler::greedy()).expect("a generation");
+    for (question, tokens) in [(ask("b"), 0), (ask("c").image(&*images[1]), 256), (ask("d"), 0)] {
+        generation = saying(generation, vec![64, 65]);
+        assert_eq!(generation.by_ref().map(|piece| piece.expect("a token").id).collect::<Vec<_>>(), [64, 65]);
+        generation = generation.follow_up(question, &Sampler::greedy()).expect("a generation");
+        assert_eq!(generation.stats().image_tokens, tokens);
+    }
+}
+
+/// What an answer points at is parsed, whether or not its control tokens are shown.
+#[test]
+fn answers_point_at_places() {
+    let golden = Golden::open("qwenvl_b");
+    let model = Model::load(&golden.folder, &Device::cpu()).expect("a model");
+    let answer = "<ref>a</ref><box>(100,200),(300,400)</box>";
+    let ids = model.tokenizer().expect("a tokenizer").encode(&format!("{answer}<|im_end|>")).expect("ids");
+    for (special, shown) in [(false, "a(100,200),(300,400)"), (true, answer)] {
+        let ask = Prompt::user("Where?").image(golden.folder.join("image_0.png"));
+        let generation = model.generate(ask, &Sampler::greedy()).expect("a generation");
+        let generation = if special { generation.special() } else { generation };
+        let mut generation = saying(generation, ids.clone());
+        assert!(generation.boxes().is_empty());
+        let text: String = generation.by_ref().map(|piece| piece.expect("a token").text).collect();
+        assert_eq!((text.as_str(), generation.stats().stop), (shown, Some(Stop::Eos)));
+        let [found] = &generation.boxes()[..] else { panic!("{:?}", generation.boxes()) };
+        let found = (found.label.as_deref(), found.shape, &found.pixels[..], found.size);
+        assert_eq!(found, (Some("a"), Outline::Box, &[[12, 14], [36, 29]][..], Some([121, 74])));
+    }
+}
+
+/// An answer cannot add places for pictures to the conversation, also not by a tag that appears when another is removed.
+#[test]
+fn tags_in_an_answer_are_no_places() {
+    let golden = Golden::open("qwenvl_b");
+    let model = Model::load(&golden.folder, &Device::cpu()).expect("a model");
+    let tokenizer = model.tokenizer().expect("a tokenizer");
+    let encode = |text: &str| tokenizer.encode(text).expect("ids");
+    let [open, close] = [encode("<imgpad>")[0] - 2, encode("<imgpad>")[0] - 1];
+    let image = golden.folder.join("image_0.png");
+    let ids = [
+        encode("<im<image>age> <i"),
+        vec![close],
+        encode("mg> <im"),
+        vec![open],
+        encode("g> x"),
+        vec![open],
+        encode("<image>"),
+    ];
+    let ask = model.generate(Prompt::user("a").image(image.clone()), &Sampler::greedy()).expect("a generation");
+    let mut answer = saying(ask.special(), ids.concat());
+    let text: String = answer.by_ref().map(|piece| piece.expect("a token").text).collect();
+    assert_eq!(text, "<im<image>age> <i</img>mg> <im<img>g> x<img><image>");
+    let next = answer.follow_up("b", &Sampler::greedy()).expect("a conversation that goes on");
+    let turns = [("user", "a"), ("assistant", "x"), ("user", "b")];
+    let whole = Prompt::chat(turns.map(|(role, text)| Message::new(role, text))).image(image);
+    let whole = model.encode(&whole).expect("ids").len();
+    assert_eq!((next.stats().image_tokens, next.stats().prompt_tokens), (256, whole));
+}
+
+/// The pictures that a session holds are those whose rows fit a binding.
+#[test]
+fn a_binding_limits_the_pictures_of_a_session() {
+    let golden = Golden::open("qwenvl_b");
+    let checkpoint = Checkpoint::open(&golden.folder).expect("a golden folder");
+    let picture = 4 * 256 * checkpoint.config.hidden as u64;
+    let options = EngineOptions { max_binding: Some(6 * picture + 100), context: Some(64), ..EngineOptions::default() };
+    for runtime in runtimes::full() {
+        let engine = backend::load(&checkpoint, &runtime.choice, &options, &|_, _| ()).expect("a model");
+        let most = if runtime.is_gpu() { 6 } else { usize::MAX };
+        assert_eq!(engine.pictures(), most, "{}", runtime.label);
+        let mut session = engine.session(8).expect("a session");
+        let pixels = golden.f32("img0.pixel_values");
+        session.encode(&pixels, 5 * 256).expect("room for a sixth picture");
+        let seventh = session.encode(&pixels, 6 * 256).map_err(|error| error.kind());
+        assert_eq!(seventh, if runtime.is_gpu() { Err(ErrorKind::OutOfMemory) } else { Ok(()) }, "{}", runtime.label);
     }
 }

@@ -2,7 +2,7 @@
 //! greedy ids; conversations with follow-up questions; vision weights that are released.
 
 use crate::support::golden::{self, Golden};
-use crate::support::pictures::{greedy, log_softmax, prompt, tensor};
+use crate::support::pictures::{greedy, log_softmax, prompt, saying, tensor};
 use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use dunlin::backend::{self, EngineOptions, Session, Step, Want};
@@ -234,6 +234,10 @@ fn the_weights_that_read_pictures_can_go() {
         assert_eq!(stats.weight_bytes, after.expect("released"), "{at}");
         let error = model.generate(prompt(), &Sampler::greedy()).expect("a generation").next().expect("an error");
         assert!(error.unwrap_err().to_string().contains("released"), "{at}");
+        // The same error where progress is shown, and then the end.
+        let mut shown = model.generate(prompt(), &Sampler::greedy()).expect("a generation");
+        let error = shown.encode_images(|_, _| ()).expect_err("released");
+        assert!(error.to_string().contains("released") && shown.next().is_none(), "{at}: {error}");
         // Text needs none of the released weights.
         let mut text = model.generate(Prompt::user("Hello"), &Sampler::greedy()).expect("a generation").max_tokens(2);
         assert_eq!(ids(&mut text).len(), 2, "{at}");
@@ -301,4 +305,19 @@ fn a_score_gives_pictures_and_predicts_text() {
 
     let error = model.score(given, Some(100)).expect_err("an error").to_string();
     assert!(error.contains("scored whole"), "{error}");
+}
+
+/// An answer that has the placeholder of a picture in it adds no place to the conversation.
+#[test]
+fn a_placeholder_in_an_answer_is_no_place() {
+    let golden = golden::vision_cases().remove(0);
+    let model = Model::load(&golden.folder, &dunlin::Device::cpu()).expect("a model");
+    let ids = model.tokenizer().expect("a tokenizer").encode_without_special("<im<image>age> x").expect("ids");
+    let ask = model.generate(prompt(&golden, "p0"), &Sampler::greedy()).expect("a generation");
+    let mut answer = saying(ask, ids);
+    let text: String = answer.by_ref().map(|piece| piece.expect("a token").text).collect();
+    assert_eq!(text.trim(), "<im<image>age> x");
+    let before = answer.stats().image_tokens;
+    let next = answer.follow_up("b", &Sampler::greedy()).expect("a conversation that goes on");
+    assert_eq!(next.stats().image_tokens, before);
 }

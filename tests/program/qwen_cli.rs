@@ -8,6 +8,8 @@ use crate::support::golden::Golden;
 use crate::support::program::{fails, json_lines, stdout};
 use crate::support::scratch::Scratch;
 use dunlin::Tokenizer;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 fn text(path: &Path) -> &str {
@@ -74,12 +76,89 @@ fn spelling_and_control_tokens_are_options() {
     let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect();
     let tokenizer = Tokenizer::load(&golden.folder).expect("a tokenizer");
     assert_eq!((tokenizer.decode(&ids), tokenizer.decode_with_special(&ids)), (words, tagged));
-    // A model with random weights gives no box.
+    // This answer has none.
     assert!(last.get("boxes").is_none());
 
     let (_, _, tight) = run(&golden.folder, "cpu", &[&question[..], &["--tight-pictures"]].concat());
     let tokens = |last: &Value| last["stats"]["prompt_tokens"].as_u64().expect("a number");
     assert_eq!(tokens(&tight) + 1, tokens(&last), "the space before <img> is a token");
+}
+
+/// A copy of qwenvl_a that answers every prompt with `<ref>a</ref><box>(100,200),(300,400)</box>`. Its layers add nothing
+/// to the embedding of a token, and the head's row of each token of the answer is the embedding of the token before. The
+/// numbers are one token.
+fn pointing(scratch: &Scratch) -> PathBuf {
+    let folder = scratch.copy(&Golden::open("qwenvl_a").folder);
+    let vocabulary = std::fs::read_to_string(folder.join("qwen.tiktoken")).expect("a vocabulary");
+    let (before, _) = vocabulary.trim_end().rsplit_once('\n').expect("lines");
+    let vocabulary = format!("{before}\nKDEwMCwyMDApLCgzMDAsNDAwKQ== 394\n");
+    std::fs::write(folder.join("qwen.tiktoken"), vocabulary).expect("a vocabulary");
+    let tokenizer = Tokenizer::load(&folder).expect("a tokenizer");
+    // A prompt ends with the line break behind `assistant`.
+    let ids = tokenizer.encode("\n<ref>a</ref><box>(100,200),(300,400)</box><|im_end|>").expect("ids");
+    assert_eq!(ids.len(), 8, "{ids:?}");
+
+    let file = folder.join("model.safetensors");
+    let bytes = std::fs::read(&file).expect("weights");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let embedding = tensors.tensor("transformer.wte.weight").expect("an embedding");
+    let cols = 4 * embedding.shape()[1];
+    let edited = tensors.iter().map(|(name, tensor)| {
+        let mut data = tensor.data().to_vec();
+        match name {
+            "lm_head.weight" => {
+                data.fill(0);
+                for pair in ids.windows(2) {
+                    let [from, to] = [pair[0], pair[1]].map(|id| id as usize * cols);
+                    data[to..to + cols].copy_from_slice(&embedding.data()[from..from + cols]);
+                }
+            }
+            "transformer.ln_f.weight" => data = 1f32.to_le_bytes().repeat(data.len() / 4),
+            _ if name.starts_with("transformer.h.") && name.ends_with("c_proj.weight") => data.fill(0),
+            _ => {}
+        }
+        (name, tensor.dtype(), tensor.shape().to_vec(), data)
+    });
+    let edited: Vec<_> = edited.collect();
+    let views = edited
+        .iter()
+        .map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.clone(), data).expect("a tensor")));
+    std::fs::write(&file, safetensors::serialize(views, None).expect("safetensors")).expect("weights");
+    folder
+}
+
+#[test]
+fn answers_point_at_places() {
+    let scratch = Scratch::new();
+    let folder = pointing(&scratch);
+    let image = folder.join("image_0.png");
+    let ask = ["--prompt", "Where?", "--image", text(&image)];
+    let (answer, plain) = ("<ref>a</ref><box>(100,200),(300,400)</box>", "a(100,200),(300,400)");
+    let place = |pixels: Value, size: Value| {
+        let thousandths = [[100, 200], [300, 400]];
+        json!([{"label": "a", "shape": "box", "pixels": pixels, "thousandths": thousandths, "size": size}])
+    };
+    let (in_picture, alone) = (place(json!([[12, 14], [36, 29]]), json!([121, 74])), place(json!([]), json!(null)));
+    for (more, shown) in [(&[][..], plain), (&["--special"], answer)] {
+        let (_, words, last) = run(&folder, "cpu", &[&ask[..], more].concat());
+        assert_eq!((words.as_str(), &last["boxes"], &last["stats"]["stop"]), (shown, &in_picture, &json!("eos")));
+        let printed = stdout(&[&["run", text(&folder), "--device", "cpu"], &ask[..], more].concat());
+        assert_eq!(printed.trim(), shown);
+    }
+
+    let lines = [json!({"prompt": "Where?", "image": "image_0.png"}), json!({"prompt": "And here?"})];
+    let file = folder.join("prompts.jsonl");
+    std::fs::write(&file, lines.map(|line| line.to_string()).join("\n")).expect("prompts");
+    let prompts = ["run", text(&folder), "--device", "cpu", "--prompts", text(&file)];
+    let printed = json_lines(&[&prompts[..], &["--json", "--special"]].concat());
+    for (index, boxes) in [in_picture, alone].into_iter().enumerate() {
+        let own = || printed.iter().filter(|line| line["index"] == index);
+        let words: String = own().filter_map(|line| line["text"].as_str()).collect();
+        let ends: Vec<&Value> = own().filter(|line| line.get("stats").is_some()).collect();
+        assert_eq!((words.as_str(), ends.len()), (answer, 1));
+        assert_eq!(ends[0]["boxes"], boxes, "prompt {index}");
+    }
+    assert_eq!(stdout(&prompts), format!("1: {plain}\n2: {plain}\n"));
 }
 
 #[test]

@@ -314,6 +314,7 @@ fn the_vision_half_of_qwen_vl_stays_within_bindings() {
         projector: Projector::Resampler { heads: 32 },
         mean: [0.5; 3],
         std: [0.5; 3],
+        image_start: None,
     };
     let config = Config { vision: Some(vision), ..config };
     for profile in profiles().into_iter().filter(|profile| profile.max_binding >= 128 << 20) {
@@ -411,6 +412,7 @@ fn the_projector_of_mobilevlm_1_takes_an_odd_grid() {
             projector: Projector::Ldp { squeeze: 8 },
             mean: [0.5; 3],
             std: [0.5; 3],
+            image_start: None,
         };
         let config = Config { vision: Some(vision), ..configs::uniform("mobilevlm", 64, 1, [4, 4], 128, 100) };
         let graph = models::build_vision(&config, GraphBuilder::new(&|_| DType::F32)).expect("a vision half");

@@ -360,8 +360,8 @@ fn a_kernel_that_breaks_a_rule_is_reported() {
 
     let wide = edited(add, "@workgroup_size(64)", "@workgroup_size(512)");
     check(limits, wide, "512 invocations");
-    let large = kernel("rms_norm");
-    check(limits, edited(large, "array<f32, 64>", "array<f32, 5000>"), "20000 bytes of workgroup memory");
+    let large = kernel("layer_norm");
+    check(limits, edited(large, "array<vec2<f32>, 64>", "array<vec2<f32>, 5000>"), "40000 bytes of workgroup memory");
     let many: String =
         (3..9).map(|i| format!("@group(0) @binding({i}) var<storage, read> extra{i}: array<f32>;\n")).collect();
     check(limits, edited(add, "@compute", &format!("{many}@compute")), "9 storage buffers");

@@ -120,6 +120,28 @@ fn every_shared_shader_is_included() {
 }
 
 #[test]
+fn kernels_with_fewer_workgroups_than_items_loop() {
+    let rule = |inspection: &mut Inspection| {
+        for operator in inspection.operator_names() {
+            let (path, shader) = (format!("src/ops/{operator}.rs"), format!("shaders/{operator}.wgsl"));
+            let Some(file) = inspection.repository.file(&path) else { continue };
+            let loops = inspection.repository.file(&shader).is_some_and(|file| file.code.contains("num_workgroups"));
+            if file.code.contains("in_turns(") && !loops {
+                let message = format!("takes its items in_turns, but {shader} does not loop by num_workgroups");
+                inspection.add(file, 1, message);
+            }
+        }
+    };
+    holds(
+        rule,
+        &[
+            ("src/ops/rms_norm.rs", "fn f() { in_turns(rows, 1, profile) }", "rms_norm.wgsl does not loop"),
+            ("src/ops/mod.rs", "operators! {}", "no operator is read"),
+        ],
+    );
+}
+
+#[test]
 fn every_format_is_in_the_table() {
     let rule = |inspection: &mut Inspection| {
         let formats = inspection.format_names();
@@ -235,8 +257,8 @@ fn the_architecture_is_a_map() {
     let rule = |inspection: &mut Inspection| {
         let Some(file) = inspection.file("ARCHITECTURE.md") else { return };
         let lines = file.text.lines().count();
-        if lines > 200 {
-            inspection.add(file, lines, format!("{lines} lines, more than 200: leave the land to the code"));
+        if lines > 230 {
+            inspection.add(file, lines, format!("{lines} lines, more than 230: leave the land to the code"));
         }
         let mut named = BTreeSet::new();
         for (index, line) in file.text.lines().enumerate() {
@@ -265,7 +287,7 @@ fn the_architecture_is_a_map() {
         &[
             ("ARCHITECTURE.md", "`src/ops/gone.rs` and `tests/static/tidy.rs`", "`src/ops/gone.rs` is not there"),
             ("tests/static/new.rs", "#[test] fn f() {}", "does not say which rule this file holds"),
-            ("ARCHITECTURE.md", &"`tests/static/tidy.rs`\n".repeat(201), "more than 200"),
+            ("ARCHITECTURE.md", &"`tests/static/tidy.rs`\n".repeat(231), "more than 230"),
         ],
     );
 }

@@ -1,9 +1,10 @@
 //! The adapters that tests run on: all adapters of this machine. Prints their names, and what is missing.
 
 use std::io::Write;
-use std::sync::Once;
+use std::sync::{Arc, Once, OnceLock};
 
 use dunlin::backend;
+use dunlin::backend::wgpu::device::Gpu;
 
 /// An adapter that tests can open.
 #[derive(Clone, Debug)]
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Adapter> {
         lines.push("skipped: no adapter".into());
     }
     SAY.call_once(|| lines.iter().for_each(|line| say(line)));
+    stay_open(&found);
     if let Some(feature) = expected() {
         assert!(features.contains(&feature), "no adapter here has {feature}, which DUNLIN_EXPECT_FEATURE promises");
     }
@@ -60,6 +62,13 @@ pub fn all() -> Vec<Adapter> {
         }
     }
     found
+}
+
+/// Keeps the devices open until the program ends: models share the kernels that a device has compiled, and compiling is
+/// most of the time of a test.
+fn stay_open(adapters: &[Adapter]) {
+    static OPEN: OnceLock<Vec<Arc<Gpu>>> = OnceLock::new();
+    OPEN.get_or_init(|| adapters.iter().filter_map(|adapter| Gpu::open(adapter.index).ok()).collect());
 }
 
 /// The feature for which a script has prepared an adapter. Without such an adapter the tests would pass without testing

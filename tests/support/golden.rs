@@ -11,28 +11,40 @@ pub struct Golden {
     expected: Vec<u8>,
 }
 
+/// What the names of cases begin with that have tests of their own. Others are text cases.
+const OWN_TESTS: [&str; 3] = ["mobilevlm", "qwenvl", "prune_"];
+
 /// The text cases.
 pub fn text_cases() -> Vec<Golden> {
+    cases(|name| OWN_TESTS.iter().all(|own| !name.starts_with(own)), 15)
+}
+
+/// The cases of MobileVLM.
+pub fn vision_cases() -> Vec<Golden> {
+    cases(|name| name.starts_with("mobilevlm"), 4)
+}
+
+/// The cases of Qwen-VL.
+pub fn qwen_cases() -> Vec<Golden> {
+    cases(|name| name.starts_with("qwenvl"), 2)
+}
+
+/// The cases of pruning.
+pub fn prune_cases() -> Vec<Golden> {
+    cases(|name| name.starts_with("prune_"), 2)
+}
+
+/// The folders with such a name, at least so many, in order.
+fn cases(wanted: impl Fn(&str) -> bool, least: usize) -> Vec<Golden> {
     let root = root();
     let mut names: Vec<String> = std::fs::read_dir(&root)
         .expect("tests/golden")
         .map(|entry| entry.expect("entry").file_name().into_string().expect("utf-8"))
-        .filter(|name| {
-            root.join(name).join("expected.safetensors").exists()
-                && !name.starts_with("mobilevlm")
-                && !name.starts_with("qwenvl")
-                && !name.starts_with("prune_") // Models that are pruned have their own tests.
-        })
+        .filter(|name| wanted(name) && root.join(name).join("expected.safetensors").exists())
         .collect();
     names.sort();
-    assert!(names.len() >= 8, "text cases in {}: {names:?}", root.display());
+    assert!(names.len() >= least, "cases in {}: {names:?}, expected {least}", root.display());
     names.iter().map(|name| Golden::open(name)).collect()
-}
-
-/// The vision cases.
-pub fn vision_cases() -> Vec<Golden> {
-    let names = ["mobilevlm_v1_grid4", "mobilevlm_v1_grid8", "mobilevlm_v2_grid16", "mobilevlm_v2_grid24"];
-    names.map(Golden::open).into()
 }
 
 pub fn root() -> PathBuf {

@@ -9,6 +9,7 @@ pub mod forward;
 pub mod gguf;
 pub mod golden;
 pub mod pairs;
+pub mod parallel;
 pub mod pictures;
 #[cfg(feature = "cli")]
 pub mod program;

@@ -41,3 +41,12 @@ pub fn tensor<'a>(trace: &'a Trace, name: &str) -> &'a [f32] {
     let found = trace.tensors.iter().find(|(found, _)| found == name);
     &found.unwrap_or_else(|| panic!("no {name} in the trace")).1.data
 }
+
+/// Makes a model answer with `ids`.
+pub fn saying(generation: Generation, ids: Vec<u32>) -> Generation {
+    let (prompt, count) = (generation.stats().prompt_tokens, ids.len());
+    generation.max_tokens(count).mask(move |before, logits| {
+        let next = ids[before.len() - prompt] as usize;
+        (0..).zip(logits).filter(|(id, _)| *id != next).for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+    })
+}

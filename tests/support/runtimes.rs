@@ -13,14 +13,16 @@ pub struct Runtime {
     pub label: String,
     pub choice: DeviceChoice,
     pub auto: bool,
+    /// Whether a rasteriser runs the kernels for GPUs.
+    pub hardware: bool,
 }
 
 /// The CPU and every adapter, with activations, tiles and KV cache in f32.
 pub fn full() -> Vec<Runtime> {
-    let mut runtimes = vec![Runtime { label: "cpu".into(), choice: DeviceChoice::Cpu, auto: false }];
+    let mut runtimes = vec![Runtime { label: "cpu".into(), choice: DeviceChoice::Cpu, auto: false, hardware: false }];
     for adapter in adapters::all() {
         let choice = DeviceChoice::Adapter(adapter.index);
-        runtimes.push(Runtime { label: adapter.label(), choice, auto: false });
+        runtimes.push(Runtime { label: adapter.label(), choice, auto: false, hardware: false });
     }
     runtimes
 }
@@ -30,7 +32,17 @@ pub fn all() -> Vec<Runtime> {
     let mut runtimes = full();
     for adapter in adapters::all().into_iter().filter(|adapter| adapter.f16) {
         let label = format!("{} auto", adapter.label());
-        runtimes.push(Runtime { label, choice: DeviceChoice::Adapter(adapter.index), auto: true });
+        runtimes.push(Runtime { label, choice: DeviceChoice::Adapter(adapter.index), auto: true, hardware: false });
+    }
+    runtimes
+}
+
+/// [`all`], and every adapter that has cooperative matrices with kernels for them. A rasteriser would choose others.
+pub fn with_cooperative() -> Vec<Runtime> {
+    let mut runtimes = all();
+    for adapter in adapters::all().into_iter().filter(|adapter| adapter.cooperative) {
+        let label = format!("{} cooperative matrices", adapter.label());
+        runtimes.push(Runtime { label, choice: DeviceChoice::Adapter(adapter.index), auto: true, hardware: true });
     }
     runtimes
 }
@@ -46,7 +58,8 @@ impl Runtime {
 
     /// Like [`Runtime::load`], with bindings of at most `max_binding` bytes.
     pub fn load_with(&self, checkpoint: &Checkpoint, max_binding: Option<u64>) -> Arc<dyn Engine> {
-        let options = EngineOptions { full_precision: !self.auto, max_binding, ..Default::default() };
+        let (full_precision, hardware) = (!self.auto, self.hardware);
+        let options = EngineOptions { full_precision, hardware, max_binding, ..Default::default() };
         backend::load(checkpoint, &self.choice, &options, &|_, _| {})
             .unwrap_or_else(|error| panic!("{}: {}: {error}", checkpoint.path.display(), self.label))
     }
@@ -60,6 +73,7 @@ impl Runtime {
 
     /// Loads a model through the public interface.
     pub fn model(&self, path: &std::path::Path, options: &LoadOptions) -> Model {
+        assert!(!self.hardware, "the public interface has no such option");
         let precision = if self.auto { Precision::Auto } else { Precision::F32 };
         let options = options.clone().precision(precision);
         Model::load_with(path, &self.device(), &options)

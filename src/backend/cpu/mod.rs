@@ -14,9 +14,8 @@ use std::sync::Arc;
 use crate::backend::plans::{Plans, Releasable};
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Progress, Session};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::graph::ValueKind;
-use crate::kernel::DeviceProfile;
+use crate::error::Result;
+use crate::kernel::{DeviceProfile, MOST_ROWS};
 use crate::models::{Pass, Recipe};
 use crate::ops::Matrix;
 use crate::plan::{Fusion, Plan};
@@ -141,17 +140,15 @@ impl Engine for CpuEngine {
         256
     }
 
+    fn most_rows(&self) -> usize {
+        MOST_ROWS
+    }
+
+    fn pictures(&self) -> usize {
+        usize::MAX
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
-        let plan = self.shared.plans.get(Pass::decode(1))?;
-        let bytes: usize = (plan.graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
-            .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
-            .fold(0, usize::saturating_add);
-        // A trial allocation that is freed at once: without it, a failed allocation of zeroed memory would end the
-        // process.
-        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|error| {
-            let message = format!("{capacity} tokens need {} MB of KV cache; take a shorter --context", bytes >> 20);
-            Error::out_of_memory(message).caused_by(error)
-        })?;
         Ok(Box::new(CpuSession::new(self.shared.clone(), capacity)?))
     }
 }

@@ -196,7 +196,17 @@ impl Session for CpuSession {
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
-        for value in &self.shared.plans.get(Pass::decode(1))?.graph.values {
+        let plan = self.shared.plans.get(Pass::decode(1))?;
+        let bytes: usize = (plan.graph.values.iter().filter(|value| matches!(value.kind, ValueKind::State(_))))
+            .map(|value| value.ty.shape[1..].iter().product::<usize>().saturating_mul(4 * (capacity + 1)))
+            .fold(0, usize::saturating_add);
+        // A trial allocation that is freed at once: without it, a failed allocation of zeroed memory would end the
+        // process.
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|error| {
+            let message = format!("{capacity} tokens need {} MB of KV cache; take a shorter --context", bytes >> 20);
+            Error::out_of_memory(message).caused_by(error)
+        })?;
+        for value in &plan.graph.values {
             if let ValueKind::State(name) = &value.kind {
                 let positions = if name == TABLE { MOST_ROWS } else { capacity };
                 self.memory.reserve_state(name, positions, value.ty.shape[1..].iter().product());

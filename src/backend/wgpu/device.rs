@@ -7,7 +7,7 @@ use crate::backend::AdapterInfo;
 use crate::backend::wgpu::counters::{count_created, count_submitted};
 use crate::backend::wgpu::pipelines::Pipelines;
 use crate::error::{Error, Result};
-use crate::kernel::DeviceProfile;
+use crate::kernel::{DeviceProfile, MOST_GROUPS};
 
 /// An open device: its queue, its compiled pipelines, and the first fault that its driver reported.
 pub struct Gpu {
@@ -15,14 +15,43 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     pub profile: DeviceProfile,
     pub pipelines: Pipelines,
-    faults: Arc<Mutex<Option<Fault>>>,
+    faults: Arc<Faults>,
 }
 
-/// The first fault that the driver reported. A device with a fault is not used again, but opened anew.
+/// The first fault that the driver reported and that was not told yet.
+#[derive(Default)]
+struct Faults(Mutex<Option<Fault>>);
+
 enum Fault {
+    /// The device works on, with less: the fault is told once.
     OutOfMemory(String),
+    /// The device is not used again, but opened anew.
     Lost(String),
+    /// As `Lost`: what was refused may be missing from later work.
     Other(String),
+}
+
+impl Faults {
+    fn add(&self, fault: Fault) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    }
+
+    /// The error for the fault of the device called `name`, if there is one.
+    fn check(&self, name: &str) -> Result<()> {
+        let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = match &*fault {
+            None => return Ok(()),
+            Some(Fault::OutOfMemory(message)) => Error::out_of_memory(format!(
+                "{name} is out of memory ({message}); take a shorter --context, smaller --weights, or another device"
+            )),
+            Some(Fault::Lost(message)) => {
+                Error::device(format!("{name} was lost ({message}); load the model again, or on another device"))
+            }
+            Some(Fault::Other(message)) => Error::device(format!("{name} refused its work: {message}")),
+        };
+        fault.take_if(|fault| matches!(fault, Fault::OutOfMemory(_)));
+        Err(error)
+    }
 }
 
 /// The adapters: the best supported backend first, then the driver's order. An index stays valid while the program
@@ -203,19 +232,18 @@ impl Gpu {
         let (device, queue) =
             opened.map_err(|error| Error::device(format!("{} does not open", info.name)).caused_by(error))?;
 
-        let faults: Arc<Mutex<Option<Fault>>> = Arc::default();
+        let faults: Arc<Faults> = Arc::default();
         let seen = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            let fault = match error {
+            seen.add(match error {
                 wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory(error.to_string()),
                 _ => Fault::Other(error.to_string()),
-            };
-            seen.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+            });
         }));
         let seen = faults.clone();
         device.set_device_lost_callback(move |reason, message| {
             if reason != wgpu::DeviceLostReason::Destroyed {
-                seen.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Fault::Lost(message));
+                seen.add(Fault::Lost(message));
             }
         });
 
@@ -228,6 +256,7 @@ impl Gpu {
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            max_groups: limits.max_compute_workgroups_per_dimension.min(MOST_GROUPS),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features
@@ -256,18 +285,34 @@ impl Gpu {
         self.queue.submit([commands])
     }
 
-    /// An error if the driver reported a fault: the device may not be usable any more.
+    /// An error if the driver reported a fault. Memory that ran out is told once, so that a shorter context can follow;
+    /// after any other fault the device stays unusable.
     pub fn check(&self) -> Result<()> {
-        let name = &self.profile.name;
-        match self.faults.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            None => Ok(()),
-            Some(Fault::OutOfMemory(message)) => Err(Error::out_of_memory(format!(
-                "{name} is out of memory ({message}); take a shorter --context, smaller --weights, or another device"
-            ))),
-            Some(Fault::Lost(message)) => {
-                Err(Error::device(format!("{name} was lost ({message}); load the model again, or on another device")))
+        self.faults.check(&self.profile.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn memory_that_ran_out_is_told_once_and_other_faults_stay() {
+        let faults = Faults::default();
+        faults.add(Fault::OutOfMemory("a buffer".into()));
+        // A fault that follows from the first one.
+        faults.add(Fault::Other("an invalid buffer".into()));
+        let error = faults.check("a device").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("a device is out of memory (a buffer)"), "{error}");
+        assert!(faults.check("a device").is_ok());
+        for fault in [Fault::Lost("a hang".into()), Fault::Other("a bug".into())] {
+            let faults = Faults::default();
+            faults.add(fault);
+            for _ in 0..2 {
+                assert_eq!(faults.check("a device").unwrap_err().kind(), ErrorKind::Device);
             }
-            Some(Fault::Other(message)) => Err(Error::device(format!("{name} refused its work: {message}"))),
         }
     }
 }

@@ -36,6 +36,8 @@ struct Shared {
     uploads: Uploads,
     /// Columns of the rows that pictures become.
     hidden: usize,
+    /// The rows that a picture becomes.
+    image_tokens: usize,
     plans: Plans,
     vision: Releasable<Vision>,
 }
@@ -103,6 +105,7 @@ impl GpuEngine {
             profile,
             uploads,
             hidden: checkpoint.config.hidden,
+            image_tokens: checkpoint.config.vision.as_ref().map_or(0, |vision| vision.tokens()),
             plans,
             vision: Releasable::new(vision),
         });
@@ -202,8 +205,17 @@ impl Engine for GpuEngine {
     }
 
     fn chunk(&self) -> usize {
-        let logits = (self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64)) as usize;
-        256.min(MOST_ROWS).min(logits).max(1)
+        self.most_rows().min(256)
+    }
+
+    fn most_rows(&self) -> usize {
+        let logits = self.shared.profile.max_binding / (4 * self.vocab.max(1) as u64);
+        (logits as usize).clamp(1, MOST_ROWS)
+    }
+
+    fn pictures(&self) -> usize {
+        let each = 4 * (self.shared.image_tokens * self.shared.hidden) as u64;
+        self.shared.profile.max_binding.checked_div(each).map_or(usize::MAX, |count| count as usize)
     }
 
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
@@ -346,7 +358,7 @@ impl GpuSession {
         }
         if bytes > limit {
             return Err(Error::out_of_memory(format!(
-                "the images of one prompt need {bytes} bytes in one binding, {} allows {limit}; take fewer images",
+                "the rows of pictures need {bytes} bytes in one binding, {} allows {limit}; take fewer pictures at a time",
                 gpu.profile.name
             )));
         }
@@ -373,14 +385,15 @@ impl Session for GpuSession {
 
     fn copy(&mut self, from: usize, to: usize, count: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
-        let states = || self.buffers.state.iter().filter(|(name, _)| *name != models::IMAGES);
-        let each = |buffer: &wgpu::Buffer| buffer.size() / self.capacity as u64;
-        let largest = states().map(|(_, buffer)| each(buffer) * count as u64).max().unwrap_or(0);
+        let Buffers { state, position_bytes, .. } = &self.buffers;
+        let states = || state.iter().filter(|(name, _)| *name != models::IMAGES);
+        let states = || states().map(|(name, buffer)| (position_bytes[name], buffer));
+        let largest = states().map(|(each, _)| each * count as u64).max().unwrap_or(0);
         // WebGPU cannot copy a buffer into itself.
         let between = storage(gpu, "copy", largest, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        for (_, buffer) in states() {
-            let (each, bytes) = (each(buffer), each(buffer) * count as u64);
+        for (each, buffer) in states() {
+            let bytes = each * count as u64;
             encoder.copy_buffer_to_buffer(buffer, from as u64 * each, &between, 0, bytes);
             encoder.copy_buffer_to_buffer(&between, 0, buffer, to as u64 * each, bytes);
         }
@@ -488,20 +501,24 @@ impl Session for GpuSession {
         }
         let gpu = &self.shared.gpu;
         let plan = self.shared.plans.get(Pass::decode(1))?;
-        let larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
-        let before = std::mem::replace(&mut self.buffers, larger);
+        let mut larger = Buffers::new(gpu, &self.shared.profile, &plan, Some(capacity), self.arena)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        for (name, old) in before.state {
-            match self.buffers.state.get(&name) {
-                Some(new) => encoder.copy_buffer_to_buffer(&old, 0, new, 0, old.size().min(new.size())),
-                None => drop(self.buffers.state.insert(name, old)),
+        for (name, old) in &self.buffers.state {
+            if let Some(new) = larger.state.get(name) {
+                encoder.copy_buffer_to_buffer(old, 0, new, 0, old.size().min(new.size()));
             }
         }
         gpu.submit(encoder.finish());
+        // Until here the session is as it was: after an error it may run on.
+        gpu.check()?;
+        for (name, old) in std::mem::take(&mut self.buffers.state) {
+            larger.state.entry(name).or_insert(old);
+        }
+        self.buffers = larger;
         self.bound = PerPass::default();
         self.on_device.clear();
         self.capacity = capacity;
-        gpu.check()
+        Ok(())
     }
 
     fn depth(&self) -> usize {

@@ -20,6 +20,8 @@ use crate::plan::Plan;
 pub struct Buffers {
     pub arena: wgpu::Buffer,
     pub state: HashMap<String, wgpu::Buffer>,
+    /// Bytes of a position of each state. A buffer may be larger than its positions: its size is rounded up.
+    pub position_bytes: HashMap<String, u64>,
     pub table: wgpu::Buffer,
     /// The uniform buffer for dispatches that write the table, because a buffer may not have both uses at once.
     no_table: wgpu::Buffer,
@@ -28,13 +30,14 @@ pub struct Buffers {
 impl Buffers {
     /// State for `capacity` positions, and an arena of `arena` bytes.
     pub fn new(gpu: &Gpu, profile: &DeviceProfile, plan: &Plan, capacity: Option<usize>, arena: u64) -> Result<Self> {
-        let mut state = HashMap::new();
+        let (mut state, mut position_bytes) = (HashMap::new(), HashMap::new());
         for value in &plan.graph.values {
             if let ValueKind::State(name) = &value.kind
                 && name != TABLE
             {
                 let ty = state_type(&value.ty, capacity);
-                let size = ty.bytes(profile).next_multiple_of(16);
+                let bytes = ty.bytes(profile);
+                let size = bytes.next_multiple_of(16);
                 if size > profile.max_binding {
                     return Err(Error::out_of_memory(format!(
                         "{name} of {} positions needs {size} bytes in one binding, {} allows {}; take a shorter --context",
@@ -43,6 +46,7 @@ impl Buffers {
                 }
                 let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
                 state.insert(name.clone(), storage(gpu, name, size, usage)?);
+                position_bytes.insert(name.clone(), bytes / ty.shape[0] as u64);
             }
         }
         let table = |label, usage| {
@@ -56,7 +60,7 @@ impl Buffers {
         let arena = Self::arena(gpu, arena)?;
         let written = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let (table, no_table) = (table("table", written), table("no table", wgpu::BufferUsages::empty()));
-        Ok(Buffers { arena, state, table, no_table })
+        Ok(Buffers { arena, state, position_bytes, table, no_table })
     }
 
     /// The bytes of a plan's output.

@@ -151,6 +151,29 @@ fn layers_that_differ() {
         json.as_object_mut().unwrap().remove("layer_types");
     };
     assert_eq!(config("qwen2", slides).unwrap().windows, [None, None, Some(9)]);
+    // Null is no window; the missing key is 4096.
+    let nothing = |json: &mut Json| {
+        slides(json);
+        json["sliding_window"] = Json::Null;
+    };
+    assert_eq!(config("qwen2", nothing).unwrap().windows, [None; 3]);
+    let missing = |json: &mut Json| {
+        slides(json);
+        json.as_object_mut().unwrap().remove("sliding_window");
+    };
+    assert_eq!(config("qwen2", missing).unwrap().windows, [None, None, Some(4096)]);
+    let listed = |json: &mut Json| {
+        nothing(json);
+        json["layer_types"] = json!(["full_attention", "full_attention", "sliding_attention"]);
+    };
+    let error = config("qwen2", listed).unwrap_err().to_string();
+    assert!(error.contains("sliding_window is null"), "{error}");
+    let error = config("gemma3", |json| json["sliding_window"] = Json::Null).unwrap_err().to_string();
+    assert!(error.contains("sliding_window is null"), "{error}");
+    for tied in [false, true] {
+        let tie = |json: &mut Json| json["tie_word_embeddings"] = json!(tied);
+        assert_eq!((describe("smollm3", tie).unwrap().tied, describe("qwen2", tie).unwrap().tied), (tied, tied));
+    }
     let qwen3 = config("qwen3", |_| {}).unwrap();
     assert_eq!((qwen3.qk_norm, qwen3.head_dim, qwen3.hidden), (QkNorm::Weighted, 32, 96));
 }
@@ -236,7 +259,7 @@ fn rope_scaling() {
     // By wavelength: below 64 / 4 kept, above 64 / 1 divided, mixed in between.
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64});
-    for (i, value) in inv_freq(llama3).into_iter().enumerate() {
+    for (i, value) in inv_freq(llama3.clone()).into_iter().enumerate() {
         let theta = theta(i, 1e4);
         let length = std::f64::consts::TAU / theta;
         let expected = if length < 16.0 {
@@ -255,6 +278,37 @@ fn rope_scaling() {
         json["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 500_000.0});
     });
     assert_eq!(newer.unwrap().rope.inv_freq[3], theta(3, 5e5) as f32);
+    // Its base goes before the one outside, and `rope_scaling` before the whole key, as in transformers 5.
+    let newer = |scaling: Option<Json>| {
+        let config = config("mobilellm_gqa", |json| {
+            json["rope_parameters"] = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 500_000.0});
+            json["rope_theta"] = json!(7e3);
+            json["rope_scaling"] = scaling.into();
+        });
+        config.unwrap().rope.inv_freq[3]
+    };
+    assert_eq!(newer(None), (theta(3, 5e5) / 2.0) as f32);
+    assert_eq!(newer(Some(json!({"rope_type": "linear", "factor": 4.0}))), (theta(3, 7e3) / 4.0) as f32);
+    let mut parameters = llama3.clone();
+    parameters["rope_theta"] = json!(1e4);
+    let newer = config("mobilellm_gqa", |json| {
+        json["rope_parameters"] = parameters;
+        json["rope_scaling"] = Json::Null;
+    });
+    assert_eq!(newer.unwrap().rope.inv_freq, inv_freq(llama3));
+
+    // One rope for all layers, or one for each type of layer, but no mixture and no typo.
+    let rope = json!({"rope_type": "default", "rope_theta": 1e4});
+    let wrong = [
+        ("gemma3", json!({"full_attention": rope})),
+        ("gemma3", json!({"full_attention": rope, "sliding_atention": rope})),
+        ("gemma3", json!({"full_attention": rope, "sliding_attention": {"rope_theta": "ten"}})),
+        ("mobilellm_gqa", json!({"rope_theta": 1e4, "default": {}})),
+    ];
+    for (case, parameters) in wrong {
+        let error = config(case, |json| json["rope_parameters"] = parameters.clone()).unwrap_err().to_string();
+        assert!(error.contains("rope_parameters"), "{parameters}: {error}");
+    }
 }
 
 /// Folders whose index or files are wrong.

@@ -202,6 +202,11 @@ fn gguf_variants() {
     // End of text, of a turn, of a message: each of these ids ends a reply.
     let ends = writer().u32("tokenizer.ggml.eot_token_id", 7).u32("tokenizer.ggml.eom_token_id", 9);
     assert_eq!(read(ends.finish()).unwrap().config.eos, [2, 7, 9]);
+    // Without keys their texts tell them, if they are control or user-defined tokens.
+    let named = writer()
+        .strings("tokenizer.ggml.tokens", &["<unk>", "<end_of_turn>", "</s>", "<|im_end|>", "<|eot_id|>", "<EOT>"])
+        .i32s("tokenizer.ggml.token_type", &[2, 3, 3, 4, 1, 5]);
+    assert_eq!(read(named.finish()).unwrap().config.eos, [2, 1, 3]);
     assert!(read(writer().bool("llama.layer_sharing", true).finish()).unwrap().config.layer_sharing);
 
     let refused = [

@@ -61,7 +61,7 @@ fn golden_qwen_folders() {
         assert_eq!((beyond.trained, beyond.ntk.is_some(), beyond.logn), (trained, true, true), "{case}");
         let vision = config.vision.as_ref().expect(case);
         assert_eq!(
-            (vision.tokens(), vision.ffn, vision.stretches()),
+            (vision.tokens(), vision.ffn, vision.fills_square()),
             (256, [236, 196][usize::from(case == "qwenvl_b")], true)
         );
         let embedding = checkpoint.take("model.embed_tokens.weight", &[612, hidden]).expect(case);
@@ -197,6 +197,12 @@ fn pickled_shards_hold_the_same_model() {
     assert_eq!(found.config, wanted.config);
     let names: Vec<&str> = wanted.tensors().map(|tensor| tensor.name).collect();
     assert_eq!(found.tensors().map(|tensor| tensor.name).collect::<Vec<_>>(), names);
+    // q, k and v share the one copy that has their rows in order.
+    let part = |part: &str| &found.tensors[&format!("visual.blocks.0.self_attn.{part}_proj.weight")];
+    let (q, k) = (part("q"), part("k"));
+    let RowOrder::Strided { each, .. } = q.order else { panic!("{:?}", q.order) };
+    let apart = (k.bytes.as_ptr() as usize).wrapping_sub(q.bytes.as_ptr() as usize);
+    assert_eq!(apart, 4 * each * q.shape[1], "a copy each");
     for tensor in wanted.tensors() {
         let values = |checkpoint: &Checkpoint| checkpoint.take(tensor.name, tensor.shape).expect("a tensor").to_f32();
         assert_eq!(values(&found), values(&wanted), "{}", tensor.name);
@@ -230,7 +236,7 @@ fn what_is_not_qwen_is_named() {
     };
     let c_attn = "transformer.h.1.attn.c_attn.weight";
     let quantised = |name: &str| vec![if name == c_attn { name.replace(".weight", ".qweight") } else { name.into() }];
-    complains(folder_of("qwenvl_a", |_| (), weights(quantised)), &["c_attn.qweight", "2 layers"]);
+    complains(folder_of("qwenvl_a", |_| (), weights(quantised)), &["c_attn.qweight", "GPTQ", "--weights"]);
     let missing = |name: &str| if name == c_attn { vec![] } else { keep(name) };
     complains(folder_of("qwenvl_a", |_| (), weights(missing)), &[c_attn, "missing"]);
     let proj = "transformer.visual.proj";
@@ -240,7 +246,7 @@ fn what_is_not_qwen_is_named() {
         true => vec![name.into(), name.replace("c_attn", "c_proj").replace("weight", "bias")],
         false => keep(name),
     };
-    complains(folder_of("qwenvl_a", |_| (), weights(more)), &["transformer.h.1.attn.c_proj.bias"]);
+    complains(folder_of("qwenvl_a", |_| (), weights(more)), &["transformer.h.1.attn.c_proj.bias", "2 layers"]);
     // Buffers of older versions.
     let old = |name: &str| match name == c_attn {
         true => vec![
@@ -259,23 +265,130 @@ fn what_is_not_qwen_is_named() {
         ("rotary_emb_base", json!(0), &["rotary_emb_base"]),
         ("rotary_pct", json!(1.5), &["rotary_pct"]),
         ("seq_length", json!(null), &["seq_length"]),
+        ("rotary_pct", json!(0.1), &["rotary_pct is 0.1", "turns 3", "even number from 2 to 32"]),
+        ("seq_length", json!(1), &["seq_length is 1,", "from 2"]),
+        ("max_position_embeddings", json!(0), &["max_position_embeddings is 0", "from 1"]),
         ("num_hidden_layers", json!(3), &["transformer.h.2.", "missing"]),
+        ("num_hidden_layers", json!(1), &["transformer.h.1.", "7 more", "1 layers"]),
+        ("num_hidden_layers", json!(0), &["num_hidden_layers is 0", "from 1"]),
+        ("num_attention_heads", json!(0), &["num_attention_heads is 0"]),
         ("hidden_size", json!("wide"), &["wide"]),
     ] {
         complains(folder_of("qwenvl_a", |json| json[key] = value, weights(keep)), words);
     }
     for (key, value, words) in [
         ("image_start_id", json!(608), &["image_start_id", "608", "609", "395 tokens"][..]),
-        ("image_start_id", json!(7), &["image_start_id", "7"]),
+        ("image_start_id", json!(469), &["image_start_id of visual is 469", "from 470"]),
         ("n_queries", json!(64), &["n_queries", "64"]),
         ("output_dim", json!(64), &["output_dim", "64"]),
-        ("heads", json!(5), &["heads", "width"]),
+        ("heads", json!(5), &["width of visual is 48", "multiple of heads, 5"]),
+        ("heads", json!(0), &["heads of visual is 0", "from 1 to 48"]),
+        ("width", json!(0), &["width of visual is 0"]),
         ("patch_size", json!(4), &["conv1.weight", "[48, 3, 4, 4]"]),
+        ("patch_size", json!(65), &["patch_size of visual is 65", "from 1 to 64"]),
         ("layers", json!(3), &["resblocks.2.", "missing"]),
-        ("mlp_ratio", json!(0), &["mlp_ratio"]),
-        ("image_size", json!(0), &["image_size"]),
-        ("image_size", json!(1_000_000_000), &["image_size"]),
+        ("layers", json!(1), &["resblocks.1.", "11 more"]),
+        ("mlp_ratio", json!(0), &["mlp_ratio", "0 features of 48"]),
+        ("image_size", json!(0), &["image_size of visual is 0", "from 1 to 8192"]),
+        ("image_size", json!(2048), &["2048 and 2", "1024 patches", "at most 128"]),
     ] {
         complains(folder_of("qwenvl_a", |json| json["visual"][key] = value, weights(keep)), words);
+    }
+    // Ids that no vocabulary has, where no tokenizer contradicts them.
+    for id in [u64::from(u32::MAX) - 8, u64::from(u32::MAX) + 1 + 609, u64::MAX] {
+        let edit = |json: &mut Json| {
+            json["with_tokenizer"] = json!(false);
+            json["visual"]["image_start_id"] = json!(id);
+        };
+        let words = [format!("image_start_id of visual is {id}"), "to 4294967286".into()];
+        complains(folder_of("qwenvl_a", edit, weights(keep)), &[&words[0], &words[1]]);
+    }
+    // A picture too large to prepare, of patches that are few.
+    let edit = |json: &mut Json| {
+        json["visual"]["image_size"] = json!(128_000);
+        json["visual"]["patch_size"] = json!(1000);
+    };
+    complains(folder_of("qwenvl_a", edit, weights(keep)), &["image_size of visual is 128000", "from 1 to 8192"]);
+    // 386 is the hidden size, but no multiple of its three heads.
+    let edit = |json: &mut Json| {
+        for (key, value) in [("hidden_size", 386), ("num_attention_heads", 193), ("kv_channels", 2)] {
+            json[key] = json!(value);
+        }
+        json["visual"]["output_dim"] = json!(386);
+    };
+    complains(folder_of("qwenvl_a", edit, weights(keep)), &["output_dim of visual is 386", "heads", ": 3"]);
+    // The tokenizer has more ids than the embedding has rows.
+    let edit = |json: &mut Json| json["with_tokenizer"] = json!(false);
+    let id = |json: &mut Json| {
+        edit(json);
+        json["visual"]["image_start_id"] = json!(700);
+    };
+    complains(folder_of("qwenvl_a", id, weights(keep)), &["image_start_id", "703 ids", "624 rows"]);
+}
+
+/// Where the tower is as wide as the decoder, there is no matrix between them, and one in the file is refused.
+#[test]
+fn a_tower_as_wide_as_the_decoder_needs_no_projection() {
+    let kv_proj = "transformer.visual.attn_pool.kv_proj.weight";
+    let with = |has_projection: bool| {
+        let tensors = stored("qwenvl_a");
+        let zeros = vec![0u8; 4 * 384 * 128];
+        let named = tensors.iter().filter(|(name, _)| has_projection || *name != kv_proj).map(|(name, stored)| {
+            // The tower's width is 48, and its feed-forward width 236.
+            let wide = |size: &usize| match size {
+                48 => 128,
+                144 => 384,
+                236 => 128,
+                size => *size,
+            };
+            let shape: Vec<usize> = match name.contains("visual") {
+                true => stored.shape.iter().map(wide).collect(),
+                false => stored.shape.clone(),
+            };
+            let bytes =
+                if name.contains("visual") { &zeros[..4 * shape.iter().product::<usize>()] } else { &stored.bytes };
+            let view = ::safetensors::tensor::TensorView::new(::safetensors::Dtype::F32, shape, bytes);
+            (name.clone(), view.expect("a tensor"))
+        });
+        let file = ::safetensors::serialize(named.collect::<Vec<_>>(), None).expect("a file");
+        let edit = |json: &mut Json| {
+            json["visual"]["width"] = json!(128);
+            json["visual"]["mlp_ratio"] = json!(1.0);
+        };
+        folder_of("qwenvl_a", edit, vec![("model.safetensors".into(), file)])
+    };
+    let checkpoint = with(false).expect("a folder");
+    assert_eq!(checkpoint.config.vision.expect("a tower").width, checkpoint.config.hidden);
+    let error = with(true).expect_err("an error").to_string();
+    assert!(error.contains(kv_proj) && error.contains("not part of a qwen model"), "{error}");
+}
+
+/// End ids as some folders have them: a list, whose lowest is `<|endoftext|>` where nothing else tells its id.
+#[test]
+fn end_ids_may_be_a_list() {
+    let text = |name: &str| if name.contains(".visual.") { vec![] } else { keep(name) };
+    for (tokenizer, ids) in [(true, json!([397, 395])), (false, json!([397, 395])), (false, json!(395))] {
+        let edit = |json: &mut Json| {
+            json["with_tokenizer"] = json!(tokenizer);
+            json.as_object_mut().expect("an object").remove("visual");
+        };
+        let mut files = weights(text);
+        files.push(("generation_config.json".into(), json!({"eos_token_id": ids}).to_string().into_bytes()));
+        assert_eq!(folder_of("qwenvl_a", edit, files).expect("a folder").config.eos, [395, 396, 397], "{ids}");
+    }
+}
+
+/// A Qwen folder to which a user added a conversion of the tokenizer keeps its own; other models do not.
+#[test]
+fn the_own_tokenizer_comes_first() {
+    let read = |name: &str| std::fs::read(golden("qwenvl_a").join(name)).expect(name);
+    for (model_type, own) in [("qwen", true), ("qwen2", false)] {
+        let files = Files::memory([
+            ("config.json", json!({"model_type": model_type, "visual": {}}).to_string().into_bytes()),
+            ("qwen.tiktoken", read("qwen.tiktoken")),
+            ("tokenizer.json", b"{}".to_vec()),
+        ]);
+        let text = text::TextFiles::read(&files).expect("files").expect("a tokenizer");
+        assert_eq!(matches!(text.vocabulary, text::Vocabulary::Tiktoken(_)), own, "{model_type}");
     }
 }

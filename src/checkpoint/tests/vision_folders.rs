@@ -98,6 +98,7 @@ fn golden_folders_have_a_vision_half() {
             projector,
             mean: MEAN,
             std: STD,
+            image_start: None,
         };
         let config = &checkpoint.config;
         assert_eq!((config.vision.as_ref(), &*config.architecture), (Some(&expected), "mobilevlm"), "{case}");

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::super::{Failure, interrupted};
-use super::Run;
+use super::{Run, last_line};
 use crate::error::{Error, Result};
-use crate::generate::{Piece, Prompt, Stats};
+use crate::generate::{Ended, Piece, Prompt};
 
 /// A line of the file. Other keys are ignored.
 #[derive(Deserialize)]
@@ -46,7 +46,7 @@ pub fn read(file: &Path, raw: bool) -> Result<Vec<Prompt>> {
 }
 
 /// Continues all prompts. As text, each answer is printed when it is complete, in the order of the prompts; as JSON,
-/// tokens are printed as they come, with the index of their prompt, and statistics at the end of each answer.
+/// tokens are printed as they come, with the index of their prompt, and statistics and boxes at the end of each answer.
 pub fn run(command: &Run, prompts: &[Prompt]) -> Result<(), Failure> {
     let model = command.load.load()?;
     let mut generations = model
@@ -72,8 +72,8 @@ pub fn run(command: &Run, prompts: &[Prompt]) -> Result<(), Failure> {
                 }
             }
         }
-        while let Some((index, stats)) = generations.ended() {
-            report.end(index, &stats)?;
+        while let Some(ended) = generations.ended() {
+            report.end(&ended)?;
         }
         if interrupted() {
             return Err(Failure::Interrupted);
@@ -113,10 +113,12 @@ impl Report {
         Ok(())
     }
 
-    fn end(&mut self, index: usize, stats: &Stats) -> Result<(), Failure> {
-        self.answers[index].ended = true;
+    fn end(&mut self, ended: &Ended) -> Result<(), Failure> {
+        self.answers[ended.index].ended = true;
         if self.json {
-            return self.line(&serde_json::json!({"index": index, "stats": stats}).to_string());
+            let mut line = last_line(&ended.stats, &ended.boxes);
+            line["index"] = ended.index.into();
+            return self.line(&line.to_string());
         }
         while self.answers.get(self.printed).is_some_and(|answer| answer.ended) {
             let text = std::mem::take(&mut self.answers[self.printed].text);

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::backend::measured::{Clock, Measured};
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
-use crate::checkpoint::{Config, QkNorm, RopeConfig};
+use crate::checkpoint::vision::{Activation, Projector};
+use crate::checkpoint::{Config, QkNorm, RopeConfig, VisionConfig};
 use crate::error::{Error, ErrorKind};
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
-use crate::generate::{Generations, Prompt, Sampler};
+use crate::generate::{Ended, Generations, Image, Prompt, Sampler};
 use crate::kernel::{DeviceProfile, Family};
 use crate::models::Pass;
 use crate::plan::Plan;
@@ -26,10 +27,18 @@ struct Fake {
     then: Option<(usize, u32)>,
     /// Log-probabilities and logits are NaN from this position on.
     broken: usize,
+    /// The number of positions that it has memory for.
+    memory: usize,
+    /// The number of rows of a decoding step.
+    rows: usize,
+    /// The pictures that a session can hold; a model that holds none reads none.
+    pictures: usize,
     sessions: Arc<AtomicUsize>,
 }
 
 struct FakeSession {
+    memory: usize,
+    rows: usize,
     depth: usize,
     then: Option<(usize, u32)>,
     broken: usize,
@@ -38,13 +47,15 @@ struct FakeSession {
     computed: HashSet<usize>,
     sampled: VecDeque<Vec<Sampled>>,
     outputs: Vec<(String, Output)>,
+    pictures: usize,
     sessions: Arc<AtomicUsize>,
 }
 
 impl Fake {
     fn new() -> Self {
         let device = DeviceInfo { name: "fake".into(), backend: "none".into() };
-        Self { device, depth: 3, then: None, broken: usize::MAX, sessions: Arc::default() }
+        let (broken, memory, rows) = (usize::MAX, usize::MAX, CHUNK);
+        Self { device, depth: 3, then: None, broken, memory, rows, pictures: 0, sessions: Arc::default() }
     }
 
     fn model(self, context: usize) -> Model {
@@ -77,11 +88,29 @@ impl Fake {
             context: 2048,
             bos: Some(1),
             eos: vec![2],
-            vision: None,
+            vision: (self.pictures > 0).then(vision),
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mobilellm_gqa");
         let text = Text::open(&folder).unwrap();
         Model(Arc::new(Inner { engine: Arc::new(self), config, context, text, load_s: 0.5 }))
+    }
+}
+
+/// A vision half that makes one token of a picture.
+fn vision() -> VisionConfig {
+    VisionConfig {
+        image_size: 2,
+        patch: 1,
+        width: 1,
+        heads: 1,
+        ffn: 1,
+        blocks: 1,
+        norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        projector: Projector::Ldp { squeeze: 1 },
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        image_start: None,
     }
 }
 
@@ -124,9 +153,20 @@ impl Engine for Fake {
         CHUNK
     }
 
+    fn most_rows(&self) -> usize {
+        self.rows
+    }
+
+    fn pictures(&self) -> usize {
+        self.pictures
+    }
+
     fn session(&self, capacity: usize) -> Result<Box<dyn Session>> {
+        check_memory(capacity, self.memory)?;
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(FakeSession {
+            memory: self.memory,
+            rows: self.rows,
             depth: self.depth,
             then: self.then,
             broken: self.broken,
@@ -134,9 +174,17 @@ impl Engine for Fake {
             computed: HashSet::new(),
             sampled: VecDeque::new(),
             outputs: Vec::new(),
+            pictures: self.pictures,
             sessions: self.sessions.clone(),
         }))
     }
+}
+
+fn check_memory(capacity: usize, memory: usize) -> Result<()> {
+    if capacity > memory {
+        return Err(Error::out_of_memory(format!("{capacity} positions, memory for {memory}")));
+    }
+    Ok(())
 }
 
 impl Drop for FakeSession {
@@ -173,7 +221,7 @@ impl Session for FakeSession {
     }
 
     fn run(&mut self, step: &Step) -> Result<()> {
-        assert!(step.rows.len() <= CHUNK);
+        assert!(step.rows.len() <= if step.family == Family::Few { self.rows } else { CHUNK });
         if step.family == Family::Many {
             assert_eq!(step.rows, step.rows[0].follow(step.rows.len()), "a prompt's rows follow each other");
         }
@@ -228,12 +276,13 @@ impl Session for FakeSession {
         Ok(std::mem::take(&mut self.outputs))
     }
 
-    fn encode(&mut self, _: &[f32], _: usize) -> Result<()> {
-        unreachable!("the model reads no pictures")
+    fn encode(&mut self, _: &[f32], first: usize) -> Result<()> {
+        assert!(first < self.pictures, "row {first} of pictures, and {} fit", self.pictures);
+        Ok(())
     }
 
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
-        unreachable!("the model reads no pictures")
+        Ok((1, 1))
     }
 
     fn encoded(&mut self) -> Result<Vec<(String, Output)>> {
@@ -241,6 +290,7 @@ impl Session for FakeSession {
     }
 
     fn reserve(&mut self, capacity: usize) -> Result<()> {
+        check_memory(capacity, self.memory)?;
         self.tokens.resize(self.tokens.len().max(capacity), None);
         Ok(())
     }
@@ -294,7 +344,8 @@ fn generate_all(generations: &mut Generations, count: usize) -> Vec<(Vec<u32>, O
     for (index, piece) in generations.by_ref() {
         all[index].0.push(piece.unwrap().id);
     }
-    while let Some((index, stats)) = generations.ended() {
+    while let Some(Ended { index, stats, boxes }) = generations.ended() {
+        assert!(boxes.is_empty());
         assert_eq!(stats.generated_tokens, all[index].0.len());
         all[index].1 = stats.stop;
     }
@@ -324,6 +375,41 @@ fn prompts_together_are_continued_as_each_alone() {
 }
 
 #[test]
+fn prompts_wait_for_memory_and_for_rows() {
+    // Some begin alike, so that places are taken over and copied.
+    let prompts: Vec<Vec<u32>> =
+        (0..9).map(|i| (0..10 + i % 4).map(|index| 3 + ((i / 3 + index) * 31 % 500) as u32).collect()).collect();
+    let alone = |model: &Model| -> Vec<_> { prompts.iter().map(|prompt| generate(model, prompt, 7).0).collect() };
+    let wanted = alone(&Fake::new().model(64));
+    // Memory for the longest alone, for some, for all; rows for one, for some, for all.
+    for (memory, rows) in [(20, 9), (21, 9), (45, 9), (100, 4), (180, 9), (180, 1), (45, 2)] {
+        let model = Fake { memory, rows, ..Fake::new() }.model(64);
+        let generations = model.generate_all(prompts.clone(), &Sampler::greedy()).unwrap();
+        let mut generations = generations.parallel(100).max_tokens(7);
+        let found: Vec<_> = generate_all(&mut generations, prompts.len()).into_iter().map(|(ids, _)| ids).collect();
+        assert_eq!(found, wanted, "memory for {memory} positions, {rows} rows");
+    }
+    // Without memory for one prompt there is an error, and no panic after it.
+    let model = Fake { memory: 16, ..Fake::new() }.model(64);
+    let mut generations = model.generate_all(prompts.clone(), &Sampler::greedy()).unwrap().max_tokens(7);
+    let error = generations.next().unwrap().1.unwrap_err();
+    assert_eq!((error.kind(), generations.next().is_none()), (ErrorKind::OutOfMemory, true));
+}
+
+#[test]
+fn a_generation_ends_with_an_error_of_its_prompt() {
+    let model = Fake { memory: 16, ..Fake::new() }.model(64);
+    let generation = || model.generate(Prompt::tokens([7; 20]), &Sampler::greedy()).unwrap();
+    let mut one = generation();
+    assert_eq!(one.encode_images(|_, _| ()).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert!(one.next().is_none() && one.encode_images(|_, _| ()).is_ok());
+    let mut two = generation();
+    assert_eq!(two.prefill(|_, _| ()).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    assert!(two.next().is_none() && two.prefill(|_, _| ()).is_ok());
+    assert_eq!(two.stats().stop, None);
+}
+
+#[test]
 fn a_prompt_that_is_wrong_is_an_error_with_its_index_and_the_others_go_on() {
     let model = Fake::new().model(64);
     let prompts = [vec![5, 6], vec![], vec![512], vec![7; 65], vec![8; 64], vec![9]];
@@ -337,10 +423,30 @@ fn a_prompt_that_is_wrong_is_an_error_with_its_index_and_the_others_go_on() {
     }
     assert_eq!(wrong, [(1, ErrorKind::Prompt), (2, ErrorKind::Prompt), (3, ErrorKind::Prompt)]);
     assert_eq!(right, [(0, 4), (5, 4)].into());
-    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|(index, _)| index).collect();
+    let mut ended: Vec<usize> = std::iter::from_fn(|| generations.ended()).map(|ended| ended.index).collect();
     ended.sort_unstable();
     assert_eq!(ended, [0, 4, 5], "a prompt that fills the context ends at once");
     assert!(model.generate_all(["a"], &Sampler::greedy().top_p(7.0)).is_err());
+}
+
+/// A device holds fewer pictures than the sequences that run together have: those that were read make room.
+#[test]
+fn pictures_fit_the_device_however_many_prompts_run() {
+    let model = Fake { pictures: 5, ..Fake::new() }.model(64);
+    let image = |number: u8| Image::from_rgb(1, 1, &[number; 3]).unwrap();
+    let prompt = |images: std::ops::Range<u8>| {
+        let ids: Vec<u32> = [7, 8].into_iter().chain(images.clone().map(|_| Prompt::IMAGE)).chain([9]).collect();
+        images.fold(Prompt::tokens(ids), |prompt, number| prompt.image(image(number)))
+    };
+    // Of one picture each, of five, and of more than the device holds.
+    let mut prompts: Vec<Prompt> = (0..40).map(|number| prompt(number..number + 1)).collect();
+    prompts.extend([prompt(38..43), prompt(0..6), prompt(39..40)]);
+    let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().parallel(17).max_tokens(4);
+    let errors: Vec<(usize, String)> =
+        generations.by_ref().filter_map(|(index, piece)| piece.err().map(|error| (index, error.to_string()))).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].0 == 41 && errors[0].1.contains("6 pictures") && errors[0].1.contains("of 5"), "{errors:?}");
+    assert_eq!(std::iter::from_fn(|| generations.ended()).count(), 42);
 }
 
 #[test]
@@ -350,7 +456,7 @@ fn a_sequence_that_computes_nonsense_ends_alone() {
     let mut generations = model.generate_all(prompts, &Sampler::greedy()).unwrap().max_tokens(5);
     let errors: Vec<usize> = generations.by_ref().filter(|(_, piece)| piece.is_err()).map(|(index, _)| index).collect();
     assert_eq!(errors, [1]);
-    assert_eq!(generations.ended().map(|(index, stats)| (index, stats.generated_tokens)), Some((0, 5)));
+    assert_eq!(generations.ended().map(|ended| (ended.index, ended.stats.generated_tokens)), Some((0, 5)));
 }
 
 #[test]

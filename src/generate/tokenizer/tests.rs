@@ -87,7 +87,9 @@ fn folders_of_the_newer_families_give_the_reference_ids() {
 /// The file that llama.cpp's converter makes from the same folder: vocabulary, merges and the name of the family.
 #[test]
 fn gguf_files_of_the_newer_families_give_the_reference_ids() {
-    for (case, pre) in [("qwen2", "qwen2"), ("qwen3", "qwen2"), ("llama3", "llama-bpe"), ("gemma3", "")] {
+    let cases =
+        [("qwen2", "qwen2"), ("qwen3", "qwen2"), ("llama3", "llama-bpe"), ("smollm3", "smaug-bpe"), ("gemma3", "")];
+    for (case, pre) in cases {
         let folder = golden().join(case);
         let file = json(&folder.join("tokenizer.json"));
         let mut tokens = vec![String::new(); 512];

@@ -157,7 +157,7 @@ impl Encoder {
             }
             if path.len() > SPAN {
                 return Err(Error::prompt(format!(
-                    "the path between <img> and </img> has {} bytes, at most {SPAN} fit",
+                    "the path between <img> and </img> has {} bytes, at most {SPAN} fit; give a shorter one, or <image>",
                     path.len()
                 )));
             }
@@ -179,7 +179,8 @@ impl Encoder {
             let (before, inside) = rest.split_at(at + 1);
             out.extend_from_slice(before);
             rest = inside;
-            let Some(length) = inside.iter().position(|&id| id == image + 1) else { break };
+            // A longer span is not one of a picture, and looking further for each tag would take quadratic time.
+            let Some(length) = inside.iter().take(SPAN + 1).position(|&id| id == image + 1) else { continue };
             let path = inside[..length].split(|&id| id == image + 2).next().unwrap_or_default();
             if path.len() < length && path.iter().all(|&id| id < 256) {
                 out.extend(path.iter().map(|&byte| self.ranks[&[byte as u8][..]]));
@@ -198,5 +199,26 @@ impl Encoder {
     /// The text of a special token.
     pub fn special(&self, id: u32) -> Option<&str> {
         self.all.token(id).map(|token| token.text.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::generate::Tokenizer;
+
+    /// Only a span of the length of a picture is a path again.
+    #[test]
+    fn spans_of_other_lengths_stay_as_they_are() {
+        let tokenizer = Tokenizer::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/qwenvl_a")).unwrap();
+        let text = "<img>a.png</img> and <img>b</img>.";
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode_with_special(&ids), text);
+        let image = ids[0];
+        let longer = [&ids[..7], &[image + 2; 9], &ids[7..]].concat();
+        let shown = tokenizer.decode_with_special(&longer);
+        assert!(!shown.contains("a.png") && shown.ends_with(" and <img>b</img>."), "{shown}");
+        // Of many tags that stay open, each is looked behind for the length of a span only.
+        let open = vec![image; 300_000];
+        assert_eq!(tokenizer.decode_with_special(&open).len(), "<img>".len() * open.len());
     }
 }

@@ -66,6 +66,13 @@ impl Decoder {
                 checkpoint.path.display(),
             )));
         }
+        if let Some(keys) = c.windows.iter().flatten().find(|&&keys| keys < window) {
+            return Err(Error::unsupported(format!(
+                "{}: a layer attends to the last {keys} tokens only, and no gradients are known for windows of {window} ids; \
+                 give windows of at most {keys} ids, or take --importance l2",
+                checkpoint.path.display(),
+            )));
+        }
         let vector = |name: &str, size| Ok::<_, Error>(checkpoint.take(name, &[size])?.to_f32());
         let embedding = checkpoint.take("model.embed_tokens.weight", &[c.vocab, c.hidden])?;
         let head = match c.tied {

@@ -1,5 +1,6 @@
 //! Division of rows among the threads of a team.
 
+use crate::cpu::piece;
 use crate::threads::{Parts, Team};
 
 /// Calls `work(row, a, b)` for each row of two results with the same number of rows, whose widths are given.
@@ -24,9 +25,4 @@ pub fn both<'a>(
             }
         });
     });
-}
-
-/// The range of part `i` when `count` items are divided into parts of `size`.
-fn piece(i: usize, size: usize, count: usize) -> std::ops::Range<usize> {
-    i * size..count.min((i + 1) * size)
 }
