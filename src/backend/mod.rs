@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cpu;
+pub mod measured;
 mod plans;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
@@ -17,6 +18,7 @@ use crate::models::Pass;
 pub use crate::models::Want;
 use crate::ops;
 use crate::plan::Plan;
+use measured::{Clock, Measured, Phase};
 
 /// Loads a model onto a device.
 pub fn load(
@@ -212,6 +214,11 @@ pub trait Session: Send {
     fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
+    /// From now on measures each dispatch of [`Session::run`] and [`Session::encode_slice`], which then wait for the
+    /// device, with this clock or with the best that the device offers.
+    fn measure(&mut self, clock: Option<Clock>) -> Result<()>;
+    /// What was measured since [`Session::measure`]. The session measures no more.
+    fn measured(&mut self) -> Vec<Measured>;
 }
 
 /// A function that changes a row of logits, given the row's number. Its error ends the step.
@@ -234,6 +241,11 @@ impl Step<'_> {
     /// The pass of the model that computes this step.
     fn pass(&self) -> Pass {
         Pass { rows: self.rows.len(), family: self.family, want: self.want, images: self.images }
+    }
+
+    /// What the step is for.
+    fn phase(&self) -> Phase {
+        if self.family == Family::Few { Phase::Decode } else { Phase::Prompt }
     }
 }
 

@@ -10,6 +10,7 @@ mod eval_files;
 mod info;
 mod inspect;
 mod kernel;
+mod profile;
 mod progress;
 mod prune;
 mod run;
@@ -63,6 +64,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// List kernels, print one, and try your own in its place
     Kernel(kernel::Kernel),
+    /// Time each dispatch of a prompt and some tokens: a table, a trace, a page, a roofline
+    Profile(profile::Profile),
 }
 
 /// What every command that loads a model takes.
@@ -254,6 +257,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Kernel(command) => command.run(),
+        Command::Profile(command) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ mod cli;
 mod cli_adapters;
 mod eval;
 mod kernel;
+mod profile;
 mod prune;
 mod qwen_cli;
 mod vision_bad_input;

@@ -75,11 +75,12 @@ static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
 static OPEN: LazyLock<Mutex<HashMap<usize, Weak<Gpu>>>> = LazyLock::new(Mutex::default);
 
 /// Features that kernels or measurements can use.
-const FEATURES: [(wgpu::Features, &str); 5] = [
+const FEATURES: [(wgpu::Features, &str); 6] = [
     (wgpu::Features::SHADER_F16, "f16"),
     (wgpu::Features::SUBGROUP, "subgroups"),
     (COOPERATIVE, "cooperative-matrix"),
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    (wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES, "timestamps-in-passes"),
     (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
 ];
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::backend::measured::{Clock, Measured};
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
 use crate::checkpoint::vision::{Activation, Projector};
 use crate::checkpoint::{Config, QkNorm, RopeConfig, VisionConfig};
@@ -296,6 +297,14 @@ impl Session for FakeSession {
 
     fn depth(&self) -> usize {
         self.depth
+    }
+
+    fn measure(&mut self, _: Option<Clock>) -> Result<()> {
+        unreachable!("no test here measures: tests/device/profile.rs")
+    }
+
+    fn measured(&mut self) -> Vec<Measured> {
+        unreachable!("no test here measures: tests/device/profile.rs")
     }
 }
 
