@@ -64,6 +64,8 @@ pub mod models;
 pub mod ops;
 #[doc(hidden)]
 pub mod plan;
+#[doc(hidden)]
+pub mod profile;
 mod prune;
 #[doc(hidden)]
 pub mod tensor;

@@ -2,19 +2,23 @@
 
 pub mod check;
 pub mod cpu;
+pub mod measured;
 mod plans;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::{Family, KernelFile, OwnKernel, OwnKernelUse, Row};
+use crate::kernel::{DeviceProfile, Family, KernelFile, OwnKernel, OwnKernelUse, Row};
 use crate::models::Pass;
 pub use crate::models::Want;
 use crate::ops;
+use crate::plan::Plan;
+use measured::{Clock, Measured, Phase};
 
 /// Loads a model onto a device.
 pub fn load(
@@ -65,6 +69,23 @@ pub fn own_on_cpu() -> Error {
 /// The error of [`Session::encode`] without a vision half.
 fn no_vision() -> Error {
     Error::unsupported("the model has no vision half, or it was released: load it again, without --release-vision")
+}
+
+/// What this thread did with devices so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadWork {
+    /// Submissions of passes.
+    pub submitted: usize,
+    /// Time that it was blocked until a device was done.
+    pub waited: Duration,
+}
+
+/// What this thread did with devices so far; nothing on the CPU path.
+pub fn work_of_thread() -> ThreadWork {
+    #[cfg(feature = "gpu")]
+    return ThreadWork { submitted: wgpu::counters::submitted(), waited: wgpu::counters::waited() };
+    #[cfg(not(feature = "gpu"))]
+    ThreadWork::default()
 }
 
 /// The device that a model is loaded onto.
@@ -142,6 +163,14 @@ pub trait Engine: Send + Sync {
     fn vision_bytes(&self) -> u64;
     /// Drops the weights of the vision half: [`Session::encode`] returns an error from then on.
     fn release_vision(&self);
+    /// The plan of a pass, as it runs.
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>>;
+    /// The plan that reads a picture, unless there is no vision half or it was released.
+    fn vision_plan(&self) -> Option<Arc<Plan>>;
+    /// The profile that plans are made for.
+    fn profile(&self) -> DeviceProfile;
+    /// Bytes that the device's allocator has handed out to this process, where it tells.
+    fn allocated_bytes(&self) -> Option<u64>;
 }
 
 /// The device's name and the API that it is used through.
@@ -185,6 +214,11 @@ pub trait Session: Send {
     fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
+    /// From now on measures each dispatch of [`Session::run`] and [`Session::encode_slice`], which then wait for the
+    /// device, with this clock or with the best that the device offers.
+    fn measure(&mut self, clock: Option<Clock>) -> Result<()>;
+    /// What was measured since [`Session::measure`]. The session measures no more.
+    fn measured(&mut self) -> Vec<Measured>;
 }
 
 /// A function that changes a row of logits, given the row's number. Its error ends the step.
@@ -207,6 +241,11 @@ impl Step<'_> {
     /// The pass of the model that computes this step.
     fn pass(&self) -> Pass {
         Pass { rows: self.rows.len(), family: self.family, want: self.want, images: self.images }
+    }
+
+    /// What the step is for.
+    fn phase(&self) -> Phase {
+        if self.family == Family::Few { Phase::Decode } else { Phase::Prompt }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend;
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
 use crate::checkpoint::vision::Projector;
-use crate::checkpoint::{Checkpoint, Config, QkNorm, VisionFiles};
+use crate::checkpoint::{Checkpoint, Config, QkNorm};
 use crate::error::Result;
 use crate::generate::Device;
 use crate::kernel::DeviceProfile;
@@ -49,8 +49,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
-        let files = VisionFiles { mmproj: self.vision.mmproj.clone(), tower: self.vision.vision_tower.clone() };
-        let checkpoint = Checkpoint::open_with(&self.model, &files)?;
+        let checkpoint = Checkpoint::open_with(&self.model, &self.vision.files())?;
         let text = match self.named.iter().find(|name| !name.contains('=')) {
             Some(name) => assemble(ops::kernel_named(name)?.1),
             None => {

@@ -1,6 +1,7 @@
-//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 3
-//! where a comparison says no, 130 after Ctrl-C.
+//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 3 where a comparison
+//! says no, 130 after Ctrl-C.
 
+mod bench;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -9,6 +10,7 @@ mod eval_files;
 mod info;
 mod inspect;
 mod kernel;
+mod profile;
 mod progress;
 mod prune;
 mod run;
@@ -23,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::checkpoint::VisionFiles;
 use crate::error::{Error, Result};
 use crate::generate::{Device, LoadOptions, Model, Precision, Prompt, Weights};
 
@@ -53,12 +56,16 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// List the adapters of this machine, or the models that run
     Info(info::Info),
+    /// Measure how fast a model or each operator is, beside what the device can do
+    Bench(bench::Bench),
     /// Compare the kernels that run on an adapter with the CPU path
     Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
     /// List kernels, print one, and try your own in its place
     Kernel(kernel::Kernel),
+    /// Time each dispatch of a prompt and some tokens: a table, a trace, a page, a roofline
+    Profile(profile::Profile),
 }
 
 /// What every command that loads a model takes.
@@ -69,6 +76,13 @@ struct Load {
     /// auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
     #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a model is loaded.
+#[derive(Args)]
+struct How {
     /// Convert weights of a float checkpoint while loading
     #[arg(long, value_name = "F")]
     weights: Option<Format>,
@@ -108,6 +122,12 @@ struct Vision {
     vision_tower: Option<PathBuf>,
 }
 
+impl Vision {
+    fn files(&self) -> VisionFiles {
+        VisionFiles { mmproj: self.mmproj.clone(), tower: self.vision_tower.clone() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     F16,
@@ -126,6 +146,19 @@ enum Digits {
 impl Load {
     fn load(&self) -> Result<Model> {
         let device = Device::parse(&self.device)?;
+        let bar = progress::Bar::share("loading");
+        let shown = bar.clone();
+        let options = self.how.options()?.progress(move |done, all| shown.set(done, all));
+        let model = Model::load_with(&self.model, &device, &options);
+        bar.clear();
+        let model = model?;
+        kernel::warn_of(&model);
+        Ok(model)
+    }
+}
+
+impl How {
+    fn options(&self) -> Result<LoadOptions> {
         let mut options = LoadOptions::new().precision(match self.precision {
             Digits::Auto => Precision::Auto,
             Digits::F32 => Precision::F32,
@@ -155,13 +188,7 @@ impl Load {
         if self.tight_pictures {
             options = options.tight_pictures();
         }
-        let bar = progress::Bar::share("loading");
-        let shown = bar.clone();
-        let model = Model::load_with(&self.model, &device, &options.progress(move |done, all| shown.set(done, all)));
-        bar.clear();
-        let model = model?;
-        kernel::warn_of(&model);
-        Ok(model)
+        Ok(options)
     }
 }
 
@@ -226,9 +253,11 @@ pub fn main() -> ExitCode {
         Command::Trace(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Kernel(command) => command.run(),
+        Command::Profile(command) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,

@@ -205,6 +205,15 @@ impl Model {
         &self.0.engine.device().backend
     }
 
+    /// What runs the model.
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.0.engine
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
     /// The kernels of [`LoadOptions::kernel`], each with the number of dispatches of a decoding step, a prompt and a
     /// picture that run it.
     pub fn own_kernels(&self) -> &[OwnKernelUse] {

@@ -1,44 +1,51 @@
-//! The devices that benches run on: the CPU and every usable adapter, or the requested ones.
-
-use std::fmt;
+//! The devices that are measured.
 
 use crate::backend::{self, AdapterInfo, DeviceChoice};
+use crate::error::Result;
+use crate::generate::Device;
 use crate::measure::host;
 
-/// A device, and its name in tables.
-#[derive(Clone)]
-pub struct Device {
+/// A device to measure.
+#[derive(Clone, Debug)]
+pub struct Measured {
     pub choice: DeviceChoice,
+    /// The device as a caller of the library names it.
+    pub device: Device,
+    /// The same for the command line: `cpu`, or an index.
+    pub argument: String,
     /// `cpu`, or for example `vulkan:llvmpipe (LLVM 15.0.6, 256 bits)`.
     pub label: String,
     pub driver: String,
 }
 
-/// The devices whose labels contain one of `parts`, or all devices. Prints which cannot be used.
-pub fn all(parts: &[String]) -> Vec<Device> {
-    let cpu = format!("{}, {} threads", host::processor(), host::threads());
-    let mut found = vec![Device { choice: DeviceChoice::Cpu, label: "cpu".into(), driver: cpu }];
-    for (index, AdapterInfo { name, backend, driver, unusable, .. }) in backend::devices().into_iter().enumerate() {
-        let label = format!("{backend}:{name}");
-        match unusable {
-            Some(why) => eprintln!("skipped: {label}: {why}"),
-            None => found.push(Device { choice: DeviceChoice::Adapter(index), label, driver }),
+/// The CPU and every usable adapter, and a sentence for each adapter that is not.
+pub fn all() -> Result<(Vec<Measured>, Vec<String>)> {
+    let (mut found, mut skipped) = (vec![of_choice(DeviceChoice::Cpu, &[])?], Vec::new());
+    let adapters = backend::devices();
+    for (index, adapter) in adapters.iter().enumerate() {
+        match &adapter.unusable {
+            Some(why) => skipped.push(format!("{} is left out: {why}", label(adapter))),
+            None => found.push(of_choice(DeviceChoice::Adapter(index), &adapters)?),
         }
     }
-    let parts: Vec<String> = parts.iter().map(|part| part.trim().to_lowercase()).collect();
-    let wanted = |label: String| parts.is_empty() || parts.iter().any(|part| label.contains(part));
-    found.retain(|device| wanted(device.label.to_lowercase()));
-    found
+    Ok((found, skipped))
 }
 
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.label, self.driver)
-    }
+/// The device that a request such as `auto` or `vulkan:llvmpipe` chooses.
+pub fn one(wanted: &str) -> Result<Measured> {
+    of_choice(Device::parse(wanted)?.choose()?, &backend::devices())
 }
 
-/// Devices named by the environment: `DUNLIN_DEVICE=cpu,vulkan`.
-pub fn asked_for() -> Vec<String> {
-    let parts = std::env::var("DUNLIN_DEVICE").unwrap_or_default();
-    parts.split(',').filter(|part| !part.trim().is_empty()).map(str::to_owned).collect()
+fn of_choice(choice: DeviceChoice, adapters: &[AdapterInfo]) -> Result<Measured> {
+    let (argument, label, driver) = match choice {
+        DeviceChoice::Cpu => {
+            ("cpu".to_owned(), "cpu".to_owned(), format!("{}, {} threads", host::processor(), host::threads()))
+        }
+        DeviceChoice::Adapter(index) => (index.to_string(), label(&adapters[index]), adapters[index].driver.clone()),
+    };
+    Ok(Measured { choice, device: Device::parse(&argument)?, argument, label, driver })
+}
+
+fn label(adapter: &AdapterInfo) -> String {
+    format!("{}:{}", adapter.backend, adapter.name)
 }

@@ -117,7 +117,11 @@ impl Case {
     /// Every way to run the case, best first for the device, those that the device does not allow among them.
     pub fn candidates(&self, profile: &DeviceProfile) -> Vec<Candidate> {
         let reads = self.reads.iter().map(|given| given.ty.clone());
-        let writes = self.state.iter().map(|given| given.ty.clone()).chain(self.results());
+        let writes = self
+            .state
+            .iter()
+            .map(|given| given.ty.clone())
+            .chain(self.op.infer(&self.reads.iter().map(|given| &given.ty).collect::<Vec<_>>()));
         let operands = (0..).map(ValueId).zip(reads.chain(writes));
         let mut reads: Vec<Operand> = operands.map(|(id, ty)| Operand { id, ty, stored: None }).collect();
         let writes = reads.split_off(self.reads.len());

@@ -2,7 +2,7 @@
 //! dispatch geometry, and the test cases.
 
 mod case;
-mod cost;
+pub mod cost;
 mod product;
 mod weight;
 

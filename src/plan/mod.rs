@@ -2,6 +2,7 @@
 //!
 //! The same input gives the same text. A plan touches no device; only token ids and the position change between runs.
 
+mod cost;
 mod fuse;
 pub mod group;
 mod memory;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use cost::Cost;
 pub use group::{Groups, StoredWeight};
 
 use crate::error::{Error, Result};

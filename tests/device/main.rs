@@ -9,4 +9,5 @@ mod company;
 mod formats;
 mod fusion;
 mod ops;
+mod profile;
 mod trial;

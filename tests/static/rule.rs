@@ -137,7 +137,7 @@ fn camel_case(name: &str) -> String {
 pub type Broken<'a> = (&'a str, &'a str, &'a str);
 
 /// The order of modules, left to right: a module imports only modules to its left.
-pub const STREET: [&str; 20] = [
+pub const STREET: [&str; 21] = [
     "error",
     "clock",
     "threads",
@@ -154,6 +154,7 @@ pub const STREET: [&str; 20] = [
     "generate",
     "prune",
     "measure",
+    "profile",
     "trial",
     "lib",
     "cli",

@@ -5,6 +5,7 @@ pub mod device;
 pub mod engine;
 pub mod own;
 mod pipelines;
+mod profiler;
 pub mod session;
 pub mod timing;
 pub mod upload;
