@@ -61,6 +61,23 @@ fn a_file_is_tried_and_the_exit_code_says_whether_it_is_right() {
     assert_eq!(usage.status.code(), Some(2));
 }
 
+/// On llvmpipe the submission itself would not return.
+#[test]
+fn a_kernel_that_does_not_end_is_given_up() {
+    let scratch = Scratch::new();
+    let text = stdout(&["kernel", "show", "add"]);
+    let endless = text.replace("y[i] = a[i] + b[i];", "loop { if params.count == 0u { break; } y[i] = a[i]; }");
+    let file = scratch.write("endless.wgsl", &endless);
+    for adapter in adapters::all().into_iter().filter(|adapter| adapter.name.starts_with("SwiftShader")) {
+        let index = adapter.index.to_string();
+        let common = ["kernel", "try", "add", "--device", &index, "--patience", "1", "--file"];
+        let output = run(&[&common[..], &[file.to_str().expect("UTF-8")]].concat());
+        let table = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{table}");
+        assert!(table.contains("it does not finish within 1 s") && table.contains("stopped: "), "{table}");
+    }
+}
+
 #[test]
 fn a_file_is_tried_again_when_it_is_saved() {
     let Some(adapter) = adapters::all().into_iter().next() else { return };
@@ -125,13 +142,16 @@ fn a_model_runs_with_a_users_kernel() {
 
         let plan = stdout(&[&["inspect"], &common[..], &["--plan", "--kernel", &copy]].concat());
         assert!(plan.contains(&format!("{kernel}=copy.wgsl: the user's own kernel")), "{plan}");
-        let check = ["check", "--device", &index, "--operator", "norm_swiglu", "--kernel"];
-        let table = stdout(&[&check[..], &[&copy]].concat());
-        assert!(table.contains("copy.wgsl ran in the place of") && table.contains("cases are right"), "{table}");
+        let (add, check) =
+            (stdout(&["kernel", "show", "add"]), ["check", "--device", &index, "--operator", "add", "--kernel"]);
+        let own = |name: &str, text: &str| format!("add={}", scratch.write(name, text).to_str().expect("UTF-8"));
+        let table = stdout(&[&check[..], &[&own("add.wgsl", &add)]].concat());
+        assert!(table.contains("add.wgsl ran in the place of add in ") && table.contains("cases are right"), "{table}");
+        let wrong = own("less.wgsl", &add.replace("a[i] + b[i]", "a[i] - b[i]"));
         assert_eq!(run(&[&check[..], &[&wrong]].concat()).status.code(), Some(1));
         // A kernel that the model does not need is not used, and a name that is none is an error.
-        let add = scratch.write("add.wgsl", stdout(&["kernel", "show", "avg_pool2d"]));
-        let (same, own, errors) = ids(&["--kernel", &format!("avg_pool2d={}", add.to_str().expect("UTF-8"))]);
+        let pool = scratch.write("pool.wgsl", stdout(&["kernel", "show", "avg_pool2d"]));
+        let (same, own, errors) = ids(&["--kernel", &format!("avg_pool2d={}", pool.to_str().expect("UTF-8"))]);
         assert!(same == ours && own[0]["uses"] == 0 && errors.contains("is not used"), "{errors}");
         let unknown = [&["run"], &common[..], &["--tokens", "1", "--kernel", "rms_nrm=x.wgsl"]].concat();
         fails(&unknown, &["x.wgsl cannot be read"]);
