@@ -1,7 +1,7 @@
 // y[m, n] = Σ_k W[n, k] · gain[k] · x[m, k] / sqrt(mean(x[m]²) + eps), for the rows of one chunk of W.
 //
-// One workgroup computes 64 rows n of up to 8 rows m; a thread has rows lane and lane + 32 of them (shared/gemv,
-// shared/norm).
+// One workgroup computes 2 · LANES · PAIRS rows n of up to 8 rows m; a pair is rows lane and lane + LANES of one thread
+// (shared/gemv, shared/norm).
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns

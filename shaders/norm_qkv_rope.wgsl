@@ -2,8 +2,8 @@
 // with a QK-norm heads of q and k are normalised with gains of their own; q and k are rotated by the angles of the
 // row's position, or not at all; k and v are written to the cache.
 //
-// One workgroup computes LANES pairs of rows of W for up to 8 rows of x (shared/gemv, shared/norm). With a QK-norm
-// these are whole heads, and the products are passed to `store2` twice: for the squares of the heads, then for their
+// One workgroup computes LANES · PAIRS pairs of rows of W for up to 8 rows of x (shared/gemv, shared/norm). With a
+// QK-norm these are whole heads, and the products are passed to `store2` twice: for the squares of the heads, then for their
 // elements. A pair is rotated together by rope: rows i and i + D/2 of a head, or 2i and 2i + 1 where pairs are
 // interleaved. Rows of v are paired in the same way and not rotated.
 

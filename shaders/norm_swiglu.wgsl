@@ -1,8 +1,8 @@
 // n = x / sqrt(mean(x²) + eps) · gain        y[m, j] = f(Σ_k Wgate[j, k] · n[m, k]) · Σ_k Wup[j, k] · n[m, k]
 //
 // f: silu, or gelu tanh where the constant GELU is 1 (shared/gate).
-// W is gate above up: (2 · ffn, cols). One workgroup computes 32 columns j of up to 8 rows m; a thread has rows j and
-// ffn + j of W (shared/gemv, shared/norm).
+// W is gate above up: (2 · ffn, cols). One workgroup computes LANES · PAIRS columns j of up to 8 rows m; a pair is
+// rows j and ffn + j of W (shared/gemv, shared/norm).
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns

@@ -28,6 +28,8 @@
 //! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`prune`] makes a model smaller: heads and channels that matter little go, layer by layer ([`PruneOptions`]).
+//! * [`trial`] is a bench for kernels of your own: which there are to replace, and whether yours is right and how fast.
+//!   [`LoadOptions::kernel`] runs a model with it.
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors
 //!   by what a caller can do about them.
 //!
@@ -55,16 +57,21 @@ pub mod graph;
 #[doc(hidden)]
 pub mod kernel;
 #[doc(hidden)]
+pub mod measure;
+#[doc(hidden)]
 pub mod models;
 #[doc(hidden)]
 pub mod ops;
 #[doc(hidden)]
 pub mod plan;
+#[doc(hidden)]
+pub mod profile;
 mod prune;
 #[doc(hidden)]
 pub mod tensor;
 #[doc(hidden)]
 pub mod threads;
+pub mod trial;
 
 pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};

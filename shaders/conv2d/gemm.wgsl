@@ -1,7 +1,8 @@
 // y[p, n] = Σ_k W[n, k] · patch_p[k], for the rows n of one chunk of W: patches of the picture in a matrix product.
 //
 // Patch p is the square at (p / grid, p % grid); k counts its channels, then its rows, then its columns, as W does.
-// One workgroup computes 32 × 64 of y (shared/gemm).
+// One workgroup computes a tile of y: 32 × 64 (shared/gemm), 16 × 128 (gemm_subgroup) or 64 × 64
+// (gemm_cooperative).
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns

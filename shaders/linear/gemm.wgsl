@@ -1,6 +1,7 @@
 // y[m, n] = residual[m, n] + f(bias[n] + Σ_k x[m, k] · W[n, k]), for the rows n of one chunk of W.
 //
-// One workgroup computes 32 × 64 of y (shared/gemm). shared/epilogue_* add bias and residual where there are any.
+// One workgroup computes a tile of y: 32 × 64 (shared/gemm), 16 × 128 (gemm_subgroup) or 64 × 64
+// (gemm_cooperative). shared/epilogue_* add bias and residual where there are any.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns

@@ -1,7 +1,7 @@
 // y[m, n] = residual[m, n] + f(bias[n] + Σ_k W[n, k] · x[m, k]), for the rows of one chunk of W and few rows of x.
 //
-// One workgroup computes 64 rows n of up to 8 rows m; a thread has rows lane and lane + 32 of them (shared/gemv).
-// shared/epilogue_* add bias and residual where there are any.
+// One workgroup computes 2 · LANES · PAIRS rows n of up to 8 rows m; a pair is rows lane and lane + LANES of one thread
+// (shared/gemv). shared/epilogue_* add bias and residual where there are any.
 
 struct Params {
     weight_blocks: u32, // blocks of 32 columns

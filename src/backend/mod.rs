@@ -2,19 +2,23 @@
 
 pub mod check;
 pub mod cpu;
+pub mod measured;
 mod plans;
 #[cfg(feature = "gpu")]
 pub mod wgpu;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::{Family, Row};
+use crate::kernel::{DeviceProfile, Family, KernelFile, OwnKernel, OwnKernelUse, Row};
 use crate::models::Pass;
 pub use crate::models::Want;
 use crate::ops;
+use crate::plan::Plan;
+use measured::{Clock, Measured, Phase};
 
 /// Loads a model onto a device.
 pub fn load(
@@ -25,6 +29,7 @@ pub fn load(
 ) -> Result<Arc<dyn Engine>> {
     ops::check_refused(&options.refused)?;
     match device {
+        DeviceChoice::Cpu if !options.own.is_empty() => Err(own_on_cpu()),
         DeviceChoice::Cpu => Ok(Arc::new(cpu::CpuEngine::load(checkpoint, options, progress)?)),
         #[cfg(feature = "gpu")]
         DeviceChoice::Adapter(index) => {
@@ -44,13 +49,43 @@ pub fn devices() -> Vec<AdapterInfo> {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn no_gpu() -> Error {
+pub fn no_gpu() -> Error {
     Error::device("this build has no GPU backends; build it with the feature `gpu`, or take the device `cpu`")
+}
+
+/// Reads kernels of the user's own, each for the kernel that it names.
+pub fn read_own(files: &[KernelFile]) -> Result<Vec<OwnKernel>> {
+    #[cfg(feature = "gpu")]
+    return wgpu::own::read_all(files);
+    #[cfg(not(feature = "gpu"))]
+    if files.is_empty() { Ok(Vec::new()) } else { Err(no_gpu()) }
+}
+
+/// The error of a kernel of the user's own on the CPU.
+pub fn own_on_cpu() -> Error {
+    Error::device("kernels run on GPUs, the CPU path has none; name an adapter of `dunlin info` with --device")
 }
 
 /// The error of [`Session::encode`] without a vision half.
 fn no_vision() -> Error {
     Error::unsupported("the model has no vision half, or it was released: load it again, without --release-vision")
+}
+
+/// What this thread did with devices so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadWork {
+    /// Submissions of passes.
+    pub submitted: usize,
+    /// Time that it was blocked until a device was done.
+    pub waited: Duration,
+}
+
+/// What this thread did with devices so far; nothing on the CPU path.
+pub fn work_of_thread() -> ThreadWork {
+    #[cfg(feature = "gpu")]
+    return ThreadWork { submitted: wgpu::counters::submitted(), waited: wgpu::counters::waited() };
+    #[cfg(not(feature = "gpu"))]
+    ThreadWork::default()
 }
 
 /// The device that a model is loaded onto.
@@ -76,6 +111,8 @@ pub struct EngineOptions {
     ///
     /// [`DeviceProfile::allows`]: crate::kernel::DeviceProfile::allows
     pub refused: BTreeSet<String>,
+    /// Kernels of the user's own, which take the place of ours on a GPU.
+    pub own: Vec<KernelFile>,
     /// Members of the CPU's team; as many as there are cores by default. For tests.
     pub threads: Option<usize>,
 }
@@ -110,6 +147,10 @@ pub trait Engine: Send + Sync {
     fn weight_bytes(&self) -> u64;
     /// Dispatches of one decode step (0 on the CPU).
     fn dispatches_per_token(&self) -> usize;
+    /// How many dispatches of a decoding step, a prompt and a picture the user's own kernels have.
+    fn own_kernels(&self) -> &[OwnKernelUse] {
+        &[]
+    }
     /// The number of tokens of the largest pass that is useful and within the device's limits.
     fn chunk(&self) -> usize;
     /// The largest number of rows whose logits are within the device's limits: of sequences that decode together.
@@ -122,6 +163,14 @@ pub trait Engine: Send + Sync {
     fn vision_bytes(&self) -> u64;
     /// Drops the weights of the vision half: [`Session::encode`] returns an error from then on.
     fn release_vision(&self);
+    /// The plan of a pass, as it runs.
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>>;
+    /// The plan that reads a picture, unless there is no vision half or it was released.
+    fn vision_plan(&self) -> Option<Arc<Plan>>;
+    /// The profile that plans are made for.
+    fn profile(&self) -> DeviceProfile;
+    /// Bytes that the device's allocator has handed out to this process, where it tells.
+    fn allocated_bytes(&self) -> Option<u64>;
 }
 
 /// The device's name and the API that it is used through.
@@ -165,6 +214,11 @@ pub trait Session: Send {
     fn reserve(&mut self, capacity: usize) -> Result<()>;
     /// How many [`Want::Token`] steps may be enqueued before the first is taken.
     fn depth(&self) -> usize;
+    /// From now on measures each dispatch of [`Session::run`] and [`Session::encode_slice`], which then wait for the
+    /// device, with this clock or with the best that the device offers.
+    fn measure(&mut self, clock: Option<Clock>) -> Result<()>;
+    /// What was measured since [`Session::measure`]. The session measures no more.
+    fn measured(&mut self) -> Vec<Measured>;
 }
 
 /// A function that changes a row of logits, given the row's number. Its error ends the step.
@@ -187,6 +241,11 @@ impl Step<'_> {
     /// The pass of the model that computes this step.
     fn pass(&self) -> Pass {
         Pass { rows: self.rows.len(), family: self.family, want: self.want, images: self.images }
+    }
+
+    /// What the step is for.
+    fn phase(&self) -> Phase {
+        if self.family == Family::Few { Phase::Decode } else { Phase::Prompt }
     }
 }
 

@@ -9,7 +9,7 @@ use super::beyond::Beyond;
 use super::config::{
     Description, GEMMA3, MOBILEVLM, MOST_CONTEXT, MOST_LAYERS, QWEN, QkNorm, RopeDescription, Scaling, is_epsilon,
 };
-use super::json::parse;
+use super::json::{Ids, parse};
 use super::qwen_json;
 use crate::error::{Error, Result};
 
@@ -107,22 +107,6 @@ struct GenerationJson {
 enum PerLayer {
     All(usize),
     Each(Vec<usize>),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "bos_token_id or eos_token_id is neither a token nor a list of tokens")]
-pub(super) enum Ids {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl Ids {
-    pub(super) fn list(self) -> Vec<u32> {
-        match self {
-            Ids::One(id) => vec![id],
-            Ids::Many(ids) => ids,
-        }
-    }
 }
 
 /// Reads the description of a folder. `generation` is the content of `generation_config.json`, where it exists.

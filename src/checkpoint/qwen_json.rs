@@ -6,8 +6,7 @@ use serde::Deserialize;
 
 use super::beyond::{Beyond, Ntk};
 use super::config::{Description, MOST_CONTEXT, MOST_LAYERS, QWEN, QkNorm, RopeDescription, Scaling, is_epsilon};
-use super::config_json::Ids;
-use super::json::parse;
+use super::json::{Ids, parse};
 use crate::error::{Error, Result};
 
 /// The keys that are read, with the defaults of the published class.

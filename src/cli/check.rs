@@ -4,6 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 
+use super::kernel::Own;
 use super::progress::Bar;
 use super::{Failure, sentence};
 use crate::error::{Error, Result};
@@ -17,6 +18,8 @@ pub struct Check {
     /// Only this operator; may be repeated
     #[arg(long = "operator", value_name = "NAME")]
     operators: Vec<String>,
+    #[command(flatten)]
+    own: Own,
     /// One JSON object for each adapter
     #[arg(long)]
     json: bool,
@@ -28,6 +31,7 @@ const TOLD: usize = 5;
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let operators: Vec<&str> = self.operators.iter().map(String::as_str).collect();
+        let own = self.own.read()?;
         let mut out = std::io::stdout().lock();
         let mut wrong = Vec::new();
         for (device, unusable) in self.devices()? {
@@ -40,7 +44,7 @@ impl Check {
                 continue;
             }
             let bar = Bar::items("checking");
-            let found = Device::parse(&device)?.check(&operators, |done, all| bar.set(done, all));
+            let found = Device::parse(&device)?.check_with(&operators, &own, |done, all| bar.set(done, all));
             bar.clear();
             match found {
                 // Other adapters may still be usable.
@@ -109,6 +113,9 @@ fn table(found: &Found) -> String {
             text += &format!("and {} more of {}\n", operator.wrong.len() - TOLD, operator.operator);
         }
     }
+    for own in &found.own_kernels {
+        text += &format!("{} ran in the place of {} in {} cases\n", own.file, own.kernel, own.uses);
+    }
     if let Some(why) = &found.stopped {
         text += &format!("stopped, the device does not open again: {why}\n");
     }
@@ -152,7 +159,8 @@ mod tests {
                 wrong(f64::INFINITY, Some("the device\nis lost")),
             ],
         };
-        let mut found = Found { device: "gl:some GPU".into(), operators: vec![add], stopped: None };
+        let mut found =
+            Found { device: "gl:some GPU".into(), operators: vec![add], stopped: None, own_kernels: Vec::new() };
         let expected = "gl:some GPU\n\
                         operator  cases  wrong  error in f32     in f16\n\
                         add           9      3          25 %          ∞\n\

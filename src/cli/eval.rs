@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::eval_files::{Line, Numbered, Results, fingerprint, items};
 use super::progress::Bar;
-use super::{Failure, Load, interrupted};
+use super::{Failure, How, Load, interrupted};
 use crate::error::{Error, Result};
 use crate::generate::Model;
 use crate::generate::eval::{Evaluator, Outcome};
@@ -138,16 +138,22 @@ impl Eval {
 
     /// The settings that outcomes depend on, besides the items.
     fn settings(&self, model: &Model) -> String {
-        let Load { model: path, device: _, weights, precision, context, refused, vision, tight_pictures } = &self.load;
+        let Load { model: path, device: _, how } = &self.load;
+        let How { weights, precision, context, refused, own, vision, tight_pictures } = how;
+        let kernels: Vec<String> =
+            own.files.iter().map(|(name, file)| format!(" {name}={}", fingerprint(file))).collect();
+        let set: Vec<String> = own.set.iter().map(|(name, value)| format!(" {name}={value}")).collect();
         let [mmproj, tower] = [&vision.mmproj, &vision.vision_tower].map(|path| path.as_deref().map(fingerprint));
         format!(
-            "{} {} {weights:?} {precision:?} {context:?} {:?} {mmproj:?} {tower:?} {tight_pictures} {}:{} {}",
+            "{} {} {weights:?} {precision:?} {context:?} {:?} {mmproj:?} {tower:?} {tight_pictures} {}:{} {}{}{}",
             env!("CARGO_PKG_VERSION"),
             fingerprint(path),
             refused.kernels,
             model.backend(),
             model.device(),
-            self.max_tokens
+            self.max_tokens,
+            kernels.concat(),
+            set.concat()
         )
     }
 }

@@ -7,15 +7,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Digits, Failure, Refused, Vision};
+use super::{Digits, Failure, Refused, Vision, kernel};
+use crate::backend;
 #[cfg(feature = "gpu")]
 use crate::backend::DeviceChoice;
 use crate::checkpoint::vision::Projector;
-use crate::checkpoint::{Checkpoint, Config, QkNorm, VisionFiles};
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, Config, QkNorm};
+use crate::error::Result;
 use crate::generate::Device;
+use crate::kernel::DeviceProfile;
 use crate::kernel::source::assemble;
-use crate::kernel::{DeviceProfile, names};
 use crate::models::{Pass, Recipe};
 use crate::ops;
 use crate::plan::{Fusion, Plan};
@@ -29,9 +30,10 @@ pub struct Inspect {
     /// Print the dispatches of a decode step, and of reading a picture; then which kernels do it, why, and what else there was
     #[arg(long)]
     plan: bool,
-    /// Print an assembled shader, by its name in the plan or by parts of it, joined by `+`
-    #[arg(long, value_name = "NAME")]
-    kernel: Option<String>,
+    /// Print an assembled shader, by its name in the plan or by parts of it, joined by `+`; or plan with your own file in its
+    /// place, and then it may be repeated
+    #[arg(long = "kernel", value_name = "NAME[=FILE]")]
+    named: Vec<String>,
     /// Count memory for this many tokens [default: what the model was made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
@@ -47,10 +49,9 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
-        let files = VisionFiles { mmproj: self.vision.mmproj.clone(), tower: self.vision.vision_tower.clone() };
-        let checkpoint = Checkpoint::open_with(&self.model, &files)?;
-        let text = match &self.kernel {
-            Some(name) => kernel_text(name)?,
+        let checkpoint = Checkpoint::open_with(&self.model, &self.vision.files())?;
+        let text = match self.named.iter().find(|name| !name.contains('=')) {
+            Some(name) => assemble(ops::kernel_named(name)?.1),
             None => {
                 let plans = self.plans(&checkpoint)?;
                 if self.plan {
@@ -76,23 +77,11 @@ impl Inspect {
         profile.reduced_precision = matches!(self.precision, Digits::Auto);
         profile.refused = self.refused.kernels.iter().cloned().collect();
         ops::check_refused(&profile.refused)?;
+        profile.own = backend::read_own(&kernel::read_all(&self.named)?)?;
         let recipe = Recipe::new(checkpoint, self.context.unwrap_or(checkpoint.config.context))?;
         let graph = recipe.graph(Pass::decode(1))?;
         let graphs = [graph].into_iter().chain(recipe.vision());
         graphs.map(|graph| Plan::new(graph, &profile, Fusion::On)).collect()
-    }
-}
-
-/// The source of a kernel, found by its name or by parts of the name that together match no other kernel.
-fn kernel_text(wanted: &str) -> Result<String> {
-    let kernels = ops::kernels().into_iter().flat_map(|(_, kernels)| kernels);
-    match names::find(kernels, wanted)?[..] {
-        [kernel] => Ok(assemble(kernel)),
-        ref several => {
-            let names: Vec<String> = several.iter().map(|kernel| kernel.name()).collect();
-            let count = names.len();
-            Err(Error::unsupported(format!("{count} kernels are called `{wanted}`; name one:{}", names::list(&names))))
-        }
     }
 }
 
@@ -250,7 +239,8 @@ mod tests {
     #[test]
     fn kernels_are_found_by_name() {
         for kernel in ops::kernels().into_iter().flat_map(|(_, kernels)| kernels) {
-            assert_eq!(kernel_text(&kernel.name()).unwrap(), assemble(kernel), "{}", kernel.name());
+            let found = ops::kernel_named(&kernel.name()).unwrap().1;
+            assert!(std::ptr::eq(found, kernel), "{}", kernel.name());
         }
     }
 
@@ -262,7 +252,7 @@ mod tests {
             model: path.into(),
             vision: Vision { mmproj: None, vision_tower: None },
             plan: false,
-            kernel: None,
+            named: Vec::new(),
             context: Some(100),
             device: "cpu".into(),
             precision: Digits::F32,

@@ -1,5 +1,7 @@
-//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+//! The `dunlin` program: one file a subcommand. Exit codes: 0, 1 for a failure, 2 for wrong usage, 3 where a comparison
+//! says no, 130 after Ctrl-C.
 
+mod bench;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -7,6 +9,8 @@ mod eval;
 mod eval_files;
 mod info;
 mod inspect;
+mod kernel;
+mod profile;
 mod progress;
 mod prune;
 mod run;
@@ -21,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::checkpoint::VisionFiles;
 use crate::error::{Error, Result};
 use crate::generate::{Device, LoadOptions, Model, Precision, Prompt, Weights};
 
@@ -51,10 +56,16 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// List the adapters of this machine, or the models that run
     Info(info::Info),
+    /// Measure how fast a model or each operator is, beside what the device can do
+    Bench(bench::Bench),
     /// Compare the kernels that run on an adapter with the CPU path
     Check(check::Check),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// List kernels, print one, and try your own in its place
+    Kernel(kernel::Kernel),
+    /// Time each dispatch of a prompt and some tokens: a table, a trace, a page, a roofline
+    Profile(profile::Profile),
 }
 
 /// What every command that loads a model takes.
@@ -65,6 +76,13 @@ struct Load {
     /// auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
     #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a model is loaded.
+#[derive(Args)]
+struct How {
     /// Convert weights of a float checkpoint while loading
     #[arg(long, value_name = "F")]
     weights: Option<Format>,
@@ -76,6 +94,8 @@ struct Load {
     context: Option<usize>,
     #[command(flatten)]
     refused: Refused,
+    #[command(flatten)]
+    own: kernel::Own,
     #[command(flatten)]
     vision: Vision,
     /// Number pictures as `Picture 1:<img>`, without a space before the tag (Qwen-VL)
@@ -102,6 +122,12 @@ struct Vision {
     vision_tower: Option<PathBuf>,
 }
 
+impl Vision {
+    fn files(&self) -> VisionFiles {
+        VisionFiles { mmproj: self.mmproj.clone(), tower: self.vision_tower.clone() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     F16,
@@ -120,6 +146,19 @@ enum Digits {
 impl Load {
     fn load(&self) -> Result<Model> {
         let device = Device::parse(&self.device)?;
+        let bar = progress::Bar::share("loading");
+        let shown = bar.clone();
+        let options = self.how.options()?.progress(move |done, all| shown.set(done, all));
+        let model = Model::load_with(&self.model, &device, &options);
+        bar.clear();
+        let model = model?;
+        kernel::warn_of(&model);
+        Ok(model)
+    }
+}
+
+impl How {
+    fn options(&self) -> Result<LoadOptions> {
         let mut options = LoadOptions::new().precision(match self.precision {
             Digits::Auto => Precision::Auto,
             Digits::F32 => Precision::F32,
@@ -137,6 +176,9 @@ impl Load {
         for kernel in &self.refused.kernels {
             options = options.refuse(kernel);
         }
+        for file in self.own.read()? {
+            options = options.kernel(file);
+        }
         if let Some(file) = &self.vision.mmproj {
             options = options.mmproj(file);
         }
@@ -146,11 +188,7 @@ impl Load {
         if self.tight_pictures {
             options = options.tight_pictures();
         }
-        let bar = progress::Bar::share("loading");
-        let shown = bar.clone();
-        let model = Model::load_with(&self.model, &device, &options.progress(move |done, all| shown.set(done, all)));
-        bar.clear();
-        model
+        Ok(options)
     }
 }
 
@@ -160,6 +198,8 @@ enum Failure {
     /// The reader of our output closed the pipe, which is not an error.
     Closed,
     Interrupted,
+    /// The command worked, and its answer is no: exit code 3.
+    No(String),
 }
 
 impl From<Error> for Failure {
@@ -213,12 +253,19 @@ pub fn main() -> ExitCode {
         Command::Trace(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Kernel(command) => command.run(),
+        Command::Profile(command) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(Failure::Interrupted) => ExitCode::from(130),
+        Err(Failure::No(answer)) => {
+            eprintln!("{answer}");
+            ExitCode::from(3)
+        }
         Err(Failure::Error(error)) => {
             eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE

@@ -18,6 +18,7 @@ mod exp;
 pub mod gradient;
 mod norm;
 mod panel;
+pub mod peak;
 mod product;
 mod rows;
 mod simd;

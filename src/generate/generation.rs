@@ -11,6 +11,7 @@ use super::scheduler::Scheduler;
 use super::sequence::{Mask, Request};
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
+use crate::kernel::OwnKernelUse;
 
 /// The continuation of a prompt, as it is generated: an iterator of [`Piece`]s with its own KV cache. Dropping it stops
 /// the work.
@@ -63,6 +64,9 @@ pub struct Stats {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_bytes_after_release: Option<u64>,
     pub dispatches_per_token: usize,
+    /// Kernels of the user's own that run in the place of dunlin's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own_kernels: Vec<OwnKernelUse>,
 }
 
 impl Stats {
@@ -86,6 +90,7 @@ impl Stats {
             weight_bytes_before_release: None,
             weight_bytes_after_release: None,
             dispatches_per_token: engine.dispatches_per_token(),
+            own_kernels: engine.own_kernels().to_vec(),
         }
     }
 

@@ -22,6 +22,7 @@ mod stream;
 mod template;
 mod text;
 mod tokenizer;
+pub mod workload;
 
 pub use crate::backend::check::{Check, OperatorCheck, WrongCase};
 pub use batch::{Ended, Generations};

@@ -13,6 +13,7 @@ use crate::backend::{Engine, EngineOptions};
 use crate::checkpoint::{Checkpoint, Config, Files, VisionFiles};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
+use crate::kernel::{KernelFile, OwnKernelUse};
 use crate::models::PictureIds;
 use crate::tensor::DType;
 
@@ -36,6 +37,7 @@ pub struct LoadOptions {
     precision: Precision,
     context: Option<usize>,
     refused: BTreeSet<String>,
+    own: Vec<KernelFile>,
     vision: VisionFiles,
     tight_pictures: bool,
     progress: Option<Arc<dyn Fn(usize, usize) + Send + Sync>>,
@@ -88,6 +90,13 @@ impl LoadOptions {
     /// is refused.
     pub fn refuse(mut self, kernel: impl Into<String>) -> Self {
         self.refused.insert(kernel.into());
+        self
+    }
+
+    /// Runs a kernel of your own on a GPU in the place of one of dunlin's. Its results are yours: `dunlin kernel try`
+    /// compares it with the reference.
+    pub fn kernel(mut self, file: KernelFile) -> Self {
+        self.own.push(file);
         self
     }
 
@@ -151,6 +160,7 @@ impl Model {
             full_precision: options.precision == Precision::F32,
             context: Some(context),
             refused: options.refused.clone(),
+            own: options.own.clone(),
             ..EngineOptions::default()
         };
         let progress = |done, all| {
@@ -193,6 +203,21 @@ impl Model {
     /// `vulkan`, `metal`, `dx12`, `gl` or `cpu`.
     pub fn backend(&self) -> &str {
         &self.0.engine.device().backend
+    }
+
+    /// What runs the model.
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.0.engine
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The kernels of [`LoadOptions::kernel`], each with the number of dispatches of a decoding step, a prompt and a
+    /// picture that run it.
+    pub fn own_kernels(&self) -> &[OwnKernelUse] {
+        self.0.engine.own_kernels()
     }
 
     /// The most tokens of a prompt and its continuation together.

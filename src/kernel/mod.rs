@@ -4,6 +4,7 @@
 
 pub mod layout;
 pub mod names;
+pub mod own;
 pub mod pack;
 pub mod source;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+pub use own::{KernelFile, OwnKernel, OwnKernelUse};
 pub use source::{KERNEL_MODULES, Module};
 
 /// One way to run an operator: a WGSL file with the shared modules it is completed by.
@@ -33,11 +35,17 @@ pub struct Kernel {
     /// The `override` constants it understands, with the values that tests validate.
     pub constants: &'static [(&'static str, f64)],
     pub requires: Requires,
+    /// Of a user's kernel, whose `source` is complete: the kernel of ours that it takes the place of.
+    pub replaces: Option<&'static Kernel>,
 }
 
 impl Kernel {
-    /// `linear/gemv+epilogue_plain+weight_q4_0`: unique, and what labels and the plan's text show.
+    /// `linear/gemv+epilogue_plain+weight_q4_0`: unique, and what labels and the plan's text show. A user's kernel adds
+    /// its file: `linear/gemv+epilogue_plain+weight_q4_0=mine.wgsl`.
     pub fn name(&self) -> String {
+        if let Some(ours) = self.replaces {
+            return format!("{}={}", ours.name(), self.file);
+        }
         let mut name = self.file.trim_end_matches(".wgsl").to_string();
         if !name.ends_with(self.entry) {
             name = format!("{name}:{}", self.entry);
@@ -284,6 +292,8 @@ pub struct DeviceProfile {
     pub driver: String,
     /// Kernels that may not run, by name: see [`DeviceProfile::allows`].
     pub refused: BTreeSet<String>,
+    /// Kernels of the user's own, which take the place of ours once ours are chosen.
+    pub own: Vec<OwnKernel>,
     /// Bytes of the largest storage binding (and buffer).
     pub max_binding: u64,
     /// Offsets of bindings are multiples of this.
@@ -315,6 +325,7 @@ impl DeviceProfile {
             vendor: 0,
             driver: String::new(),
             refused: BTreeSet::new(),
+            own: Vec::new(),
             max_binding: 128 << 20,
             offset_alignment: 256,
             max_invocations: 256,
@@ -346,6 +357,16 @@ impl DeviceProfile {
                 Some(size) if self.cooperative != Some(size) => Err(Obstacle::NoMatrices(size)),
                 _ => Ok(()),
             },
+        }
+    }
+
+    /// What a kernel requires and the device does not have, whatever the precision.
+    pub fn lacks(&self, requires: &Requires) -> Option<Obstacle> {
+        match requires.cooperative {
+            _ if requires.f16 && !self.f16 => Some(Obstacle::NoF16),
+            _ if requires.subgroups && self.subgroups.is_none() => Some(Obstacle::NoSubgroups),
+            Some(size) if self.cooperative != Some(size) => Some(Obstacle::NoMatrices(size)),
+            _ => None,
         }
     }
 

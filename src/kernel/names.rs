@@ -1,4 +1,4 @@
-//! How `--refuse` and `inspect --kernel` find kernels by their names.
+//! How `--refuse`, `--kernel` and `inspect --kernel` find kernels by their names.
 
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
@@ -31,6 +31,22 @@ pub fn find(kernels: impl IntoIterator<Item = &'static Kernel>, wanted: &str) ->
          those in use; the nearest names are{}",
         list(&nearest)
     )))
+}
+
+/// The only kernel that [`find`] finds.
+///
+/// # Errors
+///
+/// There is none, or there are several: the message lists them.
+pub fn one(kernels: impl IntoIterator<Item = &'static Kernel>, wanted: &str) -> Result<&'static Kernel> {
+    match find(kernels, wanted)?[..] {
+        [kernel] => Ok(kernel),
+        ref several => {
+            let names: Vec<String> = several.iter().map(|kernel| kernel.name()).collect();
+            let count = names.len();
+            Err(Error::unsupported(format!("{count} kernels are called `{wanted}`; name one:{}", list(&names))))
+        }
+    }
 }
 
 /// The first names as indented lines, and how many more there are.

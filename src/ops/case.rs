@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::formats::random_row;
-use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
-use crate::ops::{Operator, TensorType};
+use crate::kernel::{Candidate, DeviceProfile, Family, MOST_ROWS, Row, ValueId};
+use crate::ops::{Elem, Operand, Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
 
 /// One operator with inputs of given shapes and contents.
@@ -92,10 +92,40 @@ impl Case {
         self
     }
 
+    /// The case with its weights in another format. `None` if it has none, or if their rows are not whole blocks of it.
+    pub fn in_format(&self, dtype: DType) -> Option<Case> {
+        let mut case = self.clone();
+        let mut any = false;
+        for given in &mut case.reads {
+            if let Elem::Weight(format) = &mut given.ty.elem {
+                if !given.ty.shape[1].is_multiple_of(dtype.block().0) {
+                    return None;
+                }
+                (*format, any) = (dtype, true);
+            }
+        }
+        // The size of split bindings is made for the format.
+        (any && self.max_binding.is_none()).then_some(case)
+    }
+
     /// The device profile with the limits of this case.
     pub fn profile(&self, profile: &DeviceProfile) -> DeviceProfile {
         let max_binding = self.max_binding.map_or(profile.max_binding, |bytes| bytes.min(profile.max_binding));
         DeviceProfile { max_binding, ..profile.clone() }
+    }
+
+    /// Every way to run the case, best first for the device, those that the device does not allow among them.
+    pub fn candidates(&self, profile: &DeviceProfile) -> Vec<Candidate> {
+        let reads = self.reads.iter().map(|given| given.ty.clone());
+        let writes = self
+            .state
+            .iter()
+            .map(|given| given.ty.clone())
+            .chain(self.op.infer(&self.reads.iter().map(|given| &given.ty).collect::<Vec<_>>()));
+        let operands = (0..).map(ValueId).zip(reads.chain(writes));
+        let mut reads: Vec<Operand> = operands.map(|(id, ty)| Operand { id, ty, stored: None }).collect();
+        let writes = reads.split_off(self.reads.len());
+        self.op.candidates(&reads, &writes, self.family, &self.profile(profile))
     }
 
     pub fn bench(mut self) -> Self {

@@ -1,40 +1,63 @@
-//! Lower bounds of a case's cost: bytes that must move, operations that must be done. Benches divide both by the time.
+//! Lower bounds of an operator's cost: bytes that must move, operations that must be done. Benches and profiles divide
+//! both by the time.
 
 use std::any::Any;
 
-use crate::kernel::DeviceProfile;
+use crate::kernel::{DeviceProfile, Family, Row};
 use crate::ops::attention::Attention;
 use crate::ops::case::{Case, Fill, Given};
 use crate::ops::depthwise_conv2d::{DepthwiseConv2d, TAPS};
+use crate::ops::last_row::LastRow;
 use crate::ops::splice_rows::SpliceRows;
 use crate::ops::{Elem, Operator, TensorType};
 
-impl Case {
+/// One execution of an operator.
+pub struct Execution<'a> {
+    pub op: &'a dyn Operator,
+    pub reads: Vec<Input<'a>>,
+    /// The types of the state that is written in place.
+    pub state: Vec<&'a TensorType>,
+    /// The table of the pass.
+    pub rows: &'a [Row],
+    pub family: Family,
+}
+
+/// An input of an execution.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub ty: &'a TensorType,
+    /// Whether it is a table, of which only the rows of the pass are read.
+    pub table: bool,
+}
+
+impl Execution<'_> {
     /// Bytes that are read and written, each once; of tables, embeddings and caches only the rows that are used.
     pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
         let (rows, results) = (self.row_count(), self.results());
+        let written: u64 = results.iter().map(|ty| ty.bytes(profile)).sum();
         // Each row of a splice comes from x or from an image, so only x is counted.
         let once = if self.op::<SpliceRows>().is_some() { 2 } else { self.reads.len() };
         let lookup = self.reads[0].ty.elem == Elem::U32;
-        let read = |given: &Given| match given.ty.elem {
+        let read = |Input { ty, table }: &Input| match ty.elem {
             Elem::Weight(dtype) => {
-                let (all, cols) = given.ty.matrix();
+                let (all, cols) = ty.matrix();
                 (if lookup { rows } else { all } * dtype.row_bytes(cols)) as u64
             }
-            Elem::Kv => first(&given.ty, self.rows[0].position as usize + rows, profile),
-            Elem::U32 => first(&given.ty, rows, profile),
-            Elem::F32 if given.fill == Fill::Angles => first(&given.ty, rows, profile),
-            Elem::F32 => given.ty.bytes(profile),
+            Elem::Kv => first(ty, self.keys(), profile),
+            Elem::U32 => first(ty, rows, profile),
+            Elem::F32 if *table => first(ty, rows, profile),
+            Elem::F32 if self.op::<LastRow>().is_some() => written,
+            Elem::F32 => ty.bytes(profile),
         };
         let reads: u64 = self.reads[..once].iter().map(read).sum();
-        let state: u64 = self.state.iter().map(|given| first(&given.ty, rows, profile)).sum();
-        reads + state + results.iter().map(|ty| ty.bytes(profile)).sum::<u64>()
+        let state: u64 = self.state.iter().map(|ty| first(ty, rows, profile)).sum();
+        reads + state + written
     }
 
     /// Multiplications and additions of a matrix product (2·m·n·k), of attention or of a convolution; `None` for other
     /// operators, which mainly move bytes.
     pub fn flops(&self) -> Option<u64> {
-        let x = &self.reads[0].ty;
+        let x = self.reads[0].ty;
         if x.elem != Elem::F32 {
             return None;
         }
@@ -43,29 +66,66 @@ impl Case {
         }
         // A convolution has a row for each patch of its picture.
         let (m, width) = (self.row_count(), x.count() / x.shape[0]);
-        let attention = self.op::<Attention>();
-        let seen = |row| attention.map_or(0, |attention| attention.seen(row, m, &self.rows).len());
-        let flops = |given: &Given| match given.ty.elem {
-            Elem::Weight(_) => 2 * m * given.ty.count(),
+        let flops = |Input { ty, .. }: &Input| match ty.elem {
+            Elem::Weight(_) => 2 * m * ty.count(),
             // q · k and the sum over v: keys and values of each position that a row attends to.
-            Elem::Kv => (0..m).map(|row| 2 * width * seen(row)).sum(),
+            Elem::Kv => (0..m).map(|row| 2 * width * self.seen(row).len()).sum(),
             _ => 0,
         };
         Some(self.reads.iter().map(flops).sum::<usize>() as u64).filter(|&flops| flops > 0)
     }
 
+    /// The keys that a row attends to.
+    fn seen(&self, row: usize) -> std::ops::Range<usize> {
+        self.op::<Attention>().map_or(0..0, |attention| attention.seen(row, self.row_count(), self.rows))
+    }
+
+    /// Positions of the cache that all rows read: of one sequence each once, of several the sum.
+    fn keys(&self) -> usize {
+        let seen = (0..self.row_count()).map(|row| self.seen(row));
+        match self.family {
+            Family::Few => seen.map(|keys| keys.len()).sum(),
+            Family::Many => seen.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).map_or(0, |keys| keys.len()),
+        }
+    }
+
     /// The operator as a `T`, if it is one.
     fn op<T: Operator>(&self) -> Option<&T> {
-        (self.op.as_ref() as &dyn Any).downcast_ref()
+        (self.op as &dyn Any).downcast_ref()
     }
 
     fn results(&self) -> Vec<TensorType> {
-        self.op.infer(&self.reads.iter().map(|given| &given.ty).collect::<Vec<_>>())
+        self.op.infer(&self.reads.iter().map(|input| input.ty).collect::<Vec<_>>())
     }
 
-    /// Number of rows that the case computes.
+    /// Number of rows that are computed.
     fn row_count(&self) -> usize {
         self.results().first().map_or(self.reads[0].ty.shape[0], |result| result.shape[0])
+    }
+}
+
+impl Case {
+    /// [`Execution::bytes`] of the case.
+    pub fn bytes(&self, profile: &DeviceProfile) -> u64 {
+        self.execution().bytes(profile)
+    }
+
+    /// [`Execution::flops`] of the case.
+    pub fn flops(&self) -> Option<u64> {
+        self.execution().flops()
+    }
+
+    fn execution(&self) -> Execution<'_> {
+        fn input(given: &Given) -> Input<'_> {
+            Input { ty: &given.ty, table: given.fill == Fill::Angles }
+        }
+        Execution {
+            op: &*self.op,
+            reads: self.reads.iter().map(input).collect(),
+            state: self.state.iter().map(|given| &given.ty).collect(),
+            rows: &self.rows,
+            family: self.family,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! dispatch geometry, and the test cases.
 
 mod case;
-mod cost;
+pub mod cost;
 mod product;
 mod weight;
 
@@ -72,6 +72,17 @@ operators! {
 pub fn check_refused(refused: &BTreeSet<String>) -> Result<()> {
     let all = || kernels().into_iter().flat_map(|(_, kernels)| kernels);
     refused.iter().try_for_each(|name| names::find(all(), name).map(drop))
+}
+
+/// The kernel of this name, or the only one whose name has all the parts of `wanted`, with its operator.
+///
+/// # Errors
+///
+/// There is none, or there are several: the message lists names.
+pub fn kernel_named(wanted: &str) -> Result<(&'static str, &'static Kernel)> {
+    let kernel = names::one(kernels().into_iter().flat_map(|(_, kernels)| kernels), wanted)?;
+    let operator = kernels().into_iter().find(|(_, all)| all.iter().any(|own| std::ptr::eq(*own, kernel)));
+    Ok((operator.expect("an operator lists it").0, kernel))
 }
 
 /// One operation of a model. Fused operators are ordinary operators.
@@ -284,6 +295,7 @@ macro_rules! kernel {
             params: std::mem::size_of::<$params>(),
             constants: &[$(($constant, $value)),*],
             requires: $requires,
+            replaces: None,
         }
     };
 }

@@ -2,6 +2,7 @@
 //!
 //! The same input gives the same text. A plan touches no device; only token ids and the position change between runs.
 
+mod cost;
 mod fuse;
 pub mod group;
 mod memory;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use cost::Cost;
 pub use group::{Groups, StoredWeight};
 
 use crate::error::{Error, Result};
@@ -119,7 +121,7 @@ fn choose(op: &str, candidates: Vec<Candidate>, profile: &DeviceProfile) -> Resu
             others.push((kernel, obstacle));
         }
     }
-    let Some(Candidate { dispatches, why }) = taken else {
+    let Some(taken) = taken else {
         let left_out = |(kernel, obstacle): &(KernelRef, Option<Obstacle>)| {
             let because = obstacle.map_or(String::new(), |obstacle| format!(" ({obstacle})"));
             format!("{}{because}", kernel.0.name())
@@ -131,7 +133,20 @@ fn choose(op: &str, candidates: Vec<Candidate>, profile: &DeviceProfile) -> Resu
             list.join(", ")
         )));
     };
+    let Candidate { dispatches, why } = own(taken, profile)?;
     Ok((Arc::new(Choice { kernel: dispatches[0].kernel, why, others }), dispatches))
+}
+
+/// The candidate by the user's own kernel, if there is one for it.
+fn own(candidate: Candidate, profile: &DeviceProfile) -> Result<Candidate> {
+    let Some(own) = profile.own.iter().find(|own| own.replaces(candidate.kernel())) else { return Ok(candidate) };
+    match profile.lacks(&own.kernel.0.requires) {
+        None => Ok(own.take(candidate)),
+        Some(obstacle) => {
+            let name = own.kernel.0.name();
+            Err(Error::device(format!("{name} cannot run on {}: {obstacle}; change the file", profile.name)))
+        }
+    }
 }
 
 /// Offsets of inputs and temporaries. Inputs and outputs are alive to the end: the host may write and read them.

@@ -51,6 +51,7 @@ static BROKEN: Kernel = Kernel {
     params: 0,
     constants: &[],
     requires: Requires::NOTHING,
+    replaces: None,
 };
 
 impl Operator for Faulty {

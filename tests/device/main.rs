@@ -9,3 +9,5 @@ mod company;
 mod formats;
 mod fusion;
 mod ops;
+mod profile;
+mod trial;

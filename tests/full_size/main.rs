@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::random_gguf::{HIDDEN, LAYERS, VOCAB};
+use crate::random_gguf::{BLOCKS, MOBILELLAMA};
 use crate::support::adapters::{self, Adapter, say};
 use crate::support::scratch::Scratch;
 use crate::support::tolerance::{self, F16, Greedy, close, same_ids};
@@ -80,7 +80,8 @@ impl Files {
         let start = Instant::now();
         let golden = golden::root().join("mobilevlm_v2_grid24");
         let (language, mmproj) = (scratch.path("language.gguf"), scratch.path("mmproj.gguf"));
-        let (language_bytes, vision_bytes) = random_gguf::mobilevlm(&language, &mmproj, &golden);
+        let language_bytes = random_gguf::language(&language, &MOBILELLAMA, &golden);
+        let vision_bytes = random_gguf::mmproj(&mmproj, BLOCKS);
         let (size, seconds) = ((language_bytes + vision_bytes) as f64 / 1e6, start.elapsed().as_secs_f64());
         say(&format!("{size:.0} MB of random weights, written in {seconds:.1} s"));
         Files { language, mmproj, photo: golden.join("image_1.png"), language_bytes, vision_bytes }
@@ -103,7 +104,7 @@ fn run_on(adapter: &Adapter, files: &Files) -> ([Answer; 2], Trace) {
     let (weights, positions) = (answers[1].weight_bytes, answers[1].positions as u64);
     near(&format!("{label}: weights"), weights, files.language_bytes + files.vision_bytes);
     // Keys and values of f16 or f32; making room for the second question copies them.
-    let cache = 2 * LAYERS as u64 * positions * HIDDEN as u64 * if adapter.f16 { 2 } else { 4 };
+    let cache = 2 * MOBILELLAMA.layers as u64 * positions * MOBILELLAMA.hidden as u64 * if adapter.f16 { 2 } else { 4 };
     let most = weights + 2 * cache + arenas + REST;
     if let Some(peak) = peak() {
         say(&format!("{label}: peak of {} MB, at most {}", peak >> 20, most >> 20));
@@ -170,7 +171,7 @@ struct Answer {
 impl Files {
     fn question(&self, model: &Model) -> Generation {
         let prompt = Prompt::user("What is in this picture?").image(self.photo.clone());
-        model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(ANSWER).logprobs(VOCAB)
+        model.generate(prompt, &Sampler::greedy()).expect("a generation").max_tokens(ANSWER).logprobs(MOBILELLAMA.vocab)
     }
 }
 
@@ -183,7 +184,7 @@ fn talk(model: &Model, label: &str, files: &Files) -> [Answer; 2] {
     assert!(stats.vision_s > 0.0, "{label}: nothing read the picture");
 
     let second = first.follow_up("And what else?", &Sampler::greedy()).expect("a generation");
-    let mut second = second.max_tokens(ANSWER).logprobs(VOCAB);
+    let mut second = second.max_tokens(ANSWER).logprobs(MOBILELLAMA.vocab);
     let next = self::answer(&mut second, label);
     assert_eq!(second.stats().vision_s, 0.0, "{label}: the picture was read again");
     [answer, next]

@@ -1,4 +1,5 @@
-//! Random models as GGUF files of any size, written a few blocks at a time: MobileVLM V2-1.7B in q4_0.
+//! Random models as GGUF files of any size, written a few blocks at a time: MobileVLM V2-1.7B, and
+//! decoders of other shapes, in q4_0.
 //!
 //! Weights are scaled so that hidden states stay near unit size, logits have a standard deviation of about 3, and heads
 //! look at some positions more than at others.
@@ -11,19 +12,30 @@ use crate::support::configs::Random;
 use crate::support::gguf::{ALIGNMENT, Info, Writer, ggml};
 use crate::support::vocabulary::with_sentencepiece;
 
-/// MobileLLaMA-1.4B: hidden size, layers, heads, feed-forward width, vocabulary.
-pub const HIDDEN: usize = 2048;
-pub const LAYERS: usize = 24;
-const HEADS: usize = 16;
-const FFN: usize = 5632;
-pub const VOCAB: usize = 32000;
+/// The shape of a decoder. All heads have `hidden / heads` elements.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub ffn: usize,
+    pub vocab: usize,
+    pub context: usize,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+}
+
+/// MobileLLaMA-1.4B, the language model of MobileVLM V2-1.7B.
+pub const MOBILELLAMA: Shape =
+    Shape { hidden: 2048, layers: 24, heads: 16, kv_heads: 16, ffn: 5632, vocab: 32000, context: 2048, tied: false };
 
 /// CLIP ViT-L/14 at 336 pixels; the last of its 24 blocks is not in the file.
 const IMAGE: usize = 336;
 const PATCH: usize = 14;
 const PATCHES: usize = (IMAGE / PATCH) * (IMAGE / PATCH);
 const WIDTH: usize = 1024;
-const BLOCKS: usize = 23;
+pub const BLOCKS: usize = 23;
 const TOWER_HEADS: usize = 16;
 const TOWER_FFN: usize = 4096;
 const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
@@ -56,23 +68,27 @@ const SHARP: f32 = std::f32::consts::SQRT_2;
 /// dozens of blocks. The nonlinearity of the feed-forward half about halves its input.
 const BRANCH: f32 = 0.3;
 
-/// Writes the two files of a MobileVLM V2-1.7B in the layout of llama.cpp's converters. `tokenizer` is a folder with a
-/// `tokenizer.model`. Returns the bytes of the tensors of the language model and of the vision half.
-pub fn mobilevlm(language: &Path, mmproj: &Path, tokenizer: &Path) -> (u64, u64) {
+/// Writes a language model in the layout of llama.cpp's converter. `tokenizer` is a folder with a `tokenizer.model`.
+/// Returns the bytes of its tensors.
+pub fn language(file: &Path, shape: &Shape, tokenizer: &Path) -> u64 {
     let writer = Writer::new("llama")
-        .u32("llama.context_length", 2048)
-        .u32("llama.embedding_length", HIDDEN as u32)
-        .u32("llama.block_count", LAYERS as u32)
-        .u32("llama.feed_forward_length", FFN as u32)
-        .u32("llama.attention.head_count", HEADS as u32)
-        .u32("llama.attention.head_count_kv", HEADS as u32)
-        .u32("llama.rope.dimension_count", (HIDDEN / HEADS) as u32)
+        .u32("llama.context_length", shape.context as u32)
+        .u32("llama.embedding_length", shape.hidden as u32)
+        .u32("llama.block_count", shape.layers as u32)
+        .u32("llama.feed_forward_length", shape.ffn as u32)
+        .u32("llama.attention.head_count", shape.heads as u32)
+        .u32("llama.attention.head_count_kv", shape.kv_heads as u32)
+        .u32("llama.rope.dimension_count", (shape.hidden / shape.heads) as u32)
         .f32("llama.rope.freq_base", 10_000.0)
         .f32("llama.attention.layer_norm_rms_epsilon", 1e-6)
-        .u32("llama.vocab_size", VOCAB as u32)
+        .u32("llama.vocab_size", shape.vocab as u32)
         .u32("tokenizer.ggml.bos_token_id", 1)
         .u32("tokenizer.ggml.eos_token_id", 2);
-    let language = write(language, &with_sentencepiece(writer, tokenizer, VOCAB), &language_tensors(), 1);
+    write(file, &with_sentencepiece(writer, tokenizer, shape.vocab), &language_tensors(shape), 1)
+}
+
+/// Writes the vision half of a MobileVLM V2-1.7B with so many blocks of the tower. Returns the bytes of its tensors.
+pub fn mmproj(file: &Path, blocks: usize) -> u64 {
     let writer = Writer::new("clip")
         .bool("clip.has_text_encoder", false)
         .bool("clip.has_vision_encoder", true)
@@ -85,41 +101,46 @@ pub fn mobilevlm(language: &Path, mmproj: &Path, tokenizer: &Path) -> (u64, u64)
         .u32("clip.vision.projection_dim", 768)
         .u32("clip.vision.attention.head_count", TOWER_HEADS as u32)
         .f32("clip.vision.attention.layer_norm_epsilon", 1e-5)
-        .u32("clip.vision.block_count", BLOCKS as u32)
+        .u32("clip.vision.block_count", blocks as u32)
         .f32s("clip.vision.image_mean", &MEAN)
         .f32s("clip.vision.image_std", &STD)
         .bool("clip.use_gelu", false);
-    (language, write(mmproj, &writer, &vision_tensors(), 2))
+    write(file, &writer, &vision_tensors(blocks), 2)
 }
 
-/// 1,364,297,728 parameters.
-fn language_tensors() -> Vec<Tensor> {
-    let gain = |name: String| vector(name, HIDDEN, 1.0, 0.1);
+/// Of MobileLLaMA 1,364,297,728 parameters.
+fn language_tensors(shape: &Shape) -> Vec<Tensor> {
+    let &Shape { hidden, ffn, vocab, .. } = shape;
+    let cached = hidden / shape.heads * shape.kv_heads;
+    let gain = |name: String| vector(name, hidden, 1.0, 0.1);
     let mut tensors = vec![
         // A row of the embedding is a hidden state, whose elements have a deviation of 1.
-        matrix("token_embd.weight", VOCAB, HIDDEN, (HIDDEN as f32).sqrt()),
+        matrix("token_embd.weight", vocab, hidden, (hidden as f32).sqrt()),
         gain("output_norm.weight".into()),
-        matrix("output.weight", VOCAB, HIDDEN, 3.0),
     ];
-    for layer in 0..LAYERS {
+    if !shape.tied {
+        tensors.push(matrix("output.weight", vocab, hidden, 3.0));
+    }
+    for layer in 0..shape.layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         tensors.extend([
             gain(name("attn_norm")),
-            matrix(name("attn_q"), HIDDEN, HIDDEN, SHARP),
-            matrix(name("attn_k"), HIDDEN, HIDDEN, SHARP),
-            matrix(name("attn_v"), HIDDEN, HIDDEN, 1.0),
-            matrix(name("attn_output"), HIDDEN, HIDDEN, BRANCH),
+            matrix(name("attn_q"), hidden, hidden, SHARP),
+            matrix(name("attn_k"), cached, hidden, SHARP),
+            matrix(name("attn_v"), cached, hidden, 1.0),
+            matrix(name("attn_output"), hidden, hidden, BRANCH),
             gain(name("ffn_norm")),
-            matrix(name("ffn_gate"), FFN, HIDDEN, 1.0),
-            matrix(name("ffn_up"), FFN, HIDDEN, 1.0),
-            matrix(name("ffn_down"), HIDDEN, FFN, 2.0 * BRANCH),
+            matrix(name("ffn_gate"), ffn, hidden, 1.0),
+            matrix(name("ffn_up"), ffn, hidden, 1.0),
+            matrix(name("ffn_down"), hidden, ffn, 2.0 * BRANCH),
         ]);
     }
     tensors
 }
 
 /// Tensors in the older naming: fc1 is `ffn_down`, fc2 is `ffn_up`. Convolutions are f16, as in the converter's output.
-fn vision_tensors() -> Vec<Tensor> {
+fn vision_tensors(blocks: usize) -> Vec<Tensor> {
+    let hidden = MOBILELLAMA.hidden;
     let half = |name: &str, shape: &[usize], deviation: f32| Tensor {
         name: name.into(),
         shape: shape.to_vec(),
@@ -140,7 +161,7 @@ fn vision_tensors() -> Vec<Tensor> {
         matrix("v.position_embd.weight", PATCHES + 1, WIDTH, 0.5 * (WIDTH as f32).sqrt()),
     ];
     tensors.extend(norm("v.pre_ln"));
-    for block in 0..BLOCKS {
+    for block in 0..blocks {
         let name = |part: &str| format!("v.blk.{block}.{part}");
         tensors.extend(norm(&name("ln1")));
         tensors.extend(linear(name("attn_q"), WIDTH, WIDTH, SHARP));
@@ -151,10 +172,10 @@ fn vision_tensors() -> Vec<Tensor> {
         tensors.extend(linear(name("ffn_down"), TOWER_FFN, WIDTH, 1.0));
         tensors.extend(linear(name("ffn_up"), WIDTH, TOWER_FFN, 2.0 * BRANCH));
     }
-    tensors.extend(linear("mm.model.mlp.0".into(), HIDDEN, WIDTH, 1.0));
-    tensors.extend(linear("mm.model.mlp.2".into(), HIDDEN, HIDDEN, 1.0));
-    tensors.push(half("mm.model.peg.0.weight", &[HIDDEN, 3, 3], 0.2));
-    tensors.push(vector("mm.model.peg.0.bias", HIDDEN, 0.0, 0.05));
+    tensors.extend(linear("mm.model.mlp.0".into(), hidden, WIDTH, 1.0));
+    tensors.extend(linear("mm.model.mlp.2".into(), hidden, hidden, 1.0));
+    tensors.push(half("mm.model.peg.0.weight", &[hidden, 3, 3], 0.2));
+    tensors.push(vector("mm.model.peg.0.bias", hidden, 0.0, 0.05));
     tensors
 }
 

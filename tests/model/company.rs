@@ -63,10 +63,11 @@ fn each(names: &[&str], check: impl Fn(&str, &Golden, &Runtime) + Sync) {
 /// Windows and post-norms, biases, layers without rope.
 #[test]
 fn sequences_of_the_newer_families_are_each_as_alone_bit_for_bit() {
+    let prompts = [1, 3, 6, 9].map(|index| prompts()[index].clone());
     each(&["gemma3", "qwen2", "smollm3"], |at, golden, runtime| {
         let model = runtime.model(&golden.folder, &LoadOptions::new());
-        let wanted = alone(&model, &prompts(), &Sampler::greedy(), 7);
-        same(at, &together(&model, &prompts(), &Sampler::greedy(), 7, 7), &wanted);
+        let wanted = alone(&model, &prompts, &Sampler::greedy(), 5);
+        same(at, &together(&model, &prompts, &Sampler::greedy(), 4, 5), &wanted);
     });
 }
 

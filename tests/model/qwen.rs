@@ -295,9 +295,10 @@ fn weights_larger_than_a_binding_lie_in_parts() {
 
 /// A golden folder in memory, without some of its files, and with others in their place.
 fn edited(golden: &Golden, without: &[&str], with: Vec<(&str, String)>) -> Model {
-    let names = ["config.json", "generation_config.json", "qwen.tiktoken", "model.safetensors"];
-    let read = |name: &str| (name.to_owned(), std::fs::read(golden.folder.join(name)).expect(name));
-    let own = names.into_iter().filter(|name| !without.contains(name)).map(read);
+    let entries = std::fs::read_dir(&golden.folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let named = entries.map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path));
+    let own = named.filter(|(name, _)| !without.contains(&name.as_str()));
+    let own = own.map(|(name, path)| (name, std::fs::read(path).expect("a file")));
     let with = with.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes()));
     Model::load(Files::memory(own.chain(with)), &Device::cpu()).expect("a model")
 }

@@ -4,9 +4,12 @@
 mod support;
 
 mod bad_input;
+mod bench;
 mod cli;
 mod cli_adapters;
 mod eval;
+mod kernel;
+mod profile;
 mod prune;
 mod qwen_cli;
 mod vision_bad_input;

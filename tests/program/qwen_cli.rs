@@ -94,8 +94,9 @@ fn pointing(scratch: &Scratch) -> PathBuf {
     let vocabulary = format!("{before}\nKDEwMCwyMDApLCgzMDAsNDAwKQ== 394\n");
     std::fs::write(folder.join("qwen.tiktoken"), vocabulary).expect("a vocabulary");
     let tokenizer = Tokenizer::load(&folder).expect("a tokenizer");
-    // A prompt ends with the line break behind `assistant`.
-    let ids = tokenizer.encode("\n<ref>a</ref><box>(100,200),(300,400)</box><|im_end|>").expect("ids");
+    let encode = |text: &str| tokenizer.encode(text).expect("ids");
+    // A prompt ends with the line break behind `assistant`. Text is cut at digits, so that it never has the token 394.
+    let ids = [encode("\n<ref>a</ref><box>"), vec![394], encode("</box><|im_end|>")].concat();
     assert_eq!(ids.len(), 8, "{ids:?}");
 
     let file = folder.join("model.safetensors");

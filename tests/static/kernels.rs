@@ -136,8 +136,8 @@ pub fn edited(kernel: &Kernel, from: &str, to: &str) -> &'static Kernel {
 }
 
 pub fn copy(kernel: &Kernel) -> Kernel {
-    let Kernel { file, source, entry, modules, bindings, params, constants, requires } = *kernel;
-    Kernel { file, source, entry, modules, bindings, params, constants, requires }
+    let Kernel { file, source, entry, modules, bindings, params, constants, requires, replaces } = *kernel;
+    Kernel { file, source, entry, modules, bindings, params, constants, requires, replaces }
 }
 
 /// Gives a value a static lifetime, which kernels have.

@@ -17,3 +17,4 @@ mod source;
 mod street;
 mod tidy;
 mod translation;
+mod trial;

@@ -11,11 +11,11 @@ use dunlin::checkpoint::Config;
 use dunlin::checkpoint::vision::{Activation, Projector, VisionConfig};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
 use dunlin::kernel::layout::WeightLayout;
-use dunlin::kernel::{Access, DeviceProfile, Plane, Slot, ValueId};
+use dunlin::kernel::{Access, DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 use dunlin::models::{self, AngleTable, Pass, Want};
-use dunlin::ops::TensorType;
 use dunlin::ops::activation::Kind;
-use dunlin::plan::{Fusion, Plan, PlannedDispatch};
+use dunlin::ops::{Elem, TensorType};
+use dunlin::plan::{Cost, Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
 
 /// Plans use only the shape of the table of angles.
@@ -100,7 +100,10 @@ fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profil
         values_are_written_before_they_are_read(&at, plan);
         dispatches_serve_their_nodes(&at, plan, profile);
         plan.steps.iter().for_each(|step| dispatch_is_well_formed(&at, plan, step, profile));
+        costs_add_up(&at, plan, profile);
     }
+    let flops = |plan: &Plan| plan.cost(&Row::at(0).follow(pass.rows), profile).flops;
+    assert_eq!(flops(&fused), flops(&plain), "{at}: fusion changes the number of operations");
     let outputs = |plan: &Plan| -> Vec<(String, String)> {
         plan.graph.outputs.iter().map(|(name, id)| (name.clone(), plan.graph.ty(*id).to_string())).collect()
     };
@@ -109,6 +112,25 @@ fn check_both(at: &str, config: &Config, formats: &dyn Fn(&str) -> DType, profil
     assert_eq!(own, plain.groups.stored, "{at}: all plans of a model read one copy of its weights");
     assert!(more.iter().all(|stored| stored.dtype.is_none()), "{at}: only vectors are stored once more");
     assert!(fused.steps.len() <= plain.steps.len(), "{at}: fusion makes more dispatches");
+}
+
+/// The dispatches of a plan together cost what its nodes cost, and each matrix is read at least once.
+fn costs_add_up(at: &str, plan: &Plan, profile: &DeviceProfile) {
+    let rows = Row::at(3).follow(MOST_ROWS);
+    let costs = plan.dispatch_costs(&rows, profile);
+    assert_eq!(costs.len(), plan.steps.len(), "{at}: each dispatch has a cost");
+    assert_eq!(costs.into_iter().sum::<Cost>(), plan.cost(&rows, profile), "{at}: dispatches add up to nodes");
+    let matrix = |&id: &ValueId| match plan.graph.ty(id) {
+        TensorType { elem: Elem::Weight(dtype), shape } => (shape[0] * dtype.row_bytes(shape[1])) as u64,
+        _ => 0,
+    };
+    for (i, node) in plan.graph.nodes.iter().enumerate().filter(|(_, node)| node.op.name() != "embedding") {
+        let cost = plan.node_cost(i, &rows, profile);
+        let (rows, least) = (node.writes.last().map_or(0, |&id| plan.graph.ty(id).shape[0]), node.reads.iter());
+        let least: u64 = least.map(matrix).sum();
+        assert!(cost.bytes > least, "{at}: {} moves {} bytes of {least}", node.op.name(), cost.bytes);
+        assert!(least == 0 || cost.flops >= 2 * rows as u64, "{at}: {} multiplies", node.op.name());
+    }
 }
 
 /// Lifetimes follow from the graph alone: from the first node that names a value to the last; inputs and outputs live

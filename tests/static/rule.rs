@@ -137,7 +137,7 @@ fn camel_case(name: &str) -> String {
 pub type Broken<'a> = (&'a str, &'a str, &'a str);
 
 /// The order of modules, left to right: a module imports only modules to its left.
-pub const STREET: [&str; 18] = [
+pub const STREET: [&str; 21] = [
     "error",
     "clock",
     "threads",
@@ -153,6 +153,9 @@ pub const STREET: [&str; 18] = [
     "backend",
     "generate",
     "prune",
+    "measure",
+    "profile",
+    "trial",
     "lib",
     "cli",
     "main",

@@ -20,6 +20,18 @@ fn every_kernel_is_written_as_spirv_msl_and_hlsl() {
     none(all().flat_map(translations).collect());
 }
 
+/// The yardsticks of `dunlin bench`, which are no operators.
+#[test]
+fn yardsticks_are_valid_and_written_as_spirv_msl_and_hlsl() {
+    let yardsticks = dunlin::measure::yardsticks::kernels().map(|kernel| translate(kernel, &[]));
+    none(
+        yardsticks
+            .iter()
+            .flat_map(|yardstick| yardstick.as_ref().map_or_else(|error| vec![error.clone()], translations))
+            .collect(),
+    );
+}
+
 #[test]
 fn every_kernel_is_written_as_glsl_or_has_a_float32_twin() {
     none(all().flat_map(glsl).collect());

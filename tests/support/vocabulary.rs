@@ -7,7 +7,7 @@ use dunlin::checkpoint::sentencepiece::{self, PieceKind};
 use super::gguf::Writer;
 
 /// The tokenizer of a folder's `tokenizer.model`, filled up to `vocab` tokens with one Chinese or Korean character
-/// each.
+/// each; the rarer Chinese ones come last.
 pub fn with_sentencepiece(writer: Writer, folder: &Path, vocab: usize) -> Writer {
     let file = folder.join("tokenizer.model");
     let model = sentencepiece::read("tokenizer.model", &std::fs::read(file).expect("a file")).expect("a model");
@@ -25,7 +25,8 @@ pub fn with_sentencepiece(writer: Writer, folder: &Path, vocab: usize) -> Writer
         .collect();
     let mut tokens: Vec<String> = model.pieces.iter().map(|piece| piece.text.clone()).collect();
     let mut scores: Vec<f32> = model.pieces.iter().map(|piece| piece.score).collect();
-    let more = ('\u{4e00}'..='\u{9fff}').chain('\u{ac00}'..='\u{d7a3}').map(String::from);
+    let more =
+        ('\u{4e00}'..='\u{9fff}').chain('\u{ac00}'..='\u{d7a3}').chain('\u{20000}'..='\u{2a6df}').map(String::from);
     let more: Vec<String> =
         more.filter(|token| !tokens.contains(token)).take(vocab.saturating_sub(tokens.len())).collect();
     kinds.extend(more.iter().map(|_| 1));

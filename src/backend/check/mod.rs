@@ -12,7 +12,7 @@ use crate::kernel::ValueId;
 use crate::ops::{Case, Elem, Fill, Matrix, TensorType};
 use crate::tensor::Tensor;
 use crate::threads::Team;
-pub use report::{Check, OperatorCheck, WrongCase, check};
+pub use report::{Check, OperatorCheck, WrongCase, check, check_with};
 
 /// A case as a graph of one node, with its contents.
 pub struct Prepared {
@@ -123,11 +123,16 @@ impl OnHost<'_> {
     }
 }
 
+/// Whether a word of a result is an id, and not the bits of a float. Words of ids may also hold those of a logprob, which
+/// is a normal float.
+pub fn is_id(ty: &TensorType, bits: u32) -> bool {
+    ty.elem == Elem::U32 && !f32::from_bits(bits).is_normal()
+}
+
 /// Σ(found − wanted)² / Σ wanted² for floats, NaN if a value is NaN. Ids are equal (0) or not (infinite).
 pub fn nmse(ty: &TensorType, found: &[u32], wanted: &[u32]) -> f64 {
     assert_eq!(found.len(), wanted.len());
-    // Words of ids may also hold the bits of a logprob, which are a normal float.
-    let id = |&bits: &u32| ty.elem == Elem::U32 && !f32::from_bits(bits).is_normal();
+    let id = |&bits: &u32| is_id(ty, bits);
     if found.iter().zip(wanted).any(|(found, wanted)| (id(found) || id(wanted)) && found != wanted) {
         return f64::INFINITY;
     }
@@ -155,10 +160,15 @@ pub mod gpu {
     const GUARD: u64 = 256;
 
     /// The content of guards: NaN, so that a kernel that reads a guard is detected.
-    const UNTOUCHED: u32 = 0x7fc1_2345;
+    pub const UNTOUCHED: u32 = 0x7fc1_2345;
 
     /// f16 storage of tiles and KV cache: an error of about 2⁻¹¹ a value, squared, over values of similar size.
     const HALF_NMSE: f64 = 1e-6;
+
+    /// The tolerance of a case on a device: the largest normalised mean squared error.
+    pub fn limit(case: &Case, profile: &DeviceProfile) -> f64 {
+        if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse }
+    }
 
     /// The error of a device in a case, relative to its tolerance: right up to 1, infinite if a result is NaN or
     /// another id.
@@ -171,7 +181,7 @@ pub mod gpu {
         /// [`deviation`] from given results of the reference, which are the same for every device.
         pub fn deviation(&self, case: &Case, wanted: &[Vec<u32>], gpu: &Gpu, profile: &DeviceProfile) -> Result<f64> {
             let found = self.on_device(case, gpu, profile)?;
-            let limit = if profile.kv_f16() { HALF_NMSE.max(case.nmse) } else { case.nmse };
+            let limit = limit(case, profile);
             let results = self.results.iter().zip(found.iter().zip(wanted));
             let shares = results.map(|((_, id), (found, wanted))| match nmse(self.graph.ty(*id), found, wanted) {
                 0.0 => 0.0,
@@ -203,15 +213,51 @@ pub mod gpu {
                 }
             }
             let runner = Runner::new(gpu, profile, plan, &uploads)?;
-            for (id, (_, bytes)) in self.guarded(&runner) {
-                let mut words = vec![0; self.graph.ty(id).count()];
+            self.begin(&runner, 0);
+            Ok(runner)
+        }
+
+        /// Writes inputs, state and guards, and `word` into every element of the results.
+        pub fn begin(&self, runner: &Runner, word: u32) {
+            for (id, (_, bytes)) in self.guarded(runner) {
+                let mut words = vec![word; self.graph.ty(id).count()];
                 words.resize(bytes as usize / 4, UNTOUCHED);
                 runner.write(id, bytemuck::cast_slice(&words));
             }
             for (id, _, bits) in &self.filled {
-                runner.write(*id, &to_device(self.graph.ty(*id), bits, profile));
+                runner.write(*id, &to_device(self.graph.ty(*id), bits, runner.profile));
             }
-            Ok(runner)
+        }
+
+        /// The first word past the end of a result that a kernel wrote: the result, the word, and the words of the result.
+        pub fn overrun(&self, runner: &Runner) -> Result<Option<(ValueId, usize, usize)>> {
+            for (id, (_, bytes)) in self.guarded(runner) {
+                let words: Vec<u32> = bytemuck::pod_collect_to_vec(&runner.read_bytes(id, bytes)?);
+                let count = self.graph.ty(id).count();
+                if let Some(at) = words[count..].iter().position(|&word| word != UNTOUCHED) {
+                    return Ok(Some((id, count + at, count)));
+                }
+            }
+            Ok(None)
+        }
+
+        /// The name of an input that a kernel changed.
+        pub fn changed_input(&self, runner: &Runner) -> Result<Option<&str>> {
+            let inputs = self.filled.iter().filter(|(id, ..)| self.results.iter().all(|(_, result)| result != id));
+            for (id, name, bits) in inputs {
+                let found = from_device(self.graph.ty(*id), &runner.read(*id)?, runner.profile);
+                let written = to_device(self.graph.ty(*id), bits, runner.profile);
+                if found != from_device(self.graph.ty(*id), &written, runner.profile) {
+                    return Ok(Some(name));
+                }
+            }
+            Ok(None)
+        }
+
+        /// The results of the last run, as bits.
+        pub fn read(&self, runner: &Runner) -> Result<Vec<Vec<u32>>> {
+            let read = |(_, id): &(String, _)| Ok(from_device(self.graph.ty(*id), &runner.read(*id)?, runner.profile));
+            self.results.iter().map(read).collect()
         }
 
         /// The results in the arena, with their positions.
@@ -225,16 +271,10 @@ pub mod gpu {
             let profile = &case.profile(profile);
             let runner = self.runner(gpu, profile)?;
             runner.run(&case.rows);
-            for (id, (_, bytes)) in self.guarded(&runner) {
-                let words: Vec<u32> = bytemuck::pod_collect_to_vec(&runner.read_bytes(id, bytes)?);
-                let count = self.graph.ty(id).count();
-                if let Some(at) = words[count..].iter().position(|&word| word != UNTOUCHED) {
-                    let label = case.label();
-                    return Err(Error::device(format!("{label} writes word {} of {count} words", count + at)));
-                }
+            if let Some((_, word, count)) = self.overrun(&runner)? {
+                return Err(Error::device(format!("{} writes word {word} of {count} words", case.label())));
             }
-            let read = |(_, id): &(String, _)| Ok(from_device(self.graph.ty(*id), &runner.read(*id)?, profile));
-            self.results.iter().map(read).collect()
+            self.read(&runner)
         }
     }
 

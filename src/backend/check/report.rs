@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::backend::Progress;
 use crate::error::Result;
+use crate::kernel::{KernelFile, OwnKernelUse};
 use crate::ops::Case;
 
 /// The results of a device, compared with those of the CPU reference.
@@ -15,6 +16,9 @@ pub struct Check {
     pub operators: Vec<OperatorCheck>,
     /// Why the remaining cases did not run, if they did not.
     pub stopped: Option<String>,
+    /// Kernels of the user's own, each with the number of cases that ran it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own_kernels: Vec<OwnKernelUse>,
 }
 
 /// The cases of one operator: shapes of real models, and edge cases of kernels.
@@ -56,26 +60,39 @@ impl Check {
 
 /// Runs cases of operators from [`ops::cases`](crate::ops::cases) on the adapter at `index`: in full precision, and in
 /// half precision if the adapter supports it.
+pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) -> Result<Check> {
+    check_with(index, operators, &[], progress)
+}
+
+/// [`check`] with kernels of the user's own.
 #[cfg(not(feature = "gpu"))]
-pub fn check(_: usize, _: &[(&str, Vec<Case>)], _: Progress) -> Result<Check> {
+pub fn check_with(_: usize, _: &[(&str, Vec<Case>)], _: &[KernelFile], _: Progress) -> Result<Check> {
     Err(crate::backend::no_gpu())
 }
 
-/// Runs cases of operators from [`ops::cases`](crate::ops::cases) on the adapter at `index`: in full precision, and in
-/// half precision if the adapter supports it.
+/// [`check`] with kernels of the user's own.
 #[cfg(feature = "gpu")]
-pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) -> Result<Check> {
+pub fn check_with(
+    index: usize,
+    operators: &[(&str, Vec<Case>)],
+    own: &[KernelFile],
+    progress: Progress,
+) -> Result<Check> {
     use super::gpu::deviation;
     use crate::backend::wgpu::device::Gpu;
-    use crate::kernel::DeviceProfile;
+    use crate::backend::wgpu::own::read_all;
+    use crate::kernel::{Candidate, DeviceProfile};
 
+    let own = read_all(own)?;
     let mut gpu = Gpu::open_alone(index)?;
-    let full = DeviceProfile { reduced_precision: false, ..gpu.profile.clone() };
-    let half = gpu.profile.kv_f16().then(|| gpu.profile.clone());
+    let profile = DeviceProfile { own: own.clone(), ..gpu.profile.clone() };
+    let full = DeviceProfile { reduced_precision: false, ..profile.clone() };
+    let half = profile.kv_f16().then_some(profile);
     let profiles: Vec<DeviceProfile> = [full].into_iter().chain(half).collect();
     let all = profiles.len() * operators.iter().map(|(_, cases)| cases.len()).sum::<usize>();
     let device = format!("{}:{}", gpu.profile.backend, gpu.profile.name);
-    let mut check = Check { device, operators: Vec::new(), stopped: None };
+    let own_kernels = own.iter().map(|own| own.used(0)).collect();
+    let mut check = Check { device, operators: Vec::new(), stopped: None, own_kernels };
     for (name, cases) in operators {
         let mut operator = OperatorCheck { operator: name.to_string(), ..OperatorCheck::default() };
         for (case, profile) in cases.iter().flat_map(|case| profiles.iter().map(move |profile| (case, profile))) {
@@ -92,6 +109,11 @@ pub fn check(index: usize, operators: &[(&str, Vec<Case>)], progress: Progress) 
                 }
             }
             operator.cases += 1;
+            for (own, count) in own.iter().zip(&mut check.own_kernels) {
+                let allowed = |candidate: &Candidate| profile.allows(candidate.kernel().0).is_ok();
+                let chosen = case.candidates(profile).into_iter().find(allowed);
+                count.uses += usize::from(chosen.is_some_and(|chosen| own.replaces(chosen.kernel())));
+            }
             let half = profile.kv_f16();
             let worst = if half { operator.worst_f16.get_or_insert_default() } else { &mut operator.worst_f32 };
             *worst = worst.max(error);

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::backend::cpu::weights::Weights;
+use crate::clock::Instant;
 use crate::cpu::{self, Call, Floats, Kernel, MOST_OPERANDS, Scratch};
 use crate::graph::{Node, ValueKind};
 use crate::kernel::{Family, Row, ValueId};
@@ -252,6 +255,30 @@ impl Bound {
                 step.run(bases, member, rows, &mut scratch);
             }
         });
+    }
+}
+
+impl Bound {
+    /// [`Bound::run`] with the times between its steps, one more than there are steps. All members meet after each
+    /// step, which ends when the last of them is done.
+    pub fn run_timed(&self, memory: &mut Memory, team: &Team, rows: &[Row], part: Range<usize>) -> Vec<Instant> {
+        let Memory { regions, scratch, bases, .. } = memory;
+        bases.clear();
+        bases.extend(regions.iter_mut().map(|region| Base(region.data.start(), region.len)));
+        let (steps, bases) = (&self.steps[part], &bases[..]);
+        let begin = Instant::now();
+        // Nanoseconds since `begin`.
+        let ends: Vec<AtomicU64> = steps.iter().map(|_| AtomicU64::new(0)).collect();
+        team.run(|member| {
+            let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
+            for (step, end) in steps.iter().zip(&ends) {
+                step.run(bases, member, rows, &mut scratch);
+                end.fetch_max(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                member.barrier();
+            }
+        });
+        let ends = ends.into_iter().map(|end| begin + Duration::from_nanos(end.into_inner()));
+        std::iter::once(begin).chain(ends).collect()
     }
 }
 

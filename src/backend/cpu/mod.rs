@@ -6,7 +6,7 @@ mod session;
 mod weights;
 
 pub use memory::{Bound, Memory};
-pub use runner::Runner;
+pub use runner::{Ready, Runner};
 pub use weights::Weights;
 
 use std::sync::Arc;
@@ -114,6 +114,22 @@ impl Engine for CpuEngine {
 
     fn release_vision(&self) {
         self.shared.vision.release();
+    }
+
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
+        self.shared.plans.get(pass)
+    }
+
+    fn vision_plan(&self) -> Option<Arc<Plan>> {
+        self.shared.vision.get().map(|vision| vision.plan.clone())
+    }
+
+    fn profile(&self) -> DeviceProfile {
+        profile()
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        None
     }
 
     fn dispatches_per_token(&self) -> usize {

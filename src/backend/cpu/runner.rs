@@ -90,8 +90,20 @@ impl Runner<'_> {
 
     /// Executes the graph with the CPU's kernels, as a session does. Returns the outputs in order.
     pub fn run_kernels(self, rows: &[Row], team: &Team) -> Vec<(String, Vec<f32>)> {
+        let mut ready = self.bind(team);
+        ready.run(rows, team);
+        for (name, data) in self.state {
+            let held = ready.memory.state_mut(name);
+            data.copy_from_slice(held);
+        }
+        let outputs = self.graph.outputs.iter();
+        outputs.map(|(name, id)| (name.clone(), ready.memory.read(&ready.bound.plan, *id).to_vec())).collect()
+    }
+
+    /// The graph bound to memory of its own, with inputs and state written: it can run repeatedly.
+    pub fn bind(&self, team: &Team) -> Ready {
         let Runner { graph, weights, state, inputs } = self;
-        let plan = Plan::new(graph.clone(), &profile(), Fusion::Off).expect("the CPU refuses no kernel");
+        let plan = Plan::new((*graph).clone(), &profile(), Fusion::Off).expect("the CPU refuses no kernel");
         let mut memory = Memory::new(team);
         for value in &graph.values {
             if let ValueKind::State(name) = &value.kind {
@@ -106,12 +118,18 @@ impl Runner<'_> {
                 memory.write(&bound.plan, ValueId(id as u32), &inputs[name]);
             }
         }
-        bound.run(&mut memory, team, rows, 0..bound.len());
-        for (name, data) in state {
-            let held = memory.state_mut(name);
-            data.copy_from_slice(held);
-        }
-        let outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), memory.read(&bound.plan, *id).to_vec()));
-        outputs.collect()
+        Ready { bound, memory }
+    }
+}
+
+/// A graph that can run repeatedly with the CPU's kernels, on the team that it was bound for.
+pub struct Ready {
+    bound: Bound,
+    memory: Memory,
+}
+
+impl Ready {
+    pub fn run(&mut self, rows: &[Row], team: &Team) {
+        self.bound.run(&mut self.memory, team, rows, 0..self.bound.len());
     }
 }

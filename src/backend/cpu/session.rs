@@ -1,9 +1,11 @@
 //! Sequences on the CPU: their memory, and the plans of passes bound to it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::cpu::{Bound, Memory, Shared, Vision};
+use crate::backend::cpu::{Bound, Memory, Shared, Vision, profile};
+use crate::backend::measured::{Clock, HostWork, Measured, Phase, Recorder, Span, Timed};
 use crate::backend::plans::PerPass;
 use crate::backend::{Change, Output, Sampled, Session, Step, no_vision};
 use crate::error::{Error, Result};
@@ -11,6 +13,7 @@ use crate::graph::ValueKind;
 use crate::kernel::{MOST_ROWS, Row, ValueId};
 use crate::models::{self, Pass, TABLE, Want};
 use crate::plan::Plan;
+use crate::threads::Team;
 
 pub struct CpuSession {
     shared: Arc<Shared>,
@@ -23,6 +26,8 @@ pub struct CpuSession {
     encoder: Option<Encoder>,
     /// Passes since the last picture.
     since_picture: usize,
+    /// Only while the session measures.
+    recorder: Option<Recorder>,
 }
 
 /// The memory in which pictures are encoded, and the progress of the current picture.
@@ -55,6 +60,7 @@ impl CpuSession {
             outputs: Vec::new(),
             encoder: None,
             since_picture: 0,
+            recorder: None,
         };
         session.reserve(capacity)?;
         Ok(session)
@@ -105,7 +111,13 @@ impl Session for CpuSession {
     fn run(&mut self, step: &Step) -> Result<()> {
         let pass = self.bind(step)?;
         let bound = self.bound.get(&pass).expect("just bound");
-        bound.run(&mut self.memory, &self.shared.team, step.rows, 0..bound.len());
+        match &mut self.recorder {
+            Some(recorder) => {
+                let all = 0..bound.len();
+                run_measured(recorder, bound, &mut self.memory, &self.shared.team, step.rows, all, step.phase());
+            }
+            None => bound.run(&mut self.memory, &self.shared.team, step.rows, 0..bound.len()),
+        }
         match step.want {
             Want::Nothing => {}
             Want::Token => self.keep_sampled(pass, step),
@@ -128,9 +140,13 @@ impl Session for CpuSession {
     }
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
+        let begin = self.recorder.as_ref().map(Recorder::now);
         let count = self.counts.pop_front().expect("a token was asked for");
         chosen.clear();
         chosen.extend(self.sampled.drain(..count));
+        if let (Some(recorder), Some(begin)) = (&mut self.recorder, begin) {
+            recorder.host(HostWork::Choose, begin);
+        }
         Ok(())
     }
 
@@ -159,7 +175,12 @@ impl Session for CpuSession {
             work += bound.work(*next);
             *next += 1;
         }
-        bound.run(memory, &self.shared.team, rows, start..*next);
+        match &mut self.recorder {
+            Some(recorder) => {
+                run_measured(recorder, bound, memory, &self.shared.team, rows, start..*next, Phase::Picture);
+            }
+            None => bound.run(memory, &self.shared.team, rows, start..*next),
+        }
         if *next == bound.len() {
             let rows = output(memory, &bound.plan, models::PROJECTED);
             let cols = self.shared.hidden;
@@ -197,6 +218,42 @@ impl Session for CpuSession {
     fn depth(&self) -> usize {
         1
     }
+
+    fn measure(&mut self, clock: Option<Clock>) -> Result<()> {
+        if clock.is_some_and(|clock| clock != Clock::Steps) {
+            return Err(Error::device(format!("the CPU is measured by {}: ask for no clock", Clock::Steps)));
+        }
+        self.recorder = Some(Recorder::new());
+        Ok(())
+    }
+
+    fn measured(&mut self) -> Vec<Measured> {
+        self.recorder.take().map_or(Vec::new(), |mut recorder| recorder.take())
+    }
+}
+
+/// Runs some steps of a plan and records their times.
+fn run_measured(
+    recorder: &mut Recorder,
+    bound: &Bound,
+    memory: &mut Memory,
+    team: &Team,
+    rows: &[Row],
+    part: Range<usize>,
+    phase: Phase,
+) {
+    let begin = recorder.now();
+    let times: Vec<u64> =
+        bound.run_timed(memory, team, rows, part.clone()).into_iter().map(|time| recorder.at(time)).collect();
+    let (plan, profile) = (&bound.plan, profile());
+    let work = part.zip(times.windows(2)).map(|(node, pair)| {
+        let cost = plan.node_cost(node, rows, &profile);
+        Timed { node, dispatch: None, cost, span: Span { begin: pair[0], end: pair[1] } }
+    });
+    let (plan, rows, work) = (plan.clone(), rows.to_vec(), work.collect());
+    let end = times.last().map_or(begin, |&last| last);
+    let host = vec![(HostWork::Run, Span { begin, end })];
+    recorder.push(Measured { plan, rows, phase, clock: Clock::Steps, work, host });
 }
 
 impl Encoder {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::backend::AdapterInfo;
 use crate::backend::wgpu::counters::{count_created, count_submitted};
@@ -15,6 +16,8 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     pub profile: DeviceProfile,
     pub pipelines: Pipelines,
+    /// The longest wait for one submission. Without it a device may take as long as it wants.
+    pub patience: Option<Duration>,
     faults: Arc<Faults>,
 }
 
@@ -32,7 +35,7 @@ enum Fault {
 }
 
 impl Faults {
-    fn add(&self, fault: Fault) {
+    fn report(&self, fault: Fault) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
     }
 
@@ -72,11 +75,12 @@ static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
 static OPEN: LazyLock<Mutex<HashMap<usize, Weak<Gpu>>>> = LazyLock::new(Mutex::default);
 
 /// Features that kernels or measurements can use.
-const FEATURES: [(wgpu::Features, &str); 5] = [
+const FEATURES: [(wgpu::Features, &str); 6] = [
     (wgpu::Features::SHADER_F16, "f16"),
     (wgpu::Features::SUBGROUP, "subgroups"),
     (COOPERATIVE, "cooperative-matrix"),
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    (wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES, "timestamps-in-passes"),
     (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
 ];
 
@@ -234,7 +238,7 @@ impl Gpu {
         let faults: Arc<Faults> = Arc::default();
         let seen = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            seen.add(match error {
+            seen.report(match error {
                 wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory(error.to_string()),
                 _ => Fault::Other(error.to_string()),
             });
@@ -242,7 +246,7 @@ impl Gpu {
         let seen = faults.clone();
         device.set_device_lost_callback(move |reason, message| {
             if reason != wgpu::DeviceLostReason::Destroyed {
-                seen.add(Fault::Lost(message));
+                seen.report(Fault::Lost(message));
             }
         });
 
@@ -252,6 +256,7 @@ impl Gpu {
             vendor: info.vendor,
             driver: driver(&info),
             refused: BTreeSet::new(),
+            own: Vec::new(),
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
@@ -266,7 +271,7 @@ impl Gpu {
             reduced_precision: true,
         };
         let pipelines = Pipelines::new(&device);
-        Ok(Gpu { device, queue, profile, pipelines, faults })
+        Ok(Gpu { device, queue, profile, pipelines, patience: None, faults })
     }
 
     pub fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> wgpu::Buffer {
@@ -299,16 +304,16 @@ mod tests {
     #[test]
     fn memory_that_ran_out_is_told_once_and_other_faults_stay() {
         let faults = Faults::default();
-        faults.add(Fault::OutOfMemory("a buffer".into()));
+        faults.report(Fault::OutOfMemory("a buffer".into()));
         // A fault that follows from the first one.
-        faults.add(Fault::Other("an invalid buffer".into()));
+        faults.report(Fault::Other("an invalid buffer".into()));
         let error = faults.check("a device").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("a device is out of memory (a buffer)"), "{error}");
         assert!(faults.check("a device").is_ok());
         for fault in [Fault::Lost("a hang".into()), Fault::Other("a bug".into())] {
             let faults = Faults::default();
-            faults.add(fault);
+            faults.report(fault);
             for _ in 0..2 {
                 assert_eq!(faults.check("a device").unwrap_err().kind(), ErrorKind::Device);
             }

@@ -3,8 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::backend::measured::{Clock, HostWork, Measured};
 use crate::backend::plans::{PerPass, Plans, Releasable};
 use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::own;
+use crate::backend::wgpu::profiler::Profiler;
 use crate::backend::wgpu::session::{Bound, Buffers, Readback, Readbacks, Source};
 use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::backend::wgpu::vision::{Encoder, Vision};
@@ -13,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Family, MOST_ROWS, Row};
+use crate::kernel::{DeviceProfile, Family, MOST_ROWS, OwnKernel, OwnKernelUse, Row};
 use crate::models::{self, Pass, Recipe, Want};
 use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
@@ -23,6 +26,7 @@ pub struct GpuEngine {
     shared: Arc<Shared>,
     info: DeviceInfo,
     dispatches_per_token: usize,
+    own: Vec<OwnKernelUse>,
     vocab: usize,
 }
 
@@ -52,6 +56,7 @@ impl GpuEngine {
         profile.reduced_precision = !options.full_precision;
         profile.rasteriser &= !options.hardware;
         profile.refused.clone_from(&options.refused);
+        profile.own = own::read_all(&options.own)?;
         if let Some(limit) = options.max_binding {
             profile.max_binding = profile.max_binding.min(limit);
         }
@@ -65,6 +70,7 @@ impl GpuEngine {
         // The number of rows does not matter: all use the same kernels.
         let prompt = plans.get(Pass::prompt(64, Want::Token))?;
         let compiled: Vec<&Plan> = [&*plan, &*prompt].into_iter().chain(&vision).collect();
+        let own = own_kernels(&profile, &compiled);
         let compile = |threads| gpu.pipelines.prepare(&gpu.device, &compiled, threads);
         let upload_all = || {
             let mut uploads = Vec::new();
@@ -107,8 +113,17 @@ impl GpuEngine {
             plans,
             vision: Releasable::new(vision),
         });
-        Ok(GpuEngine { shared, info, dispatches_per_token, vocab: checkpoint.config.vocab })
+        Ok(GpuEngine { shared, info, dispatches_per_token, own, vocab: checkpoint.config.vocab })
     }
+}
+
+/// How many dispatches of some plans each of the user's kernels has.
+fn own_kernels(profile: &DeviceProfile, plans: &[&Plan]) -> Vec<OwnKernelUse> {
+    let each = |own: &OwnKernel| {
+        let steps = plans.iter().flat_map(|plan| &plan.steps);
+        own.used(steps.filter(|step| step.dispatch.kernel == own.kernel).count())
+    };
+    profile.own.iter().map(each).collect()
 }
 
 /// Checks that kernels can hold a whole head: of a larger one they would omit the end.
@@ -182,8 +197,28 @@ impl Engine for GpuEngine {
         self.shared.vision.release();
     }
 
+    fn plan(&self, pass: Pass) -> Result<Arc<Plan>> {
+        self.shared.plans.get(pass)
+    }
+
+    fn vision_plan(&self) -> Option<Arc<Plan>> {
+        self.shared.vision.get().map(|vision| vision.plan.clone())
+    }
+
+    fn profile(&self) -> DeviceProfile {
+        self.shared.profile.clone()
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        self.shared.gpu.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
     fn dispatches_per_token(&self) -> usize {
         self.dispatches_per_token
+    }
+
+    fn own_kernels(&self) -> &[OwnKernelUse] {
+        &self.own
     }
 
     fn chunk(&self) -> usize {
@@ -217,6 +252,7 @@ impl Engine for GpuEngine {
             encoder: None,
             first_row: 0,
             since_picture: 0,
+            profiler: None,
         }))
     }
 }
@@ -242,6 +278,8 @@ struct GpuSession {
     first_row: usize,
     /// Passes since the last picture.
     since_picture: usize,
+    /// Only while the session measures.
+    profiler: Option<Box<Profiler>>,
 }
 
 /// Passes without a picture after which the memory for encoding pictures is dropped.
@@ -285,8 +323,13 @@ impl GpuSession {
     fn finish(&mut self, step: &Step, pass: Pass, first: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
         let bound = self.bound.get(&pass).expect("its step has begun");
+        let mut rest = first..bound.plan.steps.len();
+        if let Some(profiler) = &mut self.profiler {
+            let part = std::mem::replace(&mut rest, 0..0);
+            profiler.run(gpu, &self.shared.profile, bound, part, step.rows, step.phase())?;
+        }
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        bound.record(&mut encoder, first..bound.plan.steps.len());
+        bound.record(&mut encoder, rest);
 
         let wanted: Vec<Source> = (bound.plan.graph.outputs.iter())
             .filter(|(name, _)| match step.want {
@@ -401,6 +444,7 @@ impl Session for GpuSession {
     }
 
     fn sampled(&mut self, chosen: &mut Vec<Sampled>) -> Result<()> {
+        let begin = self.profiler.as_ref().map(|profiler| profiler.recorder.now());
         let (count, readback) = self.in_flight.pop_front().expect("a token was asked for");
         let bytes = self.shared.gpu.block_on(self.readbacks.finish(&self.shared.gpu, readback))?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
@@ -412,6 +456,9 @@ impl Session for GpuSession {
             let logits = (vocab > 0).then(|| row.iter().map(|&word| f32::from_bits(word)).collect());
             Sampled { id: sampled[0], logprob: f32::from_bits(sampled[1]), logits }
         }));
+        if let (Some(profiler), Some(begin)) = (&mut self.profiler, begin) {
+            profiler.recorder.host(HostWork::Choose, begin);
+        }
         Ok(())
     }
 
@@ -439,7 +486,10 @@ impl Session for GpuSession {
     fn encode_slice(&mut self) -> Result<(usize, usize)> {
         let (gpu, at) = (&self.shared.gpu, self.first_row as u64 * self.row_bytes());
         let encoder = self.encoder.as_mut().expect("a picture was given");
-        let (done, all) = gpu.block_on(encoder.slice(gpu))?;
+        let (done, all) = match &mut self.profiler {
+            Some(profiler) => encoder.slice_measured(gpu, &self.shared.profile, profiler)?,
+            None => gpu.block_on(encoder.slice(gpu))?,
+        };
         self.since_picture = 0;
         if done == all {
             let tokens = encoder.tokens();
@@ -490,6 +540,15 @@ impl Session for GpuSession {
 
     fn depth(&self) -> usize {
         4
+    }
+
+    fn measure(&mut self, clock: Option<Clock>) -> Result<()> {
+        self.profiler = Some(Box::new(Profiler::new(&self.shared.gpu, clock)?));
+        Ok(())
+    }
+
+    fn measured(&mut self) -> Vec<Measured> {
+        self.profiler.take().map_or(Vec::new(), |mut profiler| profiler.recorder.take())
     }
 }
 

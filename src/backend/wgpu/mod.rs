@@ -3,7 +3,9 @@
 pub mod counters;
 pub mod device;
 pub mod engine;
+pub mod own;
 mod pipelines;
+mod profiler;
 pub mod session;
 pub mod timing;
 pub mod upload;

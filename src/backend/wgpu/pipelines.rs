@@ -92,8 +92,9 @@ impl Pipelines {
             source: wgpu::ShaderSource::Wgsl(source::assemble(kernel).into()),
         };
         let mut checks = wgpu::ShaderRuntimeChecks::checked();
-        checks.force_loop_bounding = false;
-        // SAFETY: every loop of our shaders counts to a bound that is read once. Bounds checks stay on.
+        // Of a user's kernel the text decides.
+        checks.force_loop_bounding = kernel.replaces.is_some() && !source::loops_count(kernel.source);
+        // SAFETY: every loop without a guard counts to a bound. Bounds checks stay on.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
         let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(&name),

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::backend::measured::Phase;
 use crate::backend::wgpu::device::Gpu;
+use crate::backend::wgpu::profiler::Profiler;
 use crate::backend::wgpu::session::{Bound, Buffers, Source};
 use crate::backend::wgpu::upload::Uploads;
 use crate::backend::wgpu::wait::Submission;
@@ -64,6 +66,20 @@ impl Encoder {
         if let Some(submission) = last.or(before) {
             gpu.wait(submission).await?;
         }
+        Ok((self.next, steps))
+    }
+
+    /// [`Encoder::slice`], which measures each dispatch and waits for all of them.
+    pub fn slice_measured(
+        &mut self,
+        gpu: &Gpu,
+        profile: &DeviceProfile,
+        profiler: &mut Profiler,
+    ) -> Result<(usize, usize)> {
+        let steps = self.vision.plan.steps.len();
+        let part = self.next..steps.min(self.next + SLICE);
+        self.next = part.end;
+        profiler.run(gpu, profile, &self.bound, part, &[Row::at(0)], Phase::Picture)?;
         Ok((self.next, steps))
     }
 

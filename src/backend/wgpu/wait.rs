@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::backend::wgpu::counters::count_waited;
 use crate::backend::wgpu::device::Gpu;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
@@ -95,10 +96,12 @@ impl Gpu {
                 (awaited, since) = (Some(index), Instant::now());
             }
             let submission_index = Some(awaited.clone().ok_or_else(unfinished)?);
-            let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+            let wait = wgpu::PollType::Wait { submission_index, timeout: self.patience };
+            let begin = Instant::now();
             self.device.poll(wait).map_err(|error| unfinished().caused_by(error))?;
             // The work is done, but another thread that polls the device may be about to run the callback.
             std::thread::yield_now();
+            count_waited(begin.elapsed());
             if since.elapsed() > MOST_WAIT {
                 return Err(unfinished());
             }

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::backend::measured::{Clock, Measured};
 use crate::backend::{Change, DeviceInfo, Engine, Output, Sampled, Session, Step, Want};
 use crate::checkpoint::vision::{Activation, Projector};
 use crate::checkpoint::{Config, QkNorm, RopeConfig, VisionConfig};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
 use crate::generate::{Ended, Generations, Image, Prompt, Sampler};
-use crate::kernel::Family;
+use crate::kernel::{DeviceProfile, Family};
+use crate::models::Pass;
+use crate::plan::Plan;
 
 const VOCAB: usize = 512;
 const CHUNK: usize = 256;
@@ -125,6 +128,22 @@ impl Engine for Fake {
     }
 
     fn release_vision(&self) {}
+
+    fn plan(&self, _pass: Pass) -> Result<Arc<Plan>> {
+        Err(Error::unsupported("there are no plans"))
+    }
+
+    fn vision_plan(&self) -> Option<Arc<Plan>> {
+        None
+    }
+
+    fn profile(&self) -> DeviceProfile {
+        DeviceProfile::baseline()
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        None
+    }
 
     fn dispatches_per_token(&self) -> usize {
         7
@@ -278,6 +297,14 @@ impl Session for FakeSession {
 
     fn depth(&self) -> usize {
         self.depth
+    }
+
+    fn measure(&mut self, _: Option<Clock>) -> Result<()> {
+        unreachable!("no test here measures: tests/device/profile.rs")
+    }
+
+    fn measured(&mut self) -> Vec<Measured> {
+        unreachable!("no test here measures: tests/device/profile.rs")
     }
 }
 

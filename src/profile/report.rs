@@ -1,0 +1,247 @@
+//! What was measured, in the form that tables, traces and pages show.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::backend::measured::{Clock, HostWork, Measured, Phase, Span};
+use crate::generate::workload::Runs;
+use crate::graph::ValueKind;
+use crate::plan::{Cost, Plan};
+use crate::profile::roof::Roof;
+
+/// What was run, and where.
+#[derive(Clone, Debug, Serialize)]
+pub struct Subject {
+    /// The model as it was named.
+    pub model: String,
+    /// The device's name; for the CPU path that of the processor.
+    pub device: String,
+    pub backend: String,
+    pub prompt: String,
+    pub prompt_tokens: usize,
+    pub images: usize,
+    pub version: &'static str,
+}
+
+/// The times of a run, by phase, by dispatch and in their order.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub subject: Subject,
+    pub clock: Clock,
+    pub roof: Option<Roof>,
+    pub phases: Vec<Total>,
+    /// The dispatches of the plans, in order, each with all of its executions.
+    pub lines: Vec<Line>,
+    /// Each pass: its name, and its time from the first work of the host to the last.
+    pub passes: Vec<(String, Phase, Span)>,
+    /// Each execution of a line: its index, its time on the device, and its cost.
+    pub work: Vec<(usize, Span, Cost)>,
+    pub host: Vec<(HostWork, Span)>,
+}
+
+/// The times of a phase, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Total {
+    pub phase: Phase,
+    pub passes: usize,
+    pub dispatches: usize,
+    /// From its first call to its last result, as it always runs.
+    pub undisturbed: u64,
+    /// The same while it was measured.
+    pub measured: u64,
+    /// The sum of its dispatches.
+    pub work: u64,
+    pub cost: Cost,
+}
+
+/// A dispatch of a plan (on the CPU a step), and what its executions took together.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub phase: Phase,
+    pub op: &'static str,
+    pub kernel: String,
+    /// Types of inputs and results.
+    pub shape: String,
+    /// The layer of the model, or what is before and after its layers.
+    pub layer: String,
+    pub runs: usize,
+    pub ns: u64,
+    pub cost: Cost,
+}
+
+impl Line {
+    /// Seconds of all executions.
+    pub fn seconds(&self) -> f64 {
+        self.ns as f64 / 1e9
+    }
+}
+
+impl Report {
+    /// # Panics
+    ///
+    /// If nothing was measured.
+    pub fn new(subject: Subject, runs: &Runs, roof: Option<Roof>) -> Self {
+        let clock = runs.measured.first().expect("a prompt was measured").clock;
+        let mut report = Report {
+            subject,
+            clock,
+            roof,
+            phases: Vec::new(),
+            lines: Vec::new(),
+            passes: Vec::new(),
+            work: Vec::new(),
+            host: Vec::new(),
+        };
+        let mut known: HashMap<(Phase, *const Plan, usize, Option<usize>), usize> = HashMap::new();
+        let mut layers: HashMap<*const Plan, Vec<String>> = HashMap::new();
+        for measured in &runs.measured {
+            let plan = &measured.plan;
+            let layers = layers.entry(Arc::as_ptr(plan)).or_insert_with(|| plan_layers(plan, measured.phase));
+            for timed in &measured.work {
+                let key = (measured.phase, Arc::as_ptr(plan), timed.node, timed.dispatch);
+                let lines = &mut report.lines;
+                let index = *known.entry(key).or_insert_with(|| {
+                    lines.push(line(measured, timed.node, timed.dispatch, &layers[timed.node]));
+                    lines.len() - 1
+                });
+                let line = &mut report.lines[index];
+                line.runs += 1;
+                line.ns += timed.span.length();
+                line.cost = [line.cost, timed.cost].into_iter().sum();
+                report.work.push((index, timed.span, timed.cost));
+            }
+            report.host.extend(&measured.host);
+            let spans = || measured.host.iter().map(|(_, span)| span);
+            let (begin, end) = (spans().map(|s| s.begin).min(), spans().map(|s| s.end).max());
+            let span = Span { begin: begin.unwrap_or(0), end: end.unwrap_or(0) };
+            report.passes.push((name(measured), measured.phase, span));
+        }
+        report.phases = runs.phases.iter().map(|&(phase, times)| report.total(phase, times)).collect();
+        report
+    }
+
+    fn total(&self, phase: Phase, [undisturbed, measured]: [std::time::Duration; 2]) -> Total {
+        let lines = || self.lines.iter().filter(|line| line.phase == phase);
+        Total {
+            phase,
+            passes: self.passes.iter().filter(|(_, other, _)| *other == phase).count(),
+            dispatches: lines().map(|line| line.runs).sum(),
+            undisturbed: undisturbed.as_nanos() as u64,
+            measured: measured.as_nanos() as u64,
+            work: lines().map(|line| line.ns).sum(),
+            cost: lines().map(|line| line.cost).sum(),
+        }
+    }
+
+    /// The lines of a phase, joined where `key` is the same, the longest first.
+    pub fn joined<K: PartialEq>(&self, phase: Phase, key: impl Fn(&Line) -> K) -> Vec<(K, Line)> {
+        let mut found: Vec<(K, Line)> = Vec::new();
+        for line in self.lines.iter().filter(|line| line.phase == phase) {
+            let own = key(line);
+            match found.iter_mut().find(|(key, _)| *key == own) {
+                Some((_, sum)) => {
+                    sum.runs += line.runs;
+                    sum.ns += line.ns;
+                    sum.cost = [sum.cost, line.cost].into_iter().sum();
+                }
+                None => found.push((own, line.clone())),
+            }
+        }
+        found.sort_by_key(|(_, line)| std::cmp::Reverse(line.ns));
+        found
+    }
+
+    /// The operators of all phases, the longest first. Their order chooses their colours.
+    pub fn operators(&self) -> Vec<&'static str> {
+        let mut sums: Vec<(&'static str, u64)> = Vec::new();
+        for line in &self.lines {
+            match sums.iter_mut().find(|(op, _)| *op == line.op) {
+                Some((_, ns)) => *ns += line.ns,
+                None => sums.push((line.op, line.ns)),
+            }
+        }
+        sums.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
+        sums.into_iter().map(|(op, _)| op).collect()
+    }
+}
+
+fn line(measured: &Measured, node: usize, dispatch: Option<usize>, layer: &str) -> Line {
+    let (graph, step) = (&measured.plan.graph, dispatch.map(|i| &measured.plan.steps[i]));
+    let node = &graph.nodes[node];
+    let types = |ids: &[crate::kernel::ValueId]| {
+        let types = ids.iter().filter(|&&id| !matches!(graph.value(id).kind, ValueKind::Table(..)));
+        types.map(|&id| graph.ty(id).to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let results = node.writes.iter().copied().filter(|&id| !matches!(graph.value(id).kind, ValueKind::State(_)));
+    let results: Vec<_> = results.collect();
+    let written = if results.is_empty() { &node.writes } else { &results };
+    Line {
+        phase: measured.phase,
+        op: node.op.name(),
+        kernel: step.map_or_else(|| format!("cpu/{}", node.op.name()), |step| step.dispatch.kernel.0.name()),
+        shape: format!("{} → {}", types(&node.reads), types(written)),
+        layer: layer.to_owned(),
+        runs: 0,
+        ns: 0,
+        cost: Cost::default(),
+    }
+}
+
+/// The name of a pass.
+fn name(measured: &Measured) -> String {
+    let position = |row: Option<&crate::kernel::Row>| row.map_or(0, |row| row.position);
+    let (first, last) = (position(measured.rows.first()), position(measured.rows.last()));
+    match measured.phase {
+        Phase::Picture => "picture".into(),
+        Phase::Prompt => format!("prompt {first}–{last}"),
+        Phase::Decode => format!("token {first}"),
+    }
+}
+
+/// The layer of each node: that of the weights it reads; a node without weights belongs to the layer before it.
+fn plan_layers(plan: &Plan, phase: Phase) -> Vec<String> {
+    let (word, before, after) = match phase {
+        Phase::Picture => ("block", "patches", "projector"),
+        Phase::Prompt | Phase::Decode => ("layer", "embedding", "head"),
+    };
+    let mut layer = before.to_owned();
+    let mut begun = false;
+    let each = plan.graph.nodes.iter().map(|node| {
+        let mut weights = node.reads.iter().filter_map(|&id| match &plan.graph.value(id).kind {
+            ValueKind::Weight(names) => names.first(),
+            _ => None,
+        });
+        match weights.clone().find_map(|name| index(name)) {
+            Some(index) => {
+                begun = true;
+                layer = format!("{word} {index}");
+            }
+            None if weights.next().is_some() => layer = if begun { after.into() } else { before.into() },
+            None => {}
+        }
+        layer.clone()
+    });
+    each.collect()
+}
+
+/// The number of the layer in a weight's name: 3 in `model.layers.3.mlp.up_proj.weight`.
+fn index(name: &str) -> Option<usize> {
+    let mut words = name.split('.').skip_while(|word| !["layers", "blocks", "resblocks"].contains(word));
+    words.nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_name_their_layer() {
+        assert_eq!(index("model.layers.12.self_attn.q_proj.weight"), Some(12));
+        assert_eq!(index("model.vision_tower.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"), Some(0));
+        assert_eq!(index("transformer.visual.transformer.resblocks.7.ln_1.weight"), Some(7));
+        assert_eq!(index("model.mm_projector.model.mlp.0.weight"), None);
+        assert_eq!(index("model.norm.weight"), None);
+    }
+}
