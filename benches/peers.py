@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""dunlin's CPU path beside llama.cpp's and candle's: one GGUF file, as many ids, the same threads, turn by turn.
+"""dunlin's CPU path beside llama.cpp's and candle's: one GGUF file, the same ids, the same threads, turn by turn.
 
     scripts/fetch_models.sh
     benches/peers.py [MODEL.gguf] [--peers llama.cpp,candle] [--threads 1,2] [--rounds 3] [--json FILE]
@@ -81,11 +81,11 @@ def main():
 
 def measure(program, model, threads, test):
     """The rate of one run of a program."""
-    # dunlin and candle start a thread for each core that they may use.
-    command = ["taskset", "--cpu-list", f"0-{threads - 1}", *program["command"](model, test, threads)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = program["command"](model, test, threads)
+    environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"peers: {command[3]} failed:\n{done.stderr[-2000:]}")
+        sys.exit(f"peers: {command[0]} failed:\n{done.stderr[-2000:]}")
     return program["rate"](done.stdout, test)
 
 
@@ -128,18 +128,17 @@ def median(values):
 
 
 def build_dunlin():
-    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--bin", "dunlin"], cwd=ROOT, check=True)
     program = TARGET / "release/dunlin"
 
     def command(model, test, threads):
-        _, prompt, decode, rate = test
-        # `bench` decodes behind a cache of so many tokens, and times prompts alone.
-        work = f"-p {prompt} -n 0" if rate == "prompt" else f"-p 1 -n {decode} -d {prompt}"
-        return [str(program), "bench", str(model), "--device", "cpu", "-r", "1", "--json", *work.split()]
+        name, prompt, decode, which = test
+        work = f"-p {prompt} -n 0" if which == "prompt" else f"-p 1 -n {decode} -d {prompt if prompt > 1 else 0}"
+        return [str(program), "bench", str(model), "--device", "cpu", "--json", "-r", "1", *work.split()]
 
     def rate(stdout, test):
         model = json.loads(stdout)["devices"][0]["model"]
-        return model["prompts" if test[3] == "prompt" else "decodes"][0]["tokens_per_s"]["mean"]
+        return model["prompts" if test[3] == "prompt" else "decodes"][0]["tokens_per_s"]["runs"][0]
 
     return {"command": command, "rate": rate, "version": commit()}
 

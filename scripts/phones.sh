@@ -92,7 +92,7 @@ CONF
     find "$root/usr/lib" -name 'libVkLayer*' -delete
 
     mkdir "$dir/drivers"
-    for driver in x86_64:freedreno x86_64:radeon x86_64:nouveau x86_64:asahi aarch64:panfrost aarch64:powervr_mesa; do
+    for driver in x86_64:freedreno x86_64:radeon x86_64:nouveau x86_64:asahi aarch64:panfrost; do
         arch=${driver%%:*} name=${driver#*:}
         library=$dir/drivers/libvulkan_$name.so
         mv "$root/usr/lib/$arch-linux-gnu/libvulkan_$name.so" "$library" || fail "Mesa $mesa has no driver $name for $arch any more"

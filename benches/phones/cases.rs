@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::compile::{Outcome, Shader, compile};
-use crate::devices::{DEVICES, Features, OTHERS};
+use crate::devices::{DEVICES, Features};
 
 /// A file of `tests/driver_cases`. Its first lines say `// device: NAME`, `// result: refused|crashed|hung`, and where
 /// it takes many pipelines of one process, `// pipelines: COUNT`. Group 0 has storage buffers only.
@@ -36,7 +36,7 @@ impl Case {
 
     /// How the driver fails now, or `compiled`.
     fn result_now(&self, folder: &Path) -> Result<&'static str, String> {
-        let device = DEVICES.iter().chain(&OTHERS).find(|device| device.name == self.device);
+        let device = DEVICES.iter().find(|device| device.name == self.device);
         let device = device.ok_or_else(|| format!("{}: there is no device {}", self.name, self.device))?;
         let shader = Shader {
             label: self.name.clone(),

@@ -24,7 +24,6 @@ pub enum Maker {
     Amd,
     Nvidia,
     Apple,
-    PowerVr,
 }
 
 /// The columns of the tables.
@@ -41,9 +40,6 @@ pub const DEVICES: [Device; 10] = [
     Device { name: "Apple M1", maker: Maker::Apple, id: "m1" },
 ];
 
-/// Compilers that cannot take our kernels: only `tests/driver_cases` runs there.
-pub const OTHERS: [Device; 1] = [Device { name: "PowerVR BXS-4-64", maker: Maker::PowerVr, id: "36.53.104.796" }];
-
 impl Device {
     /// `vkstats` on this GPU, with the drivers of `scripts/phones.sh` in `folder`.
     pub fn vkstats(&self, folder: &Path, arguments: &[&str]) -> Command {
@@ -54,7 +50,6 @@ impl Device {
             Maker::Amd => ("amdgpu", "radeon", "x86_64"),
             Maker::Nvidia => ("nouveau", "nouveau", "x86_64"),
             Maker::Apple => ("asahi", "asahi", "x86_64"),
-            Maker::PowerVr => ("powervr", "powervr_mesa", "aarch64"),
         };
         let id = match self.maker {
             Maker::Adreno => "FD_GPU_ID",
@@ -62,7 +57,6 @@ impl Device {
             Maker::Amd => "AMDGPU_GPU_ID",
             Maker::Nvidia => "NOUVEAU_CHIPSET",
             Maker::Apple => "ASAHI_GPU_ID", // Not read: there is one.
-            Maker::PowerVr => "PVR_SHIM_DEVICE_BVNC",
         };
         let root = folder.join("root");
         let libraries = root.join(format!("usr/lib/{arch}-linux-gnu"));
@@ -82,7 +76,7 @@ impl Device {
         // Nothing of the caller's environment, so that no variable of Mesa or of the loader changes a figure.
         command.env_clear().env(id, self.id).env("VK_DRIVER_FILES", manifest);
         command.env("MESA_SHADER_CACHE_DISABLE", "true").env("VK_LOADER_LAYERS_DISABLE", "~implicit~");
-        for driver in ["PAN", "NVK", "PVR"] {
+        for driver in ["PAN", "NVK"] {
             command.env(format!("{driver}_I_WANT_A_BROKEN_VULKAN_DRIVER"), "1");
         }
         command.arg(tool).args(arguments);

@@ -82,7 +82,6 @@ pub fn of(maker: Maker) -> &'static [Figure] {
         Maker::Amd => AMD,
         Maker::Nvidia => NVIDIA,
         Maker::Apple => APPLE,
-        Maker::PowerVr => &[],
     }
 }
 
@@ -168,7 +167,6 @@ pub fn cell(maker: Maker, figures: &Map<String, Value>) -> String {
             number("registers_16bit"),
             number("threads")
         ),
-        Maker::PowerVr => String::new(),
     };
     if let Some((spills, fills)) = spills(figures) {
         cell += &format!(" **{spills}/{fills}**");

@@ -1,4 +1,4 @@
-//! candle's quantised Llama on the CPU: prompt and decode rates in the form that `benches/decode.rs --rates` prints.
+//! candle's quantised Llama on the CPU: prompt and decode rates in the form that `benches/peers.py` reads.
 //!
 //! bench-candle MODEL.gguf IDS DECODE    IDS is 1,2,3…
 
