@@ -121,7 +121,7 @@ fn counts(text: &str) -> bool {
         let whole = !before.ends_with(is_word) && !body[at + name.len()..].starts_with(is_word);
         let assigned = after.starts_with('=') && !after.starts_with("==")
             || after.find('=').is_some_and(|to| to <= 2 && after[..to].chars().all(|c| "+-*/%&|^<>".contains(c)))
-                && !["<=", ">="].iter().any(|test| after.starts_with(test))
+                && !["<=", ">=", "=="].iter().any(|test| after.starts_with(test))
             || after.starts_with("++")
             || after.starts_with("--");
         whole && (assigned || before.trim_end().ends_with('&'))

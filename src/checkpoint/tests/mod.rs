@@ -110,7 +110,7 @@ fn smollm2() {
     let config = &checkpoint.config;
     assert_eq!((config.hidden, config.layers, config.vocab, config.head_dim), (576, 30, 49152, 64));
     assert_eq!((config.heads[29], config.kv_heads[29], config.ffn[29], config.tied), (9, 3, 1536, true));
-    assert_eq!((config.bos, &config.eos[..], config.context), (Some(1), &[2][..], 8192));
+    assert_eq!((config.bos, &config.eos[..], config.context), (Some(1), &[2, 0][..], 8192));
     assert_eq!(checkpoint.parameters(), 134_515_008);
     assert_eq!(checkpoint.parameters(), parameters(config));
     assert!((config.rope.inv_freq[1] - 100_000f32.powf(-1.0 / 32.0)).abs() < 1e-7);
