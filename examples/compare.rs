@@ -16,11 +16,11 @@ use dunlin::backend::wgpu::engine::upload;
 use dunlin::backend::wgpu::session::Runner;
 use dunlin::checkpoint::Checkpoint;
 use dunlin::graph::{Graph, ValueKind};
-use dunlin::kernel::{DeviceProfile, Row, ValueId};
 use dunlin::models::{Pass, Recipe, TOKENS, Want};
 use dunlin::ops::Elem;
 use dunlin::plan::{Fusion, Plan};
 use dunlin::threads::Team;
+use dunlin::work::{DeviceProfile, Row, ValueId};
 use dunlin::{Device, Model, Prompt, Result};
 
 fn main() -> ExitCode {

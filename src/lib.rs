@@ -28,7 +28,7 @@
 //! * [`Generations`] continues several prompts together ([`Model::generate_all`]): an iterator of (index, piece).
 //! * [`Model::score`] measures how well a text is predicted; [`Model::trace`] shows what passes through the layers.
 //! * [`prune`] makes a model smaller: heads and channels that matter little go, layer by layer ([`PruneOptions`]).
-//! * [`trial`] is a bench for kernels of your own: which there are to replace, and whether yours is right and how fast.
+//! * [`kernel`] is a bench for kernels of your own: which there are to replace, and whether yours is right and how fast.
 //!   [`LoadOptions::kernel`] runs a model with it.
 //! * [`Error`] is one sentence that says what was found, what was expected and what to do; [`ErrorKind`] sorts errors
 //!   by what a caller can do about them.
@@ -54,7 +54,6 @@ pub mod formats;
 pub mod generate;
 #[doc(hidden)]
 pub mod graph;
-#[doc(hidden)]
 pub mod kernel;
 #[doc(hidden)]
 pub mod measure;
@@ -71,7 +70,8 @@ mod prune;
 pub mod tensor;
 #[doc(hidden)]
 pub mod threads;
-pub mod trial;
+#[doc(hidden)]
+pub mod work;
 
 pub use checkpoint::Files;
 pub use error::{Error, ErrorKind, Result};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use dunlin::kernel::DeviceProfile;
+use dunlin::work::DeviceProfile;
 use naga::back::spv::{Capability, WriterFlags, ZeroInitializeWorkgroupMemoryMode};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use serde::Deserialize;

@@ -7,10 +7,10 @@ use dunlin::Result;
 use dunlin::checkpoint::vision::{Activation, Projector, VisionConfig};
 use dunlin::checkpoint::{Checkpoint, Config};
 use dunlin::graph::{Graph, GraphBuilder};
-use dunlin::kernel::{DeviceProfile, Dispatch, Kernel};
 use dunlin::models::{self, AngleTable, Pass, Recipe, Want};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::tensor::DType;
+use dunlin::work::{DeviceProfile, Dispatch, Kernel};
 
 use crate::configs;
 

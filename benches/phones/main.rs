@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use dunlin::kernel::source;
+use dunlin::work::source;
 
 #[path = "../../tests/support/configs.rs"]
 #[allow(dead_code, reason = "the tests share this file, and use all of it")]

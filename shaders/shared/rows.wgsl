@@ -1,4 +1,4 @@
-// A row of a pass: its place, and how a token is sampled from its logits. The Rust struct is `kernel::Row`.
+// A row of a pass: its place, and how a token is sampled from its logits. The Rust struct is `work::Row`.
 struct Row {
     slot: u32,          // first index of its sequence in the KV cache and in `tokens`
     position: u32,      // in its sequence

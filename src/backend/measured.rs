@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Instant;
-use crate::kernel::Row;
 use crate::plan::{Cost, Plan};
+use crate::work::Row;
 
 /// A pass, or a slice of a picture, that a session measured.
 #[derive(Clone, Debug)]

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::{DeviceProfile, Family, KernelFile, OwnKernel, OwnKernelUse, Row};
 use crate::models::Pass;
 pub use crate::models::Want;
 use crate::ops;
 use crate::plan::Plan;
+use crate::work::{DeviceProfile, Family, KernelFile, OwnKernel, OwnKernelUse, Row};
 use measured::{Clock, Measured, Phase};
 
 /// Loads a model onto a device.
@@ -109,7 +109,7 @@ pub struct EngineOptions {
     pub hardware: bool,
     /// Kernels of a GPU that may not run, by parts of their names: see [`DeviceProfile::allows`].
     ///
-    /// [`DeviceProfile::allows`]: crate::kernel::DeviceProfile::allows
+    /// [`DeviceProfile::allows`]: crate::work::DeviceProfile::allows
     pub refused: BTreeSet<String>,
     /// Kernels of the user's own, which take the place of ours on a GPU.
     pub own: Vec<KernelFile>,

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
-use crate::kernel::Family;
 use crate::models::Pass;
 use crate::plan::Plan;
+use crate::work::Family;
 
 /// The largest number of passes with kept data. Prompts have passes of many lengths, which would fill the memory.
 const MOST_KEPT: usize = 32;

@@ -14,7 +14,6 @@ use crate::checkpoint::Checkpoint;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::generate::Model;
-use crate::kernel::MOST_ROWS;
 use crate::measure::compare::{Comparison, Line};
 use crate::measure::devices::{self, Measured};
 use crate::measure::model::{self, Cold, Workload};
@@ -22,6 +21,7 @@ use crate::measure::print::{self, Form};
 use crate::measure::report::{DeviceReport, Floors, Machine, ModelFile, ModelTimes, Report, SCHEMA, Timing};
 use crate::measure::runs::QUIET;
 use crate::measure::{floors, host, operators};
+use crate::work::MOST_ROWS;
 
 #[derive(Args)]
 pub struct Bench {

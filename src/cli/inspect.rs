@@ -15,11 +15,11 @@ use crate::checkpoint::vision::Projector;
 use crate::checkpoint::{Checkpoint, Config, QkNorm};
 use crate::error::Result;
 use crate::generate::Device;
-use crate::kernel::DeviceProfile;
-use crate::kernel::source::assemble;
 use crate::models::{Pass, Recipe};
 use crate::ops;
 use crate::plan::{Fusion, Plan};
+use crate::work::DeviceProfile;
+use crate::work::source::assemble;
 
 #[derive(Args)]
 pub struct Inspect {

@@ -11,7 +11,7 @@ use super::progress::Bar;
 use super::{Failure, sentence};
 use crate::error::{Error, Result};
 use crate::generate::{Device, Model};
-use crate::trial::{KernelFile, Needs, Slot, SlotDescription, Trial, TrialReport, needs};
+use crate::kernel::{KernelFile, Needs, Slot, SlotDescription, Trial, TrialReport, needs};
 
 #[derive(Args)]
 pub struct Kernel {
@@ -387,7 +387,7 @@ fn summary(report: &TrialReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trial::{CaseTrial, Wrong};
+    use crate::kernel::{CaseTrial, Wrong};
 
     fn report() -> TrialReport {
         let case = |shapes: &str, wrong: Option<&str>, ours_us, yours_us| CaseTrial {

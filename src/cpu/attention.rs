@@ -5,7 +5,7 @@ use crate::cpu::exp::exp;
 use crate::cpu::panel::{COLS, Lanes, add_products};
 use crate::cpu::simd::{mul_add, simd};
 use crate::cpu::{Call, Scratch, piece};
-use crate::kernel::Family;
+use crate::work::Family;
 use crate::ops::attention::Attention;
 use crate::threads::Member;
 

@@ -28,9 +28,9 @@ pub use simd::{Level, levels, limit};
 use std::any::Any;
 use std::ops::Range;
 
-use crate::kernel::{Family, Row};
 use crate::ops::{Operator, Read, TensorType};
 use crate::threads::{Member, Parts};
+use crate::work::{Family, Row};
 
 /// A kernel: the work of one member of the team in one step.
 pub type Kernel = fn(&dyn Operator, &Call, &Member, &mut Scratch);

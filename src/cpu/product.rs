@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use crate::cpu::panel::{self, COLS, Lanes};
 use crate::cpu::{Call, Scratch, activation, piece, rows};
-use crate::kernel::Family;
 use crate::ops::Matrix;
 use crate::ops::activation::Kind;
 use crate::threads::{Member, Parts};
+use crate::work::Family;
 
 pub struct Product<'a> {
     pub x: &'a [f32],

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::cpu::exp::exp;
 use crate::cpu::simd::simd;
 use crate::cpu::{Call, Scratch, piece};
-use crate::kernel::Row;
+use crate::work::Row;
 use crate::ops::TensorType;
 use crate::ops::sample::{Sample, TABLE_COLS, WINDOW, gumbel, penalise};
 use crate::threads::Member;

@@ -8,8 +8,8 @@ use crate::backend::check::Check;
 use crate::backend::{self, AdapterInfo, DeviceChoice, Engine, EngineOptions, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::KernelFile;
 use crate::ops;
+use crate::work::KernelFile;
 
 /// The device that a model is to run on. Nothing is opened before [`Model::load`](crate::Model::load).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::scheduler::Scheduler;
 use super::sequence::{Mask, Request};
 use super::stream::{Piece, Stop, TextStream};
 use crate::error::{Error, Result};
-use crate::kernel::OwnKernelUse;
+use crate::work::OwnKernelUse;
 
 /// The continuation of a prompt, as it is generated: an iterator of [`Piece`]s with its own KV cache. Dropping it stops
 /// the work.

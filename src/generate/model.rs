@@ -13,9 +13,9 @@ use crate::backend::{Engine, EngineOptions};
 use crate::checkpoint::{Checkpoint, Config, Files, VisionFiles};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
-use crate::kernel::{KernelFile, OwnKernelUse};
 use crate::models::PictureIds;
 use crate::tensor::DType;
+use crate::work::{KernelFile, OwnKernelUse};
 
 /// A loaded model. Cheap to clone, and shared between threads; every [`Generation`](crate::Generation) has its own KV
 /// cache.

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use crate::error::{Error, Result};
-use crate::kernel::{MOST_TOP_K, Row};
+use crate::work::{MOST_TOP_K, Row};
 
 /// The rule that chooses the next token from the logits: first the repeat penalty, then a draw among the tokens that
 /// top-k, min-p and top-p keep, with probabilities at the temperature.

@@ -14,7 +14,7 @@ use super::sequence::{Places, Request, Sequence, Token};
 use crate::backend::{Sampled, Session, Step, Want};
 use crate::clock::Instant;
 use crate::error::{ErrorKind, Result};
-use crate::kernel::{Family, Row};
+use crate::work::{Family, Row};
 
 /// Runs sequences of one model, several at a time.
 pub(super) struct Scheduler {

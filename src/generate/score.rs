@@ -11,7 +11,7 @@ use super::prompt::Prompt;
 use super::sampler::Sampling;
 use crate::backend::{Output, Session, Step, Want};
 use crate::error::{Error, Result};
-use crate::kernel::Family;
+use crate::work::Family;
 
 /// The measured prediction of a text.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

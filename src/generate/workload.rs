@@ -10,7 +10,7 @@ use crate::backend::measured::{Clock, Measured, Phase};
 use crate::backend::{Session, Step, Want};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
-use crate::kernel::Family;
+use crate::work::Family;
 
 /// What is run: the pictures of a prompt, the prompt, and decoding steps.
 pub struct Workload {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::graph::{Graph, Node, Value, ValueKind};
-use crate::kernel::{Family, ValueId};
 use crate::ops::{self, Operator, TensorType};
 use crate::tensor::DType;
+use crate::work::{Family, ValueId};
 
 /// Writes a [`Graph`], operator by operator.
 pub struct GraphBuilder<'a> {

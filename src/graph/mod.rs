@@ -7,8 +7,8 @@ pub use builder::GraphBuilder;
 
 use std::sync::Arc;
 
-use crate::kernel::{Family, ValueId};
 use crate::ops::{Operator, TensorType};
+use crate::work::{Family, ValueId};
 
 /// Nodes in an order that may be executed.
 #[derive(Clone, Debug, Default)]

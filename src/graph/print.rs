@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::graph::{Graph, ValueKind};
-use crate::kernel::ValueId;
+use crate::work::ValueId;
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

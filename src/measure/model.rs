@@ -8,11 +8,11 @@ use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::generate::Model;
 use crate::graph::ValueKind;
-use crate::kernel::{Family, Row};
 use crate::measure::report::{DecodeTimes, Floors, Memory, ModelTimes, PictureTimes, PromptTimes};
 use crate::measure::runs::Runs;
 use crate::models::{IMAGES, Pass, TABLE};
 use crate::plan::Cost;
+use crate::work::{Family, Row};
 
 /// What to time.
 #[derive(Clone, Debug, PartialEq)]

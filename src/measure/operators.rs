@@ -10,11 +10,11 @@ use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::timing::{Clock, Stopwatch};
 use crate::clock::Instant;
 use crate::error::Result;
-use crate::kernel::DeviceProfile;
 use crate::measure::report::{Floors, OperatorTime};
 use crate::measure::runs::Runs;
 use crate::ops::{self, Case, TensorType};
 use crate::threads::Team;
+use crate::work::DeviceProfile;
 
 /// Seconds of a run: so many executions as fit, so that the clock and the start of a pass do not count.
 const RUN: f64 = 0.02;

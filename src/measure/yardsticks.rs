@@ -5,10 +5,10 @@ use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::Runner;
 use crate::backend::wgpu::timing::Stopwatch;
 use crate::error::Result;
-use crate::kernel::source::{COOPERATIVE_8, COOPERATIVE_16, TILE_F16, TILE_F32};
-use crate::kernel::{Access, Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::measure::report::Peaks;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, params};
+use crate::work::source::{COOPERATIVE_8, COOPERATIVE_16, TILE_F16, TILE_F32};
+use crate::work::{Access, Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 
 /// Seconds of a pass that is long enough to be timed.
 const PASS: f64 = 0.02;

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::checkpoint::beyond::{Beyond, Ntk};
-    use crate::kernel::Row;
+    use crate::work::Row;
 
     /// Trained length, and the context, in which there are three stretches.
     const TRAINED: usize = 40;

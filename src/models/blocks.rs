@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crate::checkpoint::{Config, QkNorm};
 use crate::graph::GraphBuilder;
-use crate::kernel::ValueId;
 use crate::models::angles::{AngleTable, Turns};
 use crate::models::{Pass, TOKENS};
 use crate::ops::TensorType;
 use crate::ops::attention::Attention;
 use crate::ops::rope::Rope;
 use crate::ops::swiglu::Gate;
+use crate::work::ValueId;
 
 /// The state that holds the rows of a sequence's images: (rows, hidden).
 pub const IMAGES: &str = "images";

@@ -4,11 +4,11 @@
 use crate::checkpoint::VisionConfig;
 use crate::checkpoint::vision::Activation;
 use crate::graph::GraphBuilder;
-use crate::kernel::ValueId;
 use crate::ops::TensorType;
 use crate::ops::activation::Kind;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
+use crate::work::ValueId;
 
 /// The prefix of the tower's tensors in a MobileVLM checkpoint.
 const TOWER: &str = "model.vision_tower.vision_tower.vision_model";

@@ -5,7 +5,7 @@
 //! The paper's code stores gains as w and multiplies by 1 + w; the checkpoint here returns 1 + w. √hidden is rounded to
 //! the type of the computation, which is float32.
 
-use crate::kernel::ValueId;
+use crate::work::ValueId;
 use crate::models::blocks::Decoder;
 use crate::ops::swiglu::Gate;
 

@@ -4,7 +4,7 @@
 //! The weights are shared and the KV caches are not: each execution attends to its own keys and values.
 //! In models pruned by Adapt-Pruner (arXiv 2502.03460), every layer has its own number of heads and feed-forward width.
 
-use crate::kernel::ValueId;
+use crate::work::ValueId;
 use crate::models::blocks::Decoder;
 
 pub fn hidden(decoder: &mut Decoder) -> ValueId {

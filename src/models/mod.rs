@@ -15,8 +15,8 @@ use crate::checkpoint::Config;
 use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder};
-use crate::kernel::{Family, MOST_ROWS, Row, ValueId};
 use crate::ops::TensorType;
+use crate::work::{Family, MOST_ROWS, Row, ValueId};
 
 /// The models: each word is the name of an architecture and of a module with `fn hidden(&mut Decoder) -> ValueId`.
 macro_rules! models {

@@ -6,11 +6,11 @@
 use crate::checkpoint::VisionConfig;
 use crate::checkpoint::vision::Projector;
 use crate::graph::GraphBuilder;
-use crate::kernel::ValueId;
 use crate::models::clip::linear;
 use crate::ops::activation::Kind;
 use crate::ops::avg_pool2d::AvgPool2d;
 use crate::ops::depthwise_conv2d::DepthwiseConv2d;
+use crate::work::ValueId;
 
 /// The eps of timm's `LayerNormAct2d`.
 const NORM_EPS: f32 = 1e-5;

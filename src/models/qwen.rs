@@ -6,7 +6,7 @@
 
 use crate::checkpoint::VisionConfig;
 use crate::graph::GraphBuilder;
-use crate::kernel::ValueId;
+use crate::work::ValueId;
 pub use crate::models::mobilellm::hidden;
 use crate::models::{PIXELS, PROJECTED, clip};
 use crate::ops::TensorType;

@@ -9,8 +9,8 @@
 //!
 //! x, y: (rows, cols)
 
-use crate::kernel::source::ACTIVATION;
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::source::ACTIVATION;
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@
 
 use std::ops::Range;
 
-use crate::kernel::source::{KV_F16, KV_F32, REDUCE, ROWS, WINDOW};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::work::source::{KV_F16, KV_F32, REDUCE, ROWS, WINDOW};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::product::BROADCASTS;
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, head_stride, kernel, params};
 

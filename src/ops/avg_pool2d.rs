@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, groups, kernel, params};
 
 #[derive(Clone, Debug)]

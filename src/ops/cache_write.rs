@@ -2,8 +2,8 @@
 //!
 //! x: (rows, heads · D)   cache: (capacity, heads, D), written in place
 
-use crate::kernel::source::{KV_F16, KV_F32, ROWS};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::work::source::{KV_F16, KV_F32, ROWS};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, head_stride, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::formats::random_row;
-use crate::kernel::{Candidate, DeviceProfile, Family, MOST_ROWS, Row, ValueId};
 use crate::ops::{Elem, Operand, Operator, TensorType};
 use crate::tensor::{Bytes, DType, RowOrder, Tensor};
+use crate::work::{Candidate, DeviceProfile, Family, MOST_ROWS, Row, ValueId};
 
 /// One operator with inputs of given shapes and contents.
 #[derive(Clone, Debug)]

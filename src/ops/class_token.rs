@@ -4,7 +4,7 @@
 //! ```
 //! patches: (n, width)   class: (width)   positions: ((n + 1) · width)   y: (n + 1, width)
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

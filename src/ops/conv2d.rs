@@ -6,7 +6,7 @@
 //! at (p / grid, p % grid); k counts its channels, then its rows, then its columns.
 
 use crate::formats::dequantize_row;
-use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
+use crate::work::{Candidate, DeviceProfile, Family, Kernel, Row};
 use crate::ops::product::{self, GemmKernels, gemm_kernels};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType};
 use crate::tensor::DType;

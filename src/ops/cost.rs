@@ -3,13 +3,13 @@
 
 use std::any::Any;
 
-use crate::kernel::{DeviceProfile, Family, Row};
 use crate::ops::attention::Attention;
 use crate::ops::case::{Case, Fill, Given};
 use crate::ops::depthwise_conv2d::{DepthwiseConv2d, TAPS};
 use crate::ops::last_row::LastRow;
 use crate::ops::splice_rows::SpliceRows;
 use crate::ops::{Elem, Operator, TensorType};
+use crate::work::{DeviceProfile, Family, Row};
 
 /// One execution of an operator.
 pub struct Execution<'a> {
@@ -138,8 +138,8 @@ fn first(ty: &TensorType, rows: usize, profile: &DeviceProfile) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::kernel::DeviceProfile;
     use crate::ops::{self, Case};
+    use crate::work::DeviceProfile;
 
     /// The bench case of an operator whose label contains `part`.
     fn case(op: &str, part: &str) -> Case {

@@ -7,7 +7,7 @@
 //! x: (height · width, C), pixels row by row   kernel: (C · 9)   bias: (C), where there is one
 //! y: (⌈height / stride⌉ · ⌈width / stride⌉, C)
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@
 //! Rows of y whose ids are not rows of W stay unchanged (`splice_rows` writes them).
 
 use crate::formats::dequantize_row;
-use crate::kernel::source::ROWS;
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
+use crate::work::source::ROWS;
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::weight::{WeightKernels, parts};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, params, weight_kernel, weight_kernels};
 use crate::tensor::DType;

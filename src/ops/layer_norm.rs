@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   gain, bias: (cols)   the variance is the biased one: Σ (x − mean)² / cols
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]

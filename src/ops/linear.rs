@@ -4,10 +4,10 @@
 //!
 //! Bias and residual are optional. Models write no residual and at most a bias; fusion adds the operators that follow.
 
-use crate::kernel::source::{
+use crate::work::source::{
     ACTIVATION, EPILOGUE_BIAS, EPILOGUE_BIAS_RESIDUAL, EPILOGUE_PLAIN, EPILOGUE_RESIDUAL, PLAIN, X_ROWS,
 };
-use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
+use crate::work::{Candidate, DeviceProfile, Family, Kernel, Row};
 use crate::ops::activation::Kind;
 use crate::ops::product::{
     ProductKernels, ProductParams, few_shapes, gemm_kernels, gemv_kernels, many_shapes, plain_product, split_shapes,

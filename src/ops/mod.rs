@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::Result;
-use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, MOST_GROUPS, Row, Slot, ValueId, names};
 use crate::tensor::DType;
+use crate::work::{Candidate, DeviceProfile, Family, Kernel, MOST_GROUPS, Row, Slot, ValueId, names};
 
 /// The operators: each word is a module with `kernels()` and `cases()`.
 macro_rules! operators {
@@ -131,7 +131,7 @@ pub enum Elem {
     U32,
     /// KV cache (capacity, heads, head dim): f32, or f16 where the profile says so; heads are padded to 4.
     Kv,
-    /// A matrix in its own format, packed ([`crate::kernel::pack`]).
+    /// A matrix in its own format, packed ([`crate::work::pack`]).
     Weight(DType),
 }
 
@@ -283,15 +283,15 @@ pub fn params<P: bytemuck::Pod>(params: &P) -> Vec<u8> {
 /// Declares a kernel: `kernel!("file.wgsl", entry, [modules], [accesses], Params)`.
 macro_rules! kernel {
     ($file:literal, $entry:literal, [$($module:expr),*], [$($access:ident)*], $params:ty) => {
-        $crate::ops::kernel!($file, $entry, [$($module),*], [$($access)*], $params, [], $crate::kernel::Requires::NOTHING)
+        $crate::ops::kernel!($file, $entry, [$($module),*], [$($access)*], $params, [], $crate::work::Requires::NOTHING)
     };
     ($file:literal, $entry:literal, [$($module:expr),*], [$($access:ident)*], $params:ty, [$($constant:literal = $value:literal),*], $requires:expr) => {
-        $crate::kernel::Kernel {
+        $crate::work::Kernel {
             file: $file,
             source: include_str!(concat!("../../shaders/", $file)),
             entry: $entry,
             modules: &[$(&$module),*],
-            bindings: &[$($crate::kernel::Access::$access),*],
+            bindings: &[$($crate::work::Access::$access),*],
             params: std::mem::size_of::<$params>(),
             constants: &[$(($constant, $value)),*],
             requires: $requires,

@@ -4,8 +4,8 @@
 //!
 //! A residual addition after a norm of the layer's output (Gemma's "post-norms").
 
-use crate::kernel::source::{REDUCE, RMS};
-use crate::kernel::{Candidate, DeviceProfile, Family, Kernel, Row};
+use crate::work::source::{REDUCE, RMS};
+use crate::work::{Candidate, DeviceProfile, Family, Kernel, Row};
 use crate::ops::rms_norm::{Params, RmsNorm};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, kernel};
 

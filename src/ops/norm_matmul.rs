@@ -2,8 +2,8 @@
 //!
 //! x: (m, k)   gain: (k)   W: (n, k) in any weight format   y: (m, n)
 
-use crate::kernel::source::NORM;
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::source::NORM;
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::product::{
     GemvKernels, GemvTuning, ProductParams, few_shapes, gemv_candidates, gemv_kernels, plain_product, split_shapes,
 };

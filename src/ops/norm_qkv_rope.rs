@@ -8,8 +8,8 @@
 //!
 //! Any of the three row counts may be 0: where q, k and v differ in format, one operator computes each format.
 
-use crate::kernel::source::{KV_F16, KV_F32, NORM, ROWS};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
+use crate::work::source::{KV_F16, KV_F32, NORM, ROWS};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row, layout};
 use crate::ops::product::{GemvKernels, GemvTuning, LANES, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::{Angles, Rope};

@@ -4,8 +4,8 @@
 //!
 //! x: (m, k)   gain: (k)   W: (2 · ffn, k), gate above up, in any weight format   y: (m, ffn)
 
-use crate::kernel::source::{GATE, NORM};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
+use crate::work::source::{GATE, NORM};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, layout};
 use crate::ops::product::{GemvKernels, GemvTuning, gemv_candidates, gemv_kernels, plain_product};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::Gate;

@@ -1,10 +1,10 @@
 //! The common parts of products with a weight matrix: kernels, their selection, the CPU's loop, and test shapes.
 
 use crate::formats::dequantize_row;
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 use crate::ops::weight::{Part, WeightKernels, parts};
 use crate::ops::{Matrix, Operand, groups, params, weight_kernel};
 use crate::tensor::DType;
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Slot, layout};
 
 /// The params of a product, or their common first part.
 #[repr(C)]
@@ -51,12 +51,12 @@ pub struct GemmKernels {
 macro_rules! gemv_kernels {
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*]) => {
         $crate::ops::product::gemv_kernels!($file, $entry, [$($module),*], $accesses, $params, [$($constant = $value),*],
-            $crate::kernel::Requires::NOTHING, $crate::kernel::Requires::SUBGROUPS)
+            $crate::work::Requires::NOTHING, $crate::work::Requires::SUBGROUPS)
     };
     ($file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*], $shared:expr, $subgroups:expr) => {
         [
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
-            $crate::ops::weight_kernels!($file, $entry, [$crate::kernel::source::GEMV, $crate::kernel::source::X_ROWS, $($module,)* $crate::kernel::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::work::source::GEMV, $crate::work::source::X_ROWS, $($module,)* $crate::work::source::QUADS_SHARED], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $shared),
+            $crate::ops::weight_kernels!($file, $entry, [$crate::work::source::GEMV, $crate::work::source::X_ROWS, $($module,)* $crate::work::source::QUADS_SUBGROUP], $accesses, $params, ["SPLIT" = 4.0, "ROWS" = 1.0, "PAIRS" = 1.0, "LANES" = 32.0, "ALIGNED" = 1.0 $(, $constant = $value)*], $subgroups),
         ]
     };
 }
@@ -66,12 +66,12 @@ pub(crate) use gemv_kernels;
 macro_rules! gemm_kernels {
     ($file:literal, [$($module:expr),*], $accesses:tt, $params:ty, [$($constant:literal = $value:literal),*]) => {
         $crate::ops::product::GemmKernels {
-            tiles_f32: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F32], $accesses, $params, [$($constant = $value),*], $crate::kernel::Requires::NOTHING),
-            tiles_f16: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM, $crate::kernel::source::GEMM_EDGES, $($module,)* $crate::kernel::source::TILE_F16], $accesses, $params, [$($constant = $value),*], $crate::kernel::Requires::F16),
-            broadcasts: $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_SUBGROUP, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, [$($constant = $value),*], $crate::kernel::Requires::SUBGROUPS),
+            tiles_f32: $crate::ops::weight_kernels!($file, "gemm", [$crate::work::source::GEMM, $crate::work::source::GEMM_EDGES, $($module,)* $crate::work::source::TILE_F32], $accesses, $params, [$($constant = $value),*], $crate::work::Requires::NOTHING),
+            tiles_f16: $crate::ops::weight_kernels!($file, "gemm", [$crate::work::source::GEMM, $crate::work::source::GEMM_EDGES, $($module,)* $crate::work::source::TILE_F16], $accesses, $params, [$($constant = $value),*], $crate::work::Requires::F16),
+            broadcasts: $crate::ops::weight_kernels!($file, "gemm", [$crate::work::source::GEMM_SUBGROUP, $crate::work::source::GEMM_EDGES $(, $module)*], $accesses, $params, [$($constant = $value),*], $crate::work::Requires::SUBGROUPS),
             cooperative: [
-                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_8, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0 $(, $constant = $value)*], $crate::kernel::Requires::cooperative(8)),
-                $crate::ops::weight_kernels!($file, "gemm", [$crate::kernel::source::GEMM_COOPERATIVE, $crate::kernel::source::COOPERATIVE_16, $crate::kernel::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0 $(, $constant = $value)*], $crate::kernel::Requires::cooperative(16)),
+                $crate::ops::weight_kernels!($file, "gemm", [$crate::work::source::GEMM_COOPERATIVE, $crate::work::source::COOPERATIVE_8, $crate::work::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0 $(, $constant = $value)*], $crate::work::Requires::cooperative(8)),
+                $crate::ops::weight_kernels!($file, "gemm", [$crate::work::source::GEMM_COOPERATIVE, $crate::work::source::COOPERATIVE_16, $crate::work::source::GEMM_EDGES $(, $module)*], $accesses, $params, ["STRIPS" = 1.0 $(, $constant = $value)*], $crate::work::Requires::cooperative(16)),
             ],
         }
     };

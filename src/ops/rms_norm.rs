@@ -2,8 +2,8 @@
 //!
 //! x, y: (rows, cols)   gain: (cols), or (D) where each head of D columns is normalised separately
 
-use crate::kernel::source::{REDUCE, RMS};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, Slot};
+use crate::work::source::{REDUCE, RMS};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row, Slot};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 //! x, y: (rows, heads · D)   angles: (context, D), row p = cos and sin of p · θ_0, of p · θ_1, …; there may be several
 //! such tables one after another, from which each row of x selects its own
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ struct Params {
     each: u32,
 }
 
-static KERNEL: Kernel = kernel!("rope.wgsl", "rope", [crate::kernel::source::ROWS], [ReadWrite Read ReadWrite], Params);
+static KERNEL: Kernel = kernel!("rope.wgsl", "rope", [crate::work::source::ROWS], [ReadWrite Read ReadWrite], Params);
 
 pub fn kernels() -> Vec<&'static Kernel> {
     vec![&KERNEL]

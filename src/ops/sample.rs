@@ -14,8 +14,8 @@
 //! The Gumbel maximum draws from softmax(l' / T). Filters also keep logits equal to the last one kept. min-p and top-p
 //! are applied at temperature T, top-p to the tokens that top-k and min-p keep.
 
-use crate::kernel::source::{REDUCE, ROWS};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::source::{REDUCE, ROWS};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, kernel, params};
 
 #[derive(Clone, Debug)]

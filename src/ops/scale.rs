@@ -2,7 +2,7 @@
 //!
 //! x, y: (rows, cols)   s: (1, cols), a temporary: the factor of each channel in squeeze-and-excitation
 
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@
 //! Row i of an image has the id vocab + i. The output of `embedding` for such an id is never read. An id past the last
 //! row selects the last row.
 
-use crate::kernel::source::ROWS;
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
+use crate::work::source::ROWS;
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

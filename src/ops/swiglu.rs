@@ -6,8 +6,8 @@
 //!
 //! gate, up, y: (rows, cols)
 
-use crate::kernel::source::GATE;
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
+use crate::work::source::GATE;
+use crate::work::{Candidate, DeviceProfile, Dispatch, Family, Kernel, KernelRef, Requires, Row};
 use crate::ops::{Case, Fill, Given, Operand, Operator, Read, TensorType, in_turns, kernel, params};
 
 #[derive(Clone, Debug)]

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use crate::kernel::layout::WeightLayout;
-use crate::kernel::{DeviceProfile, Kernel, Plane, Slot};
 use crate::ops::Operand;
 use crate::tensor::{DType, Tensor};
+use crate::work::layout::WeightLayout;
+use crate::work::{DeviceProfile, Kernel, Plane, Slot};
 
 /// A matrix (rows, cols) for the CPU: tensors of one type and width, concatenated by rows.
 #[derive(Clone, Debug)]
@@ -67,10 +67,10 @@ macro_rules! weight_kernels {
         [$($crate::ops::weight_kernels!(@one $format $file, $entry, $modules, $accesses, $params, $constants, $requires)),*]
     };
     (@one $format:ident $file:literal, $entry:literal, [$($module:expr),*], $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
-        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::kernel::source::WEIGHT, $crate::kernel::source::WEIGHTS[$crate::formats::DType::$format as usize]], $accesses, $params, $constants, $requires)
+        $crate::ops::kernel!($file, $entry, [$($module,)* $crate::work::source::WEIGHT, $crate::work::source::WEIGHTS[$crate::formats::DType::$format as usize]], $accesses, $params, $constants, $requires)
     };
     ($file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty) => {
-        $crate::ops::weight_kernels!($file, $entry, $modules, $accesses, $params, [], $crate::kernel::Requires::NOTHING)
+        $crate::ops::weight_kernels!($file, $entry, $modules, $accesses, $params, [], $crate::work::Requires::NOTHING)
     };
     ($file:literal, $entry:literal, $modules:tt, $accesses:tt, $params:ty, $constants:tt, $requires:expr) => {
         $crate::formats::formats!([$crate::ops::weight_kernels] @ $file, $entry, $modules, $accesses, $params, $constants, $requires)

@@ -1,9 +1,9 @@
 //! Bytes and operations of a plan's dispatches, for the rows of one pass.
 
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Row, ValueId};
 use crate::ops::cost::{Execution, Input};
 use crate::plan::Plan;
+use crate::work::{DeviceProfile, Row, ValueId};
 
 /// Lower bounds of what a piece of work costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,7 +18,6 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::graph::{Graph, Node, Value, ValueKind};
-use crate::kernel::{Family, ValueId};
 use crate::ops::activation::Activation;
 use crate::ops::linear::Linear;
 use crate::ops::norm_add::NormAdd;
@@ -30,6 +29,7 @@ use crate::ops::rope::{Angles, Rope};
 use crate::ops::swiglu::Swiglu;
 use crate::ops::{Operator, Stored, TensorType};
 use crate::plan::group::Groups;
+use crate::work::{Family, ValueId};
 
 /// All rules, in order. What they leave unused is dropped.
 pub fn fuse(graph: Graph, groups: &mut Groups) -> Graph {

@@ -8,11 +8,11 @@ use std::any::Any;
 use std::collections::BTreeMap;
 
 use crate::graph::{Graph, ValueKind};
-use crate::kernel::layout::WeightLayout;
-use crate::kernel::{DeviceProfile, ValueId};
 use crate::ops::linear::Linear;
 use crate::ops::{Elem, Operator, Stored};
 use crate::tensor::DType;
+use crate::work::layout::WeightLayout;
+use crate::work::{DeviceProfile, ValueId};
 
 /// A matrix as it is stored: tensors of one format, one below the other. Or a vector of float32, or several end to end.
 #[derive(Clone, Debug, PartialEq)]

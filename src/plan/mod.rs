@@ -16,8 +16,8 @@ pub use group::{Groups, StoredWeight};
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ValueKind};
-use crate::kernel::{Candidate, DeviceProfile, Dispatch, KernelRef, Obstacle, Slot, ValueId};
 use crate::ops::Operand;
+use crate::work::{Candidate, DeviceProfile, Dispatch, KernelRef, Obstacle, Slot, ValueId};
 use memory::Lifetime;
 
 /// A graph, ready to run on devices with one profile.

@@ -170,7 +170,7 @@ impl Report {
 fn line(measured: &Measured, node: usize, dispatch: Option<usize>, layer: &str) -> Line {
     let (graph, step) = (&measured.plan.graph, dispatch.map(|i| &measured.plan.steps[i]));
     let node = &graph.nodes[node];
-    let types = |ids: &[crate::kernel::ValueId]| {
+    let types = |ids: &[crate::work::ValueId]| {
         let types = ids.iter().filter(|&&id| !matches!(graph.value(id).kind, ValueKind::Table(..)));
         types.map(|&id| graph.ty(id).to_string()).collect::<Vec<_>>().join(", ")
     };
@@ -191,7 +191,7 @@ fn line(measured: &Measured, node: usize, dispatch: Option<usize>, layer: &str) 
 
 /// The name of a pass.
 fn name(measured: &Measured) -> String {
-    let position = |row: Option<&crate::kernel::Row>| row.map_or(0, |row| row.position);
+    let position = |row: Option<&crate::work::Row>| row.map_or(0, |row| row.position);
     let (first, last) = (position(measured.rows.first()), position(measured.rows.last()));
     match measured.phase {
         Phase::Picture => "picture".into(),

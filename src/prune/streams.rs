@@ -11,7 +11,7 @@
 use super::options::LayerImportance;
 use crate::backend::{Output, Session, Step, Want};
 use crate::error::Result;
-use crate::kernel::{Family, Row};
+use crate::work::{Family, Row};
 
 /// Receives the number of a pass, or of its layer, and the hidden states before and after it.
 pub type Each<'a> = dyn FnMut(usize, &[f32], &[f32]) + 'a;

@@ -2,9 +2,9 @@
 
 use crate::support::adapters;
 use dunlin::backend::check::check;
-use dunlin::kernel::{Access, Candidate, DeviceProfile, Family, Kernel, KernelRef, Requires, Row};
 use dunlin::ops::add::Add;
 use dunlin::ops::{Case, Given, Operand, Operator, Read, TensorType};
+use dunlin::work::{Access, Candidate, DeviceProfile, Family, Kernel, KernelRef, Requires, Row};
 
 #[test]
 fn what_is_wrong_is_found_and_nothing_else() {

@@ -3,7 +3,6 @@
 use crate::support::adapters;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
-use dunlin::kernel::{DeviceProfile, Row};
 use dunlin::ops::activation::Kind;
 use dunlin::ops::attention::Attention;
 use dunlin::ops::linear::Linear;
@@ -13,6 +12,7 @@ use dunlin::ops::norm_swiglu::NormSwiglu;
 use dunlin::ops::swiglu::Gate;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::tensor::DType;
+use dunlin::work::{DeviceProfile, Row};
 
 /// A case with all its rows; each pass takes some of them.
 struct Whole {

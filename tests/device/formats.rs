@@ -10,11 +10,11 @@ use std::path::Path;
 use crate::support::adapters;
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
-use dunlin::kernel::{DeviceProfile, Row, ValueId};
 use dunlin::ops::embedding::Embedding;
 use dunlin::ops::linear::Linear;
 use dunlin::ops::{Case, Fill, Given, TensorType};
 use dunlin::tensor::{Bytes, DType, RowOrder, Tensor};
+use dunlin::work::{DeviceProfile, Row, ValueId};
 
 /// The blocks of a fixture as a matrix, and the elements of that matrix.
 struct Blocks {

@@ -13,11 +13,11 @@ use dunlin::backend::wgpu::session::Runner;
 use dunlin::backend::wgpu::upload::Uploads;
 use dunlin::checkpoint::{Checkpoint, Config};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
-use dunlin::kernel::{DeviceProfile, Family, Row};
 use dunlin::models::{self, Pass, Want};
 use dunlin::ops::{Elem, Given, Matrix};
 use dunlin::plan::{Fusion, Plan};
 use dunlin::tensor::{DType, Tensor};
+use dunlin::work::{DeviceProfile, Family, Row};
 
 /// Fusion changes the order of sums: a few ulp of float32 in each layer.
 const CLOSE: f64 = 1e-5;
@@ -166,7 +166,7 @@ impl Toy {
                 ValueKind::Table(name, data) => {
                     gpu.block_on(uploads.table(gpu, name, data)).expect("a table is uploaded")
                 }
-                ValueKind::State(name) if name == "tokens" => tokens = Some(dunlin::kernel::ValueId(i as u32)),
+                ValueKind::State(name) if name == "tokens" => tokens = Some(dunlin::work::ValueId(i as u32)),
                 _ => {}
             }
         }

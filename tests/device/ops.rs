@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use crate::support::{adapters, parallel};
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
-use dunlin::kernel::{DeviceProfile, Kernel};
 use dunlin::ops::{self, Case};
 use dunlin::plan::{Fusion, Plan};
+use dunlin::work::{DeviceProfile, Kernel};
 
 #[test]
 fn devices_agree_with_the_reference() {

@@ -2,7 +2,7 @@
 
 use crate::support::adapters;
 use dunlin::Device;
-use dunlin::trial::{KernelFile, Slot, Trial, TrialReport};
+use dunlin::kernel::{KernelFile, Slot, Trial, TrialReport};
 
 fn attempt(adapter: usize, file: KernelFile, cases: &str) -> dunlin::Result<TrialReport> {
     let device = Device::parse(&adapter.to_string()).expect("an index");

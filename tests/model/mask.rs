@@ -6,7 +6,7 @@ use crate::sampling::reference;
 use crate::support::golden::Golden;
 use crate::support::runtimes;
 use dunlin::backend::wgpu::counters;
-use dunlin::kernel::Row;
+use dunlin::work::Row;
 use dunlin::{ErrorKind, LoadOptions, Model, Piece, Prompt, Sampler};
 
 /// A sampler with every filter at once, and the equivalent row of the table.

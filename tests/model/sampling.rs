@@ -7,9 +7,9 @@ use crate::support::{adapters, forward};
 use dunlin::backend::check::Prepared;
 use dunlin::backend::wgpu::device::Gpu;
 use dunlin::checkpoint::Checkpoint;
-use dunlin::kernel::Row;
 use dunlin::ops::sample::Sample;
 use dunlin::ops::{Case, Fill, Given, TensorType};
+use dunlin::work::Row;
 use dunlin::{LoadOptions, Prompt, Sampler};
 
 /// The tolerance of adapters' logits against the CPU's: the float32 column of `tests/golden/README.md`.

@@ -7,7 +7,7 @@ use crate::support::runtimes::{self, Runtime};
 use crate::support::tolerance::{F16, F32, Greedy, Tolerance, close, same_ids};
 use dunlin::backend::{self, EngineOptions, Session, Step, Want};
 use dunlin::checkpoint::{Checkpoint, Config};
-use dunlin::kernel::{Family, Row};
+use dunlin::work::{Family, Row};
 use dunlin::{LoadOptions, Message, Model, Prompt, Sampler, Trace};
 
 /// The tolerance of values after normalisation, where one step of a colour is 0.015.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use crate::constants;
-use dunlin::kernel::{Kernel, Requires, source};
 use dunlin::ops;
+use dunlin::work::{Kernel, Requires, source};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{ShaderStage, back};
 

@@ -1,13 +1,13 @@
-//! Packed weights, without a device: planes that are read element by element as documented (src/kernel/layout.rs and
+//! Packed weights, without a device: planes that are read element by element as documented (src/work/layout.rs and
 //! src/formats) have the values of the stored rows.
 //!
 //! The reader below follows that documentation alone, and shares no code with the packer or with the shaders.
 
 use dunlin::formats::dequantize_row;
-use dunlin::kernel::layout::{BLOCK, TILE, WeightLayout, blocks, codes_words, quads, scales_words};
-use dunlin::kernel::pack::{self, Packer};
 use dunlin::ops::Given;
 use dunlin::tensor::{DType, Tensor};
+use dunlin::work::layout::{BLOCK, TILE, WeightLayout, blocks, codes_words, quads, scales_words};
+use dunlin::work::pack::{self, Packer};
 
 /// The planes of one chunk.
 struct Planes {

@@ -10,13 +10,13 @@ use crate::support::configs::{self, Random};
 use dunlin::checkpoint::Config;
 use dunlin::checkpoint::vision::{Activation, Projector, VisionConfig};
 use dunlin::graph::{Graph, GraphBuilder, ValueKind};
-use dunlin::kernel::layout::WeightLayout;
-use dunlin::kernel::{Access, DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 use dunlin::models::{self, AngleTable, Pass, Want};
 use dunlin::ops::activation::Kind;
 use dunlin::ops::{Elem, TensorType};
 use dunlin::plan::{Cost, Fusion, Plan, PlannedDispatch};
 use dunlin::tensor::DType;
+use dunlin::work::layout::WeightLayout;
+use dunlin::work::{Access, DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 
 /// Plans use only the shape of the table of angles.
 fn graph(config: &Config, formats: &dyn Fn(&str) -> DType, pass: Pass) -> Graph {

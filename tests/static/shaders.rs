@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::kernels::{
     Complaints, Translated, all, capabilities, compile, copy, edited, kernel, kernels, labelled, leak, none, translate,
 };
-use dunlin::kernel::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Row};
+use dunlin::work::{Access, KERNEL_MODULES, Kernel, Module as SharedModule, Requires, Row};
 use naga::{AddressSpace, CooperativeRole, Scalar, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 
 // ---- house rules ----
@@ -125,22 +125,22 @@ fn params(t: &Translated) -> Complaints {
     labelled(t, complaints)
 }
 
-/// `Row`: names, order, offsets, types and size of `kernel::Row`.
+/// `Row`: names, order, offsets, types and size of `work::Row`.
 fn row(t: &Translated) -> Complaints {
     let Some((members, span)) = structure(&t.module, "Row") else { return Vec::new() };
     let mut complaints = Vec::new();
     if span as usize != size_of::<Row>() {
-        complaints.push(format!("shared/rows.wgsl: Row is {span} bytes, kernel::Row {}", size_of::<Row>()));
+        complaints.push(format!("shared/rows.wgsl: Row is {span} bytes, work::Row {}", size_of::<Row>()));
     }
     let wanted = row_members();
     for (i, wanted) in wanted.iter().enumerate() {
         let found = members.get(i);
         if found != Some(wanted) {
-            complaints.push(format!("shared/rows.wgsl: member {i} of Row is {found:?}, kernel::Row has {wanted:?}"));
+            complaints.push(format!("shared/rows.wgsl: member {i} of Row is {found:?}, work::Row has {wanted:?}"));
         }
     }
     if members.len() > wanted.len() {
-        complaints.push(format!("shared/rows.wgsl: Row has {} members, kernel::Row {}", members.len(), wanted.len()));
+        complaints.push(format!("shared/rows.wgsl: Row has {} members, work::Row {}", members.len(), wanted.len()));
     }
     labelled(t, complaints)
 }
@@ -241,7 +241,7 @@ fn every_shared_file_is_used() {
     for (path, _) in &on_disk {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         if !listed.contains(stem) {
-            complaints.push(format!("{}: not in the table of src/kernel/source.rs", path.display()));
+            complaints.push(format!("{}: not in the table of src/work/source.rs", path.display()));
         } else if !used.contains(stem) {
             complaints.push(format!("{}: no kernel is completed by it; remove it", path.display()));
         }
@@ -398,7 +398,7 @@ fn structure(module: &naga::Module, name: &str) -> Option<(Vec<(String, u32, Opt
     Some((members, *span))
 }
 
-/// The members of `kernel::Row` as [`structure`] would return them. It compiles only if it lists all of them.
+/// The members of `work::Row` as [`structure`] would return them. It compiles only if it lists all of them.
 fn row_members() -> Vec<(String, u32, Option<ScalarKind>)> {
     trait Word {
         const KIND: ScalarKind;

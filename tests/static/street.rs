@@ -107,7 +107,7 @@ fn work_before_the_backend_uses_no_threads_and_no_clocks() {
         rule,
         &[
             ("src/plan.rs", "use std::time::Instant;", "`Instant` in `plan`"),
-            ("src/kernel/source.rs", "fn f() { std::thread::spawn(g) }", "`thread` in `kernel`"),
+            ("src/work/source.rs", "fn f() { std::thread::spawn(g) }", "`thread` in `work`"),
             ("src/models/llama.rs", "use rayon::prelude::*;", "`rayon` in `models`"),
             ("src/graph.rs", "use crate::threads::rows;", "`threads` in `graph`"),
         ],

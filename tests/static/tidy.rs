@@ -97,7 +97,7 @@ fn every_shader_belongs_to_an_operator() {
 fn every_shared_shader_is_included() {
     let rule = |inspection: &mut Inspection| {
         let literals = source_literals(inspection);
-        let modules = inspection.file("src/kernel/source.rs").map(SourceFile::literals).unwrap_or_default();
+        let modules = inspection.file("src/work/source.rs").map(SourceFile::literals).unwrap_or_default();
         let formats = inspection.format_names();
         for file in inspection.files("shaders/shared", "wgsl") {
             let path = file.path.strip_prefix("shaders/").expect("listed from there").to_string();

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use crate::kernels::{Complaints, KERNELS, Translated, all, copy, edited, kernel, kernels, leak, none, translate};
-use dunlin::kernel::{Kernel, Module as SharedModule, Requires};
 use dunlin::ops;
+use dunlin::work::{Kernel, Module as SharedModule, Requires};
 use naga::valid::Capabilities;
 use naga::{ShaderStage, back};
 

@@ -3,10 +3,10 @@
 
 use crate::kernels::{kernels, none};
 use dunlin::backend::read_own;
-use dunlin::kernel::source::assemble;
-use dunlin::kernel::{DeviceProfile, KernelRef};
+use dunlin::kernel::{KernelFile, Slot};
 use dunlin::ops;
-use dunlin::trial::{KernelFile, Slot};
+use dunlin::work::source::assemble;
+use dunlin::work::{DeviceProfile, KernelRef};
 
 #[test]
 fn every_kernel_is_shown_as_it_compiles() {
@@ -114,7 +114,7 @@ fn a_dispatch_follows_the_file() {
         let own = read_own(&[set.iter().fold(file, |file, (name, value)| file.set(*name, *value))]).expect("it fits");
         own[0].take(ours.clone()).dispatches.remove(0)
     };
-    let value = |dispatch: &dunlin::kernel::Dispatch, name: &str| {
+    let value = |dispatch: &dunlin::work::Dispatch, name: &str| {
         dispatch.constants.iter().find(|(own, _)| *own == name).map(|(_, value)| *value)
     };
     let ours = ours.dispatches[0].clone();

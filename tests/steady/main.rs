@@ -11,7 +11,7 @@ use crate::support::forward;
 use crate::support::golden::Golden;
 use dunlin::backend::{self, DeviceChoice, EngineOptions, Session, Want};
 use dunlin::checkpoint::Checkpoint;
-use dunlin::kernel::Row;
+use dunlin::work::Row;
 
 #[global_allocator]
 static HEAP: Counting = Counting;

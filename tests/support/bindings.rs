@@ -1,9 +1,9 @@
 //! The bindings of a plan, computed from the plan alone.
 
 use dunlin::graph::ValueKind;
-use dunlin::kernel::layout::{WeightLayout, codes_words, scales_words};
-use dunlin::kernel::{DeviceProfile, Plane, Slot};
 use dunlin::plan::Plan;
+use dunlin::work::layout::{WeightLayout, codes_words, scales_words};
+use dunlin::work::{DeviceProfile, Plane, Slot};
 
 /// The buffer of a slot, and the number of bytes that are bound.
 pub fn binding(plan: &Plan, slot: &Slot, profile: &DeviceProfile) -> (String, u64) {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use dunlin::checkpoint::beyond::{Beyond, Ntk};
 use dunlin::checkpoint::{Config, QkNorm, RopeConfig};
 use dunlin::graph::Graph;
-use dunlin::kernel::{DeviceProfile, layout};
 use dunlin::ops::{Elem, TensorType};
 use dunlin::tensor::DType;
+use dunlin::work::{DeviceProfile, layout};
 
 /// A decoder with equal layers; the caller sets the rest.
 pub fn uniform(

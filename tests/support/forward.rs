@@ -1,7 +1,7 @@
 //! Passes over given ids, below the public interface, in any chunks.
 
 use dunlin::backend::{Engine, Output, Sampled, Session, Step, Want};
-use dunlin::kernel::{Family, Row};
+use dunlin::work::{Family, Row};
 
 /// Runs `count` rows of a prompt from `row` on.
 pub fn prompt(session: &mut dyn Session, row: Row, count: usize, want: Want) {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use crate::backend::cpu::{Runner, Weights};
 use crate::graph::{Graph, GraphBuilder, ValueKind};
-use crate::kernel::ValueId;
 use crate::ops::{Case, Elem, Fill, Matrix, TensorType};
 use crate::tensor::Tensor;
 use crate::threads::Team;
+use crate::work::ValueId;
 pub use report::{Check, OperatorCheck, WrongCase, check, check_with};
 
 /// A case as a graph of one node, with its contents.
@@ -151,9 +151,9 @@ pub mod gpu {
     use crate::backend::wgpu::upload::Uploads;
     use crate::error::{Error, Result};
     use crate::graph::ValueKind;
-    use crate::kernel::{DeviceProfile, ValueId};
     use crate::ops::{Case, Elem, head_stride};
     use crate::plan::{Fusion, Plan};
+    use crate::work::{DeviceProfile, ValueId};
 
     /// Bytes after each result that are bound with it and that a kernel must not change. Some devices drop a write past
     /// the end of a binding and some move it to the last element: the guard detects such a write on all of them.

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::backend::Progress;
 use crate::error::Result;
-use crate::kernel::{KernelFile, OwnKernelUse};
 use crate::ops::Case;
+use crate::work::{KernelFile, OwnKernelUse};
 
 /// The results of a device, compared with those of the CPU reference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -81,7 +81,7 @@ pub fn check_with(
     use super::gpu::deviation;
     use crate::backend::wgpu::device::Gpu;
     use crate::backend::wgpu::own::read_all;
-    use crate::kernel::{Candidate, DeviceProfile};
+    use crate::work::{Candidate, DeviceProfile};
 
     let own = read_all(own)?;
     let mut gpu = Gpu::open_alone(index)?;

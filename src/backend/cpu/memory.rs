@@ -10,10 +10,10 @@ use crate::backend::cpu::weights::Weights;
 use crate::clock::Instant;
 use crate::cpu::{self, Call, Floats, Kernel, MOST_OPERANDS, Scratch};
 use crate::graph::{Node, ValueKind};
-use crate::kernel::{Family, Row, ValueId};
 use crate::ops::{Elem, Matrix, Operator, Read, TensorType};
 use crate::plan::Plan;
 use crate::threads::{Member, Parts, Team};
+use crate::work::{Family, Row, ValueId};
 
 /// Arena, workspace, state, and scratch memory of each member of the team.
 pub struct Memory {

@@ -15,11 +15,11 @@ use crate::backend::plans::{Plans, Releasable};
 use crate::backend::{DeviceInfo, Engine, EngineOptions, Progress, Session};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::kernel::{DeviceProfile, MOST_ROWS};
 use crate::models::{Pass, Recipe};
 use crate::ops::Matrix;
 use crate::plan::{Fusion, Plan};
 use crate::threads::Team;
+use crate::work::{DeviceProfile, MOST_ROWS};
 use session::CpuSession;
 
 /// The profile of a CPU for plans: unsplit weights, caches of float32.

@@ -8,10 +8,10 @@ use crate::backend::cpu::memory::{Bound, Memory};
 use crate::backend::cpu::profile;
 use crate::backend::cpu::weights::Weights;
 use crate::graph::{Graph, ValueKind};
-use crate::kernel::{Row, ValueId};
 use crate::ops::{Elem, Read};
 use crate::plan::{Fusion, Plan};
 use crate::threads::Team;
+use crate::work::{Row, ValueId};
 
 /// Runs one graph on the CPU.
 pub struct Runner<'a> {

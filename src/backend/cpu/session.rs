@@ -10,10 +10,10 @@ use crate::backend::plans::PerPass;
 use crate::backend::{Change, Output, Sampled, Session, Step, no_vision};
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{MOST_ROWS, Row, ValueId};
 use crate::models::{self, Pass, TABLE, Want};
 use crate::plan::Plan;
 use crate::threads::Team;
+use crate::work::{MOST_ROWS, Row, ValueId};
 
 pub struct CpuSession {
     shared: Arc<Shared>,

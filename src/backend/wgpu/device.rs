@@ -8,7 +8,7 @@ use crate::backend::AdapterInfo;
 use crate::backend::wgpu::counters::{count_created, count_submitted};
 use crate::backend::wgpu::pipelines::Pipelines;
 use crate::error::{Error, Result};
-use crate::kernel::{DeviceProfile, MOST_GROUPS};
+use crate::work::{DeviceProfile, MOST_GROUPS};
 
 /// An open device: its queue, its compiled pipelines, and the first fault that its driver reported.
 pub struct Gpu {

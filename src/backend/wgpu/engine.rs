@@ -16,10 +16,10 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::vision::Projector;
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Family, MOST_ROWS, OwnKernel, OwnKernelUse, Row};
 use crate::models::{self, Pass, Recipe, Want};
 use crate::ops::MOST_HEAD;
 use crate::plan::{Fusion, Plan};
+use crate::work::{DeviceProfile, Family, MOST_ROWS, OwnKernel, OwnKernelUse, Row};
 
 /// A model on a GPU.
 pub struct GpuEngine {

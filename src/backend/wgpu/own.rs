@@ -10,8 +10,8 @@ use naga::{AddressSpace, GlobalVariable, Handle, Module, ShaderStage, SourceLoca
 
 use crate::backend::wgpu::pipelines::{PARAMS_BYTES, TABLE_BYTES};
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Kernel, KernelFile, KernelRef, OwnKernel, Requires};
 use crate::ops;
+use crate::work::{Access, Kernel, KernelFile, KernelRef, OwnKernel, Requires};
 
 /// A user's kernel that fits the kernel which it replaces.
 pub struct Read {

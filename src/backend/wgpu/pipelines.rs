@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backend::wgpu::counters::count_created;
-use crate::kernel::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
 use crate::plan::Plan;
+use crate::work::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
 
 /// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to require.
 pub const PARAMS_STRIDE: u64 = 256;

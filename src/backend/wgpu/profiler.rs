@@ -7,8 +7,8 @@ use crate::backend::measured::{Clock, HostWork, Measured, Phase, Recorder, Span,
 use crate::backend::wgpu::device::Gpu;
 use crate::backend::wgpu::session::{Bound, Readbacks, Source};
 use crate::error::{Error, Result};
-use crate::kernel::{DeviceProfile, Row};
 use crate::plan::Cost;
+use crate::work::{DeviceProfile, Row};
 
 pub struct Profiler {
     pub recorder: Recorder,

@@ -11,10 +11,10 @@ use crate::backend::wgpu::upload::{Uploads, storage};
 use crate::backend::wgpu::wait::{Told, told};
 use crate::error::{Error, Result};
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 use crate::models::TABLE;
 use crate::ops::TensorType;
 use crate::plan::Plan;
+use crate::work::{DeviceProfile, MOST_ROWS, Plane, Row, Slot, ValueId};
 
 /// The memory of a session: arena, state, and the table of rows, which alone changes from pass to pass.
 pub struct Buffers {

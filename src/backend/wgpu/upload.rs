@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use crate::backend::wgpu::device::Gpu;
 use crate::error::{Error, Result};
-use crate::kernel::Plane;
-use crate::kernel::layout::WeightLayout;
-use crate::kernel::pack::{self, Packer};
 use crate::plan::StoredWeight;
 use crate::tensor::Tensor;
+use crate::work::Plane;
+use crate::work::layout::WeightLayout;
+use crate::work::pack::{self, Packer};
 
 /// A stored matrix or vector on the device.
 pub struct GpuWeight {

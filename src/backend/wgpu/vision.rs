@@ -12,9 +12,9 @@ use crate::backend::wgpu::upload::Uploads;
 use crate::backend::wgpu::wait::Submission;
 use crate::error::Result;
 use crate::graph::ValueKind;
-use crate::kernel::{DeviceProfile, Row, ValueId};
 use crate::models::{PIXELS, PROJECTED};
 use crate::plan::Plan;
+use crate::work::{DeviceProfile, Row, ValueId};
 
 /// The plan and the weights of a vision half.
 pub struct Vision {

@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorKind};
 use crate::generate::model::Inner;
 use crate::generate::text::Text;
 use crate::generate::{Ended, Generations, Image, Prompt, Sampler};
-use crate::kernel::{DeviceProfile, Family};
 use crate::models::Pass;
 use crate::plan::Plan;
+use crate::work::{DeviceProfile, Family};
 
 const VOCAB: usize = 512;
 const CHUNK: usize = 256;

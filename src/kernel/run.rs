@@ -13,9 +13,9 @@ use crate::backend::wgpu::session::Runner;
 use crate::backend::wgpu::timing::{Clock, Stopwatch};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
-use crate::kernel::{Candidate, DeviceProfile, Kernel, KernelRef};
 use crate::ops::{self, Case};
 use crate::tensor::DType;
+use crate::work::{Candidate, DeviceProfile, Kernel, KernelRef};
 
 /// Runs of a case that are compared. A race between threads need not show in the first.
 const RUNS: usize = 3;

@@ -1,7 +1,7 @@
 //! How `--refuse`, `--kernel` and `inspect --kernel` find kernels by their names.
 
 use crate::error::{Error, Result};
-use crate::kernel::Kernel;
+use crate::work::Kernel;
 
 /// Names that a message lists.
 const MOST_LISTED: usize = 6;

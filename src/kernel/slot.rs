@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::kernel::source::assemble;
-use crate::kernel::{DeviceProfile, Family, Kernel, KernelRef, Requires};
 use crate::ops::{self, Case};
+use crate::work::source::assemble;
+use crate::work::{DeviceProfile, Family, Kernel, KernelRef, Requires};
 
 /// A kernel of dunlin's, in whose place a file of your own can run.
 #[derive(Clone, Copy, Debug)]
