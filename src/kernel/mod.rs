@@ -61,6 +61,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A kernel of your own, to be compared with the reference and timed beside dunlin's.
 #[derive(Clone, Debug)]
 pub struct Trial {
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only a GPU runs it"))]
     file: KernelFile,
     device: Device,
     cases: String,

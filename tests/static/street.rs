@@ -82,7 +82,7 @@ fn work_before_the_backend_uses_no_threads_and_no_clocks() {
     let rule = |inspection: &mut Inspection| {
         // A browser runs these modules on its one thread. The references in `ops` may split rows over the helpers of
         // `threads`.
-        for module in ["kernel", "ops", "graph", "models", "plan"] {
+        for module in ["work", "ops", "graph", "models", "plan"] {
             for file in inspection.module(module) {
                 for token in file.tokens_outside_tests() {
                     let banned = match token.text {
