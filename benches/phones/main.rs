@@ -7,7 +7,7 @@
 //! cargo bench --bench phones -- --check --few       the same of two models on three GPUs, which takes seconds
 //!
 //! A driver's answer is kept in that folder, and asked for again only if the SPIR-V changed; --fresh asks for all, which
-//! takes some minutes on two cores. A full run also replays tests/driver_cases. DUNLIN_PHONES=DIR names another folder of scripts/phones.sh.
+//! takes ten minutes on two cores. A full run also replays tests/driver_cases. DUNLIN_PHONES=DIR names another folder of scripts/phones.sh.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
