@@ -58,7 +58,12 @@ pub fn read_own(files: &[KernelFile]) -> Result<Vec<OwnKernel>> {
     #[cfg(feature = "gpu")]
     return wgpu::own::read_all(files);
     #[cfg(not(feature = "gpu"))]
-    if files.is_empty() { Ok(Vec::new()) } else { Err(no_gpu()) }
+    if files.is_empty() { Ok(Vec::new()) } else { Err(no_own()) }
+}
+
+#[cfg(any(not(feature = "gpu"), target_family = "wasm"))]
+pub fn no_own() -> Error {
+    Error::device("kernels of your own want a build with the feature `gpu`, and do not run in a browser")
 }
 
 /// The error of a kernel of the user's own on the CPU.

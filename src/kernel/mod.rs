@@ -36,10 +36,10 @@
 //!
 //! A model runs with it through [`LoadOptions::kernel`](crate::LoadOptions::kernel).
 
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 mod judge;
 mod report;
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 mod run;
 mod slot;
 
@@ -61,7 +61,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A kernel of your own, to be compared with the reference and timed beside dunlin's.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only a GPU runs it"))]
+    #[cfg_attr(any(not(feature = "gpu"), target_family = "wasm"), expect(dead_code, reason = "only a GPU runs it"))]
     file: KernelFile,
     device: Device,
     cases: String,
@@ -115,8 +115,8 @@ impl Trial {
         }
     }
 
-    #[cfg(not(feature = "gpu"))]
+    #[cfg(any(not(feature = "gpu"), target_family = "wasm"))]
     fn run_on(&self, _: usize, _: backend::Progress) -> Result<TrialReport> {
-        Err(backend::no_gpu())
+        Err(backend::no_own())
     }
 }

@@ -72,7 +72,7 @@ pub struct Wrong {
     pub tolerance: Option<f64>,
 }
 
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 impl Wrong {
     pub(super) fn says(what: impl Into<String>) -> Self {
         Wrong { what: what.into(), element: None, expected: None, got: None, tolerance: None }

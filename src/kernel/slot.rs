@@ -281,7 +281,7 @@ impl Way {
 }
 
 /// The shapes of a case, for a table.
-#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only a device runs cases"))]
+#[cfg_attr(any(not(feature = "gpu"), target_family = "wasm"), expect(dead_code, reason = "only a device runs cases"))]
 pub(crate) fn shapes(case: &Case) -> String {
     let mut shapes: Vec<String> = case.reads.iter().map(|given| given.ty.to_string().replace(' ', "")).collect();
     if case.rows[0].position > 0 {
