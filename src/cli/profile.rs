@@ -101,16 +101,19 @@ impl Profile {
         let floors = floors(&Device::parse(&self.load.device)?.choose()?)?;
         let report = Report::new(subject, &runs, Some(Roof::from(&floors)));
 
-        let mut out = std::io::stdout().lock();
-        out.write_all(table(&report).as_bytes())?;
-        let mut write = |path: &Option<PathBuf>, text: fn(&Report) -> String, what: &str| -> Result<(), Failure> {
+        // The files come first: the reader of standard output may stop reading at any line.
+        let mut text = table(&report);
+        let mut write = |path: &Option<PathBuf>, content: fn(&Report) -> String, what: &str| -> Result<()> {
             let Some(path) = path else { return Ok(()) };
-            std::fs::write(path, text(&report)).map_err(|error| unwritable(path).caused_by(error))?;
-            Ok(writeln!(out, "\n{}: {what}", path.display())?)
+            std::fs::write(path, content(&report)).map_err(|error| unwritable(path).caused_by(error))?;
+            text += &format!("\n{}: {what}\n", path.display());
+            Ok(())
         };
         write(&self.out, trace, "a trace: open it in ui.perfetto.dev or chrome://tracing")?;
         write(&self.html, page, "a page: open it in a browser")?;
         write(&self.plot, roofline, "the roofline")?;
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
 }
