@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::progress::Bar;
-use super::{Failure, How};
+use super::{Failure, How, output};
 use crate::checkpoint::Checkpoint;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
@@ -105,6 +105,9 @@ struct ColdStart {
 
 impl Bench {
     pub fn run(self) -> Result<(), Failure> {
+        if let Some(path) = self.out.as_deref().filter(|_| !self.cold) {
+            output::can_be_written(path)?;
+        }
         if let Some(files) = &self.compare {
             return self.compare(&files[0], &files[1]);
         }
@@ -139,21 +142,19 @@ impl Bench {
         self.print(&print_json(&report)?, &|form| print::report(&report, form))
     }
 
-    /// Prints a result in the form that was asked for, and writes it to the file.
+    /// Writes a result to the file, and prints it in the form that was asked for.
     fn print(&self, json: &str, text: &dyn Fn(Form) -> String) -> Result<(), Failure> {
-        let mut out = std::io::stdout().lock();
+        if let Some(path) = &self.out {
+            let markdown = path.extension().is_some_and(|extension| extension == "md");
+            output::write(path, if markdown { text(Form::Markdown) } else { json.to_owned() })?;
+        }
         let printed = match (self.json, self.markdown) {
             (true, _) => json.to_owned(),
             (_, true) => text(Form::Markdown),
             _ => text(Form::Terminal),
         };
+        let mut out = std::io::stdout().lock();
         out.write_all(printed.as_bytes())?;
-        if let Some(path) = &self.out {
-            let markdown = path.extension().is_some_and(|extension| extension == "md");
-            let content = if markdown { text(Form::Markdown) } else { json.to_owned() };
-            std::fs::write(path, content)
-                .map_err(|error| Error::prompt(format!("{} cannot be written", path.display())).caused_by(error))?;
-        }
         Ok(out.flush()?)
     }
 
@@ -190,12 +191,7 @@ impl Bench {
         let file = self.describe(path, &work)?;
         let mut reports = Vec::new();
         for (i, measured) in all.iter().enumerate() {
-            let mut done = i * each;
-            let mut next = |what: &str| {
-                bar.set(done, all.len() * each);
-                bar.note(what.to_owned());
-                done += 1;
-            };
+            let mut next = steps(bar, i * each, all.len() * each);
             let mut cold = Cold::default();
             for _ in 0..colds {
                 next("a new process");
@@ -226,12 +222,7 @@ impl Bench {
         let each = cases.len() + 1;
         let mut reports = Vec::new();
         for (i, measured) in all.iter().enumerate() {
-            let mut done = i * each;
-            let mut next = |what: &str| {
-                bar.set(done, all.len() * each);
-                bar.note(what.to_owned());
-                done += 1;
-            };
+            let mut next = steps(bar, i * each, all.len() * each);
             next("floors");
             let floors = floors::floors(&measured.choice)?;
             let times = operators::measure(&measured.choice, &cases, self.runs as usize, &floors, &mut next)?;
@@ -285,6 +276,15 @@ impl Bench {
                 100.0 * allowed
             ))),
         }
+    }
+}
+
+/// Shows the name of each step as it begins; `done` of `all` are over.
+fn steps(bar: &Bar, mut done: usize, all: usize) -> impl FnMut(&str) {
+    move |what| {
+        bar.set(done, all);
+        bar.note(what.to_owned());
+        done += 1;
     }
 }
 

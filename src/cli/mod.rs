@@ -10,6 +10,7 @@ mod eval_files;
 mod info;
 mod inspect;
 mod kernel;
+mod output;
 mod profile;
 mod progress;
 mod prune;

@@ -1,13 +1,12 @@
 //! `dunlin profile`: where the time of a prompt and some tokens goes, dispatch by dispatch.
 
-use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::progress::Bar;
-use super::{Failure, Load, Pictures, parse_ids};
+use super::{Failure, Load, Pictures, output, parse_ids};
 use crate::backend::measured::Clock;
 use crate::error::{Error, Result};
 use crate::generate::workload::Workload;
@@ -63,7 +62,7 @@ impl Profile {
         let files = [&self.out, &self.html, &self.plot];
         let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
         // A wrong path is said before minutes of work.
-        files.iter().try_for_each(|path| can_be_written(path))?;
+        files.iter().try_for_each(|path| output::can_be_written(path))?;
         if let Some(path) = files.iter().enumerate().find(|(i, path)| files[..*i].contains(path)).map(|(_, path)| path)
         {
             return Err(Error::prompt(format!("{} is named twice: give each file its own name", path.display())).into());
@@ -101,11 +100,10 @@ impl Profile {
         let floors = floors(&Device::parse(&self.load.device)?.choose()?)?;
         let report = Report::new(subject, &runs, Some(Roof::from(&floors)));
 
-        // The files come first: the reader of standard output may stop reading at any line.
         let mut text = table(&report);
         let mut write = |path: &Option<PathBuf>, content: fn(&Report) -> String, what: &str| -> Result<()> {
             let Some(path) = path else { return Ok(()) };
-            std::fs::write(path, content(&report)).map_err(|error| unwritable(path).caused_by(error))?;
+            output::write(path, content(&report))?;
             text += &format!("\n{}: {what}\n", path.display());
             Ok(())
         };
@@ -116,19 +114,4 @@ impl Profile {
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
-}
-
-/// Checks that a file can be written, and leaves it as it is.
-fn can_be_written(path: &Path) -> Result<()> {
-    let new = !path.exists();
-    let opened = OpenOptions::new().write(true).create(new).truncate(false).open(path);
-    opened.map_err(|error| unwritable(path).caused_by(error))?;
-    if new {
-        std::fs::remove_file(path).map_err(|error| unwritable(path).caused_by(error))?;
-    }
-    Ok(())
-}
-
-fn unwritable(path: &Path) -> Error {
-    Error::prompt(format!("{} cannot be written", path.display()))
 }

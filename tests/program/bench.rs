@@ -1,7 +1,7 @@
 //! `dunlin bench`: what it measures of a small model, and what it says of two measurements.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -37,6 +37,24 @@ fn number(value: &Value, path: &str) -> f64 {
 
 fn near(found: f64, wanted: f64) {
     assert!((found - wanted).abs() <= 1e-9 * wanted.abs(), "{found}, not {wanted}");
+}
+
+#[test]
+fn files_are_refused_before_the_work_and_kept_when_nobody_reads() {
+    fails(1, &[GOLDEN, "--device", "cpu", "--out", "/no/such/folder/a.json"], &["/no/such/folder/a.json", "written"]);
+    let scratch = Scratch::new();
+    let [json, page] = ["a.json", "page.html"].map(|name| scratch.path(name));
+    let [to_json, to_page] = [&json, &page].map(|path| path.to_str().expect("a path"));
+    let bench = ["bench", GOLDEN, "-p", "5", "-n", "0", "-r", "1", "--out", to_json];
+    let profile = ["profile", GOLDEN, "--tokens", "1,2,3", "-n", "1", "--html", to_page];
+    for (arguments, file) in [(&bench[..], &json), (&profile, &page)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+        let command = command.args(arguments).args(["--device", "cpu"]).stderr(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("an end").code(), Some(0), "{arguments:?}");
+        assert!(file.metadata().is_ok_and(|file| file.len() > 100), "{arguments:?}");
+    }
 }
 
 #[test]
