@@ -42,13 +42,19 @@ struct Shared {
     arrived: AtomicUsize,
     /// Workers that have not yet finished the run.
     left: AtomicUsize,
-    /// The current call of [`Member::each`] in the upper half, and its next item in the lower half.
-    claims: AtomicU64,
+    /// For each member, the current call of [`Member::each`] in the upper half, and in the lower half how many of the
+    /// items that are the member's are taken.
+    claims: Vec<Claims>,
     /// Whether a member panicked: the others then stop at the next barrier.
     broken: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     closing: AtomicBool,
 }
+
+/// Alone in its cache lines, because its member writes it for every item.
+#[derive(Default)]
+#[repr(align(128))]
+struct Claims(AtomicU64);
 
 /// The work of the current run.
 struct Job(UnsafeCell<Option<Work>>);
@@ -74,7 +80,7 @@ impl Team {
             job: Job(UnsafeCell::new(None)),
             arrived: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
-            claims: AtomicU64::new(0),
+            claims: (0..count.max(1)).map(|_| Claims::default()).collect(),
             broken: AtomicBool::new(false),
             panic: Mutex::new(None),
             closing: AtomicBool::new(false),
@@ -113,7 +119,7 @@ impl Team {
         unsafe { *shared.job.0.get() = Some((job, count)) };
         shared.arrived.store(0, SeqCst);
         shared.left.store(count - 1, SeqCst);
-        shared.claims.store(0, SeqCst);
+        shared.claims.iter().for_each(|claims| claims.0.store(0, SeqCst));
         shared.broken.store(false, SeqCst);
         let seen = shared.finished.epoch();
         if count > 1 {
@@ -196,18 +202,23 @@ impl Member<'_> {
         }
     }
 
-    /// Calls `work(i)` for `i` in 0 .. count; each item goes to a member that is free. All members call this with the
-    /// same count. It returns when all items are taken, which may be before other members finish theirs.
+    /// Calls `work(i)` for `i` in 0 .. count. Each member takes neighbouring items in order, so that it reads what lies
+    /// together, and then what is left of the others'. All members call this with the same count. It returns when all
+    /// items are taken, which may be before other members finish theirs.
     pub fn each(&self, count: usize, mut work: impl FnMut(usize)) {
         let call = self.calls.get() + 1;
         self.calls.set(call);
-        while let Some(i) = self.claim(call, count) {
-            work(i);
+        for member in (self.index..self.count).chain(0..self.index) {
+            let items = member * count / self.count..(member + 1) * count / self.count;
+            while let Some(i) = self.claim(member, call, items.len()) {
+                work(items.start + i);
+            }
         }
     }
 
-    fn claim(&self, call: u32, count: usize) -> Option<usize> {
-        let claims = &self.shared.claims;
+    /// The next of a member's items.
+    fn claim(&self, member: usize, call: u32, count: usize) -> Option<usize> {
+        let claims = &self.shared.claims[member].0;
         let mut now = claims.load(SeqCst);
         loop {
             let next = match ((now >> 32) as u32).cmp(&call) {
