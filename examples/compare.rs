@@ -102,7 +102,7 @@ fn steps(
     words.iter_mut().zip(ids).for_each(|(word, id)| *word = f32::from_bits(*id));
     let (weights, _) = load_weights(&plan, checkpoint, &|_, _| ())?;
     let plan = Arc::new(plan);
-    let bound = Bound::new(plan.clone(), &weights, &mut memory);
+    let bound = Bound::new(plan.clone(), &weights, false, &mut memory);
 
     println!("\n{:>4} {:<16} {:>14} {:>14}", "", "", "relative error", "largest value");
     for (i, node) in plan.graph.nodes.iter().enumerate() {

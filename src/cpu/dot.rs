@@ -64,6 +64,9 @@ mod avx512 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+pub use avx2::F16c;
+
 /// The same loops compiled for processors with AVX2, FMA and F16C.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {

@@ -20,7 +20,8 @@ mod norm;
 mod panel;
 pub mod peak;
 mod product;
-mod rows;
+mod rounded;
+pub mod rows;
 mod simd;
 
 pub use simd::{Level, levels, limit};
@@ -43,6 +44,8 @@ pub struct Call<'a> {
     /// The table of the pass.
     pub rows: &'a [Row],
     pub family: Family,
+    /// Whether rows that are multiplied with integers are rounded to integers too.
+    pub rounds: bool,
     /// Rows of the last result.
     pub m: usize,
     /// Floats that members share while the step runs.

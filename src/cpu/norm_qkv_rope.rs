@@ -3,7 +3,8 @@
 
 use crate::cpu::norm::rms_norm;
 use crate::cpu::product::rows_of_item;
-use crate::cpu::{Call, Scratch, piece, rows};
+use crate::cpu::rows::{self, Activations};
+use crate::cpu::{Call, Scratch, piece};
 use crate::ops::norm_qkv_rope::{NormQkvRope, Vectors};
 use crate::threads::Member;
 
@@ -15,8 +16,10 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
     let (d, m) = (op.head_dim, x.len() / w.cols);
     let pairs = d / 2;
     let some = if op.qk_norm { pairs } else { (rows_of_item(w) / 2).clamp(1, pairs) };
-    let [normed, a, b] = scratch.take([x.len(), 2 * some * m, some * m]);
+    let room = Activations::room(w, call.rounds, m);
+    let [normed, room, a, b] = scratch.take([x.len(), room, 2 * some * m, some * m]);
     rms_norm(x, gain, op.eps, normed);
+    let normed = Activations::new(w, normed, room);
 
     let parts = pairs.div_ceil(some);
     member.each(w.rows() / d * parts, |i| {
@@ -26,12 +29,12 @@ pub fn run(op: &NormQkvRope, call: &Call, member: &Member, scratch: &mut Scratch
         let (first, step) = (head * d, if op.interleaved { 2 * m } else { m });
         let (a, b): (&[f32], &[f32]) = if op.interleaved {
             let both = &mut a[..2 * count];
-            rows::products(w, first + 2 * range.start..first + 2 * range.end, normed, both);
+            rows::products(w, first + 2 * range.start..first + 2 * range.end, &normed, both);
             (both, &both[m..])
         } else {
             let (a, b) = (&mut a[..count], &mut b[..count]);
-            rows::products(w, first + range.start..first + range.end, normed, a);
-            rows::products(w, first + pairs + range.start..first + pairs + range.end, normed, b);
+            rows::products(w, first + range.start..first + range.end, &normed, a);
+            rows::products(w, first + pairs + range.start..first + pairs + range.end, &normed, b);
             (a, b)
         };
         let (q_heads, k_heads) = (op.q_rows / d, op.k_rows / d);

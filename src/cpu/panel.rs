@@ -107,7 +107,7 @@ pub fn add_products(x: &[f32], row: usize, step: usize, panel: &[Lanes], y: &mut
     #[cfg(target_arch = "x86_64")]
     match level() {
         // SAFETY of both: the processor has the instructions, and x is long enough.
-        Level::Avx512 => return unsafe { x86::avx512(x.as_ptr(), row, step, panel, y) },
+        Level::Avx512 | Level::Vnni => return unsafe { x86::avx512(x.as_ptr(), row, step, panel, y) },
         Level::Avx2 => return unsafe { x86::avx2(x.as_ptr(), row, step, panel, y) },
         Level::Target => {}
     }

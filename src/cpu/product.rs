@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::cpu::panel::{self, COLS, Lanes};
-use crate::cpu::{Call, Scratch, activation, piece, rows};
+use crate::cpu::rows::{self, Activations};
+use crate::cpu::{Call, Scratch, activation, piece};
 use crate::ops::Matrix;
 use crate::ops::activation::Kind;
 use crate::threads::{Member, Parts};
@@ -40,7 +41,7 @@ impl<'a> Product<'a> {
 /// One member's part of a product.
 pub fn run(product: &Product, call: &Call, y: &Parts<f32>, member: &Member, scratch: &mut Scratch) {
     match call.family {
-        Family::Few => few(product, y, member, scratch),
+        Family::Few => few(product, call, y, member, scratch),
         Family::Many => many(product, y, member, scratch),
     }
 }
@@ -50,14 +51,15 @@ pub fn rows_of_item(w: &Matrix) -> usize {
     (12 << 10 >> w.dtype.row_bytes(w.cols).max(1).ilog2()).max(4)
 }
 
-fn few(product: &Product, y: &Parts<f32>, member: &Member, scratch: &mut Scratch) {
+fn few(product: &Product, call: &Call, y: &Parts<f32>, member: &Member, scratch: &mut Scratch) {
     let (x, w) = (product.x, product.w);
     let (n, m, some) = (w.rows(), x.len() / w.cols, rows_of_item(w));
-    let [sums] = scratch.take([some * m]);
+    let [room, sums] = scratch.take([Activations::room(w, call.rounds, m), some * m]);
+    let x = Activations::new(w, x, room);
     member.each(n.div_ceil(some), |i| {
         let columns = piece(i, some, n);
         let sums = &mut sums[..columns.len() * m];
-        rows::products(w, columns.clone(), x, sums);
+        rows::products(w, columns.clone(), &x, sums);
         for r in 0..m {
             // SAFETY: each column is in one item.
             let y = unsafe { y.part(r * n + columns.start..r * n + columns.end) };

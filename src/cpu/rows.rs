@@ -6,14 +6,44 @@
 use std::ops::Range;
 
 use crate::cpu::dot::dot_rows;
+use crate::cpu::rounded::{self, Rounded};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
 use crate::ops::Matrix;
 #[cfg(target_arch = "x86_64")]
 use crate::tensor::DType;
 
+/// Rows of activations as a product with a matrix reads them.
+pub enum Activations<'a> {
+    Floats(&'a [f32]),
+    Rounded(Rounded<'a>),
+}
+
+impl<'a> Activations<'a> {
+    /// Floats that [`Activations::new`] needs for `m` rows.
+    pub fn room(w: &Matrix, rounds: bool, m: usize) -> usize {
+        if rounds && w.dtype.group() > 0 { m * rounded::width(w.cols, w.dtype.group()) } else { 0 }
+    }
+
+    /// The rows of `x`, rounded if there is room.
+    pub fn new(w: &Matrix, x: &'a [f32], room: &'a mut [f32]) -> Self {
+        if room.is_empty() {
+            return Activations::Floats(x);
+        }
+        rounded::round(x, w.cols, w.dtype.group(), room);
+        Activations::Rounded(Rounded::new(w, room))
+    }
+}
+
 /// sums[i · m + r] = W[rows.start + i, :] · x[r, :], m = rows of x
-pub fn products(w: &Matrix, rows: Range<usize>, x: &[f32], sums: &mut [f32]) {
+pub fn products(w: &Matrix, rows: Range<usize>, x: &Activations, sums: &mut [f32]) {
+    match x {
+        Activations::Floats(x) => float_products(w, rows, x, sums),
+        Activations::Rounded(x) => rounded::products(w, rows, x, sums),
+    }
+}
+
+fn float_products(w: &Matrix, rows: Range<usize>, x: &[f32], sums: &mut [f32]) {
     let m = x.len() / w.cols;
     assert_eq!((rows.len() * m, m * w.cols), (sums.len(), x.len()), "{m} rows of x with {rows:?} of W");
     #[cfg(target_arch = "x86_64")]
@@ -65,6 +95,7 @@ mod avx512 {
     };
     use std::ops::Range;
 
+    use crate::cpu::simd::prefetch;
     use crate::ops::Matrix;
 
     /// Columns of a step.
@@ -289,6 +320,7 @@ mod avx512 {
             // SAFETY of all: within the rows.
             let mut values = [[_mm512_setzero_ps(); 2]; W];
             for (values, w) in values.iter_mut().zip(w) {
+                prefetch(w, b * F::BYTES, F::BYTES);
                 *values = unsafe { F::decode(w.as_ptr().add(b * F::BYTES)) };
             }
             for r in 0..X {

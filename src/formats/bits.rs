@@ -34,6 +34,13 @@ pub fn halves<const N: usize, const TWICE: usize>(bytes: &[u8; N]) -> [u8; TWICE
     std::hint::black_box(q)
 }
 
+/// Codes of five bits: the halves of the bytes, and above the code of element j bit j of `high`.
+#[inline(always)]
+pub fn fifths(low: &[u8; 16], high: u32) -> [u8; 32] {
+    let q: [u8; 32] = halves::<16, 32>(low);
+    std::array::from_fn(|j| q[j] | ((high >> j & 1) as u8) << 4)
+}
+
 /// Decodes a block of 32: the 16 bytes at `at` hold the low four bits of each element. `value` receives the element's
 /// index and these bits.
 #[inline(always)]

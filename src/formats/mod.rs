@@ -102,11 +102,19 @@ pub trait Format<const BYTES: usize, const N: usize> {
     /// The parts of the plane of scales on a device, in order.
     const SCALES: &[Part];
 
+    /// Columns that share a scale, 16 or 32, or 0 for plain types, which have no integers.
+    const GROUP: usize = 0;
+
     /// The quantiser of a block, as in ggml's reference, or `None` where dunlin does not quantise to this format.
     const ENCODE: Option<Encode<BYTES, N>> = None;
 
     /// The values of a block.
     fn decode<H: Halves>(block: &[u8; BYTES]) -> [f32; N];
+
+    /// The integers of 32 columns. `run` is their index within the block. Plain types have none.
+    fn integers<H: Halves>(_: &[u8; BYTES], _: usize) -> Integers {
+        unreachable!("plain types have no integers")
+    }
 
     /// The device form of 32 columns, without loss. `run` is their index within the block. Writes the words of the
     /// codes, and passes each scale to `scale(part, i, value)`, with `i` counted from the first scale that covers these
@@ -116,6 +124,20 @@ pub trait Format<const BYTES: usize, const N: usize> {
     /// A block of random codes, with scales that keep the values within −bound .. bound. In formats that subtract a
     /// minimum, the values have a mean of zero and a maximum of 2 · bound.
     fn random(bound: f32, next: &mut dyn FnMut() -> u32) -> [u8; BYTES];
+}
+
+/// 32 columns as integers: w = scale · q − min, with a scale and a minimum for each 16 columns.
+pub struct Integers {
+    pub q: [i8; BLOCK],
+    pub scale: [f32; 2],
+    pub min: [f32; 2],
+}
+
+impl Integers {
+    #[inline(always)]
+    fn of(q: [i8; BLOCK], scale: f32, min: f32) -> Self {
+        Integers { q, scale: [scale; 2], min: [min; 2] }
+    }
 }
 
 /// A function that encodes N values as a block.
@@ -174,6 +196,11 @@ impl DType {
     pub const fn row_bytes(self, cols: usize) -> usize {
         let (elements, bytes) = self.block();
         cols / elements * bytes
+    }
+
+    /// Columns that share a scale, or 0 if the type is plain.
+    pub const fn group(self) -> usize {
+        with_format!(self, F => F::GROUP)
     }
 
     /// The number of the type in GGUF files.

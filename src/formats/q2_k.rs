@@ -5,7 +5,7 @@
 //! device  codes: half a quad for 32 columns, word w has elements 16w to 16w + 15 ([`bits::spread_pairs`]);
 //!         scales: (d, dmin) for 256 columns, then the two bytes of scales
 
-use super::{Format, Halves, Part, bits};
+use super::{Format, Halves, Integers, Part, bits};
 
 pub struct Q2_K;
 
@@ -13,6 +13,7 @@ impl Format<84, 256> for Q2_K {
     const GGUF: u32 = 10;
     const CODES: usize = 2;
     const SCALES: &[Part] = &[Part::new(256, 32), Part::new(32, 16)];
+    const GROUP: usize = 16;
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 84]) -> [f32; 256] {
@@ -29,6 +30,18 @@ impl Format<84, 256> for Q2_K {
             }
         }
         y
+    }
+
+    #[inline(always)]
+    fn integers<H: Halves>(block: &[u8; 84], run: usize) -> Integers {
+        let codes: &[u8; 32] = bits::bytes_at(block, 16 + 32 * (run / 4));
+        let (d, dmin) = (bits::half::<H>(block, 80), bits::half::<H>(block, 82));
+        let bytes = [block[2 * run], block[2 * run + 1]];
+        Integers {
+            q: codes.map(|q| (q >> (2 * (run % 4)) & 3) as i8),
+            scale: bytes.map(|byte| d * (byte & 15) as f32),
+            min: bytes.map(|byte| dmin * (byte >> 4) as f32),
+        }
     }
 
     fn planes(block: &[u8; 84], run: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {

@@ -6,7 +6,7 @@
 //! device  codes: half a quad for 32 columns, as q2_k; scales: d for 256 columns, then sc − 32 of both 16 columns as i8, then
 //!         the third bit of each element ([`bits::spread_bits`])
 
-use super::{Format, Halves, Part, bits};
+use super::{Format, Halves, Integers, Part, bits};
 
 pub struct Q3_K;
 
@@ -14,6 +14,7 @@ impl Format<110, 256> for Q3_K {
     const GGUF: u32 = 11;
     const CODES: usize = 2;
     const SCALES: &[Part] = &[Part::new(256, 16), Part::new(32, 16), Part::new(32, 32)];
+    const GROUP: usize = 16;
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 110]) -> [f32; 256] {
@@ -30,6 +31,16 @@ impl Format<110, 256> for Q3_K {
             }
         }
         y
+    }
+
+    #[inline(always)]
+    fn integers<H: Halves>(block: &[u8; 110], run: usize) -> Integers {
+        let low: &[u8; 32] = bits::bytes_at(block, 32 + 32 * (run / 4));
+        let high: &[u8; 32] = bits::bytes_at(block, 0);
+        let q = |l: usize| low[l] >> (2 * (run % 4)) & 3 | (high[l] >> run & 1) << 2;
+        let d = bits::half::<H>(block, 108);
+        let scale = [0, 1].map(|part| d * subscale(block, 2 * run + part) as f32);
+        Integers { q: std::array::from_fn(|l| q(l) as i8 - 4), scale, min: [0.0; 2] }
     }
 
     fn planes(block: &[u8; 110], run: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {

@@ -3,7 +3,7 @@
 //! block   32 weights in 18 bytes: d(2) qs(16); element j < 16 is the low half of byte j, j + 16 the high half
 //! device  codes: qs as it is; scales: d
 
-use super::{Encode, Format, Halves, Part, bits};
+use super::{Encode, Format, Halves, Integers, Part, bits};
 
 pub struct Q4_0;
 
@@ -11,12 +11,19 @@ impl Format<18, 32> for Q4_0 {
     const GGUF: u32 = 2;
     const CODES: usize = 4;
     const SCALES: &[Part] = &[Part::new(32, 16)];
+    const GROUP: usize = 32;
     const ENCODE: Option<Encode<18, 32>> = Some(encode);
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 18]) -> [f32; 32] {
         let d = bits::half::<H>(block, 0);
         bits::nibbles(block, 2, |_, q| (q as f32 - 8.0) * d)
+    }
+
+    #[inline(always)]
+    fn integers<H: Halves>(block: &[u8; 18], _: usize) -> Integers {
+        let q: [u8; 32] = bits::halves::<16, 32>(bits::bytes_at(block, 2));
+        Integers::of(q.map(|q| q as i8 - 8), bits::half::<H>(block, 0), 0.0)
     }
 
     fn planes(block: &[u8; 18], _: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {

@@ -4,7 +4,7 @@
 //!         it is bit 2c + h of qh[l]
 //! device  as q4_k; then, after the scales, bit 4 of each element ([`bits::spread_bits`])
 
-use super::{Format, Halves, Part, bits, q4_k};
+use super::{Format, Halves, Integers, Part, bits, q4_k};
 
 pub struct Q5_K;
 
@@ -12,6 +12,7 @@ impl Format<176, 256> for Q5_K {
     const GGUF: u32 = 13;
     const CODES: usize = 4;
     const SCALES: &[Part] = &[Part::new(256, 32), Part::new(32, 16), Part::new(32, 32)];
+    const GROUP: usize = 32;
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 176]) -> [f32; 256] {
@@ -27,6 +28,15 @@ impl Format<176, 256> for Q5_K {
             }
         }
         y
+    }
+
+    #[inline(always)]
+    fn integers<H: Halves>(block: &[u8; 176], run: usize) -> Integers {
+        let low: &[u8; 32] = bits::bytes_at(block, 48 + 32 * (run / 2));
+        let high: &[u8; 32] = bits::bytes_at(block, 16);
+        let q = |l: usize| low[l] >> (4 * (run % 2)) & 15 | (high[l] >> run & 1) << 4;
+        let (scale, min) = q4_k::scales::<H>(block)[run];
+        Integers::of(std::array::from_fn(|l| q(l) as i8), scale, min)
     }
 
     fn planes(block: &[u8; 176], run: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {

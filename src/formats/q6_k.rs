@@ -5,7 +5,7 @@
 //! device  codes: the low four bits as q4_0; scales: d for 256 columns, then the two sc, then bits 4 and 5, a word for 16
 //!         elements ([`bits::spread_pairs`])
 
-use super::{Format, Halves, Part, bits};
+use super::{Format, Halves, Integers, Part, bits};
 
 pub struct Q6_K;
 
@@ -13,6 +13,7 @@ impl Format<210, 256> for Q6_K {
     const GGUF: u32 = 14;
     const CODES: usize = 4;
     const SCALES: &[Part] = &[Part::new(256, 16), Part::new(32, 16), Part::new(16, 32)];
+    const GROUP: usize = 16;
 
     #[inline(always)]
     fn decode<H: Halves>(block: &[u8; 210]) -> [f32; 256] {
@@ -31,6 +32,17 @@ impl Format<210, 256> for Q6_K {
             }
         }
         y
+    }
+
+    #[inline(always)]
+    fn integers<H: Halves>(block: &[u8; 210], run: usize) -> Integers {
+        let (half, part) = (run / 4, run % 4);
+        let low: &[u8; 32] = bits::bytes_at(block, 64 * half + 32 * (part % 2));
+        let high: &[u8; 32] = bits::bytes_at(block, 128 + 32 * half);
+        let q = |l: usize| low[l] >> (4 * (part / 2)) & 15 | (high[l] >> (2 * part) & 3) << 4;
+        let d = bits::half::<H>(block, 208);
+        let scale = [0, 1].map(|i| d * block[192 + 2 * run + i] as i8 as f32);
+        Integers { q: std::array::from_fn(|l| q(l) as i8 - 32), scale, min: [0.0; 2] }
     }
 
     fn planes(block: &[u8; 210], run: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {

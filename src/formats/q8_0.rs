@@ -3,7 +3,7 @@
 //! block   32 weights in 34 bytes: d(2) qs(32 × i8)
 //! device  codes: qs as it is, 2 quads; scales: d
 
-use super::{Encode, Format, Halves, Part, Selections, bits};
+use super::{Encode, Format, Halves, Integers, Part, Selections, bits};
 
 pub struct Q8_0;
 
@@ -11,6 +11,7 @@ impl Format<34, 32> for Q8_0 {
     const GGUF: u32 = 8;
     const CODES: usize = 8;
     const SCALES: &[Part] = &[Part::new(32, 16)];
+    const GROUP: usize = 32;
     const ENCODE: Option<Encode<34, 32>> = Some(encode);
 
     #[inline(always)]
@@ -22,6 +23,12 @@ impl Format<34, 32> for Q8_0 {
             y[i] = block[2 + i] as i8 as f32 * d;
         }
         y
+    }
+
+    #[inline(always)]
+    fn integers<H: Halves>(block: &[u8; 34], _: usize) -> Integers {
+        let q: &[u8; 32] = bits::bytes_at(block, 2);
+        Integers::of(q.map(|q| q as i8), bits::half::<H>(block, 0), 0.0)
     }
 
     fn planes(block: &[u8; 34], _: usize, codes: &mut [u32], scale: &mut impl FnMut(usize, usize, u32)) {

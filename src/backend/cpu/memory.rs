@@ -51,6 +51,8 @@ unsafe impl Sync for Base {}
 pub struct Bound {
     pub plan: Arc<Plan>,
     steps: Vec<Step>,
+    /// Whether activations are rounded: see [`Call::rounds`].
+    rounds: bool,
 }
 
 struct Step {
@@ -158,8 +160,8 @@ impl Memory {
 }
 
 impl Bound {
-    /// Finds the operands of a plan. The state must have been reserved.
-    pub fn new(plan: Arc<Plan>, weights: &Weights, memory: &mut Memory) -> Self {
+    /// Finds the operands of a plan. The state must have been reserved. `rounds`: see [`Call::rounds`].
+    pub fn new(plan: Arc<Plan>, weights: &Weights, rounds: bool, memory: &mut Memory) -> Self {
         let graph = &plan.graph;
         let types = |node: &Node| -> Vec<TensorType> { node.reads.iter().map(|id| graph.ty(*id).clone()).collect() };
         let shared: Vec<usize> = (graph.nodes.iter())
@@ -223,7 +225,7 @@ impl Bound {
                 barrier,
             });
         }
-        Bound { plan, steps }
+        Bound { plan, steps, rounds }
     }
 
     /// The number of steps.
@@ -252,7 +254,7 @@ impl Bound {
                 if step.barrier && i > 0 {
                     member.barrier();
                 }
-                step.run(bases, member, rows, &mut scratch);
+                step.run(bases, self.rounds, member, rows, &mut scratch);
             }
         });
     }
@@ -272,7 +274,7 @@ impl Bound {
         team.run(|member| {
             let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
             for (step, end) in steps.iter().zip(&ends) {
-                step.run(bases, member, rows, &mut scratch);
+                step.run(bases, self.rounds, member, rows, &mut scratch);
                 end.fetch_max(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 member.barrier();
             }
@@ -285,7 +287,7 @@ impl Bound {
 impl Step {
     /// One member's part of the step.
     #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument holds for all of them")]
-    fn run(&self, bases: &[Base], member: &Member, rows: &[Row], scratch: &mut Scratch) {
+    fn run(&self, bases: &[Base], rounds: bool, member: &Member, rows: &[Row], scratch: &mut Scratch) {
         // SAFETY of all: the memory is borrowed for the whole run, and only steps use it. Between two barriers no step
         // writes what another one reads or writes, and each member takes its own parts of a step's results.
         let parts = |Base(start, len)| unsafe { Parts::from_raw(start, len) };
@@ -312,6 +314,7 @@ impl Step {
             writes: &writes[..self.writes.len()],
             rows,
             family: self.family,
+            rounds,
             m: self.m,
             workspace: parts(Base(bases[WORKSPACE].0, self.workspace)),
         };

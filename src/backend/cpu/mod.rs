@@ -40,6 +40,8 @@ struct Shared {
     weights: Weights,
     plans: Plans,
     vision: Releasable<Vision>,
+    /// Whether activations are rounded: see [`crate::cpu::Call::rounds`].
+    rounds: bool,
     /// Columns of a picture's rows.
     hidden: usize,
 }
@@ -72,7 +74,8 @@ impl CpuEngine {
         };
         let info = DeviceInfo { name: "cpu".into(), backend: "cpu".into() };
         let team = options.threads.map_or_else(Team::of_cores, Team::new);
-        let shared = Shared { team, weights, plans, vision: Releasable::new(vision), hidden };
+        let shared =
+            Shared { team, weights, plans, vision: Releasable::new(vision), rounds: !options.full_precision, hidden };
         Ok(CpuEngine { shared: Arc::new(shared), info, weight_bytes })
     }
 }

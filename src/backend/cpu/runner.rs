@@ -112,7 +112,7 @@ impl Runner<'_> {
                 memory.state_mut(name)[..data.len()].copy_from_slice(data);
             }
         }
-        let bound = Bound::new(Arc::new(plan), weights, &mut memory);
+        let bound = Bound::new(Arc::new(plan), weights, false, &mut memory);
         for (id, value) in graph.values.iter().enumerate() {
             if let ValueKind::Input(name) = &value.kind {
                 memory.write(&bound.plan, ValueId(id as u32), &inputs[name]);

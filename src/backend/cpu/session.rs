@@ -74,7 +74,8 @@ impl CpuSession {
             self.encoder = None;
         }
         if self.bound.get(&pass).is_none() {
-            let bound = Bound::new(self.shared.plans.get(pass)?, &self.shared.weights, &mut self.memory);
+            let bound =
+                Bound::new(self.shared.plans.get(pass)?, &self.shared.weights, self.shared.rounds, &mut self.memory);
             self.bound.insert(pass, bound);
         }
         Ok(pass)
@@ -266,7 +267,7 @@ impl Encoder {
                 memory.reserve_state(name, value.ty.shape[0], value.ty.shape[1..].iter().product());
             }
         }
-        let bound = Bound::new(vision.plan.clone(), &vision.weights, &mut memory);
+        let bound = Bound::new(vision.plan.clone(), &vision.weights, shared.rounds, &mut memory);
         Encoder { vision, memory, bound, rows: Row::at(0).follow(most), next: 0, first: 0 }
     }
 }
