@@ -37,9 +37,9 @@ pub struct Needs {
 /// One case of a slot: shapes of a real model, or an edge.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CaseTrial {
-    /// The operator with its attributes, shapes and position.
+    /// The operator with its attributes and shapes, its position, `few` (decoding) or `many`, and how its rows are sampled.
     pub case: String,
-    /// The shapes alone.
+    /// The shapes, `few` if it decodes, and how its rows are sampled: for a table.
     pub shapes: String,
     /// Whether the shapes are those that benches time: those of real models.
     pub real: bool,

@@ -90,9 +90,10 @@ impl Trial {
             }
             report.cases.push(case);
             if report.stopped.is_some() {
-                break;
+                return Ok(report);
             }
         }
+        progress(all, all);
         Ok(report)
     }
 
@@ -117,7 +118,7 @@ impl Trial {
         let converted: Vec<Case> = cases.iter().filter_map(|case| case.in_format(format?)).collect();
         let mut reached: Vec<Reached> = Vec::new();
         for case in cases.into_iter().chain(converted) {
-            if reached.iter().any(|reached| reached.case.label() == case.label()) {
+            if reached.iter().any(|reached| reached.case == case) {
                 continue;
             }
             if let Some((profile, candidate)) = profile_for(&case, ours, profile) {

@@ -280,13 +280,17 @@ impl Way {
     }
 }
 
-/// The shapes of a case, for a table.
+/// The shapes of a case, and what else its label tells it from others by, for a table.
 #[cfg_attr(any(not(feature = "gpu"), target_family = "wasm"), expect(dead_code, reason = "only a device runs cases"))]
 pub(crate) fn shapes(case: &Case) -> String {
     let mut shapes: Vec<String> = case.reads.iter().map(|given| given.ty.to_string().replace(' ', "")).collect();
     if case.rows[0].position > 0 {
         shapes.push(format!("at {}", case.rows[0].position));
     }
+    if case.family == Family::Few {
+        shapes.push("few".into());
+    }
+    shapes.extend(case.settings());
     shapes.join(" ")
 }
 

@@ -26,7 +26,7 @@ pub struct Case {
 }
 
 /// A value of a case: its type and content.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Given {
     pub ty: TensorType,
     pub fill: Fill,
@@ -133,11 +133,41 @@ impl Case {
         self
     }
 
-    /// The label in reports: the operator, its attributes and shapes.
+    /// The label in reports: the operator, its attributes and shapes, and how its rows belong together and are sampled.
     pub fn label(&self) -> String {
         let shapes: Vec<String> = self.reads.iter().chain(&self.state).map(|given| given.ty.to_string()).collect();
-        let split = self.max_binding.map_or(String::new(), |bytes| format!(" in bindings of {bytes}"));
-        format!("{:?} ({}) at {}{split}", self.op, shapes.join(", "), self.rows[0].position)
+        let family = if self.family == Family::Few { "few" } else { "many" };
+        let mut label = format!("{:?} ({}) at {}, {family}", self.op, shapes.join(", "), self.rows[0].position);
+        self.settings().iter().for_each(|setting| label += &format!(", {setting}"));
+        self.max_binding.map_or(label.clone(), |bytes| format!("{label}, in bindings of {bytes}"))
+    }
+
+    /// In what its first row differs from [`Row::at`], such as `temperature 0.8`.
+    pub fn settings(&self) -> Vec<String> {
+        let settings = |row: &Row| {
+            [
+                ("slot", row.slot.to_string()),
+                ("stretch", row.stretch().to_string()),
+                ("seed", row.seed.to_string()),
+                ("temperature", row.temperature.to_string()),
+                ("top_k", row.kept().to_string()),
+                ("top_p", row.top_p.to_string()),
+                ("min_p", row.min_p.to_string()),
+                ("repeat_penalty", row.repeat_penalty.to_string()),
+            ]
+        };
+        let pairs = settings(&self.rows[0]).into_iter().zip(settings(&Row::at(0)));
+        pairs.filter(|(own, plain)| own != plain).map(|((name, value), _)| format!("{name} {value}")).collect()
+    }
+}
+
+/// Operators are compared by their attributes.
+impl PartialEq for Case {
+    fn eq(&self, other: &Self) -> bool {
+        let Case { op, reads, state, rows, family, nmse, max_binding, bench } = other;
+        format!("{:?}", self.op) == format!("{op:?}")
+            && (&self.reads, &self.state, &self.rows) == (reads, state, rows)
+            && (self.family, self.nmse, self.max_binding, self.bench) == (*family, *nmse, *max_binding, *bench)
     }
 }
 

@@ -1,8 +1,11 @@
 //! A trial of a user's kernel: a right copy passes and is timed, every kind of wrong one is noticed and is not.
 
+use std::cell::RefCell;
+
 use crate::support::adapters;
 use dunlin::Device;
 use dunlin::kernel::{KernelFile, Slot, Trial, TrialReport};
+use dunlin::ops;
 
 fn attempt(adapter: usize, file: KernelFile, cases: &str) -> dunlin::Result<TrialReport> {
     let device = Device::parse(&adapter.to_string()).expect("an index");
@@ -79,6 +82,30 @@ fn every_kind_of_wrong_kernel_is_noticed_and_not_timed() {
                 );
             }
         }
+    }
+}
+
+/// Cases of the same shapes differ in their rows and contents, and each of them counts.
+#[test]
+fn no_case_of_a_kernel_is_left_out() {
+    let cases = ops::cases().into_iter().find(|(name, _)| *name == "sample").expect("an operator").1;
+    let penalty = "select(before * row.repeat_penalty, before / row.repeat_penalty, before > 0.0)";
+    assert!(text("sample").contains(penalty));
+    let wrong = text("sample").replace(penalty, "before / row.repeat_penalty");
+    for adapter in adapters::all() {
+        let attempt = |text: &str| {
+            let device = Device::parse(&adapter.index.to_string()).expect("an index");
+            let trial = Trial::new(KernelFile::new("sample", "mine.wgsl", text)).device(device).untimed();
+            let steps = RefCell::new(Vec::new());
+            let report = trial.run(|done, all| steps.borrow_mut().push((done, all))).expect("it runs");
+            (report, steps.into_inner())
+        };
+        let (report, steps) = attempt(&text("sample"));
+        assert!(report.is_right(), "{}: {report:?}", adapter.label());
+        assert_eq!(report.cases.len(), cases.len());
+        assert_eq!(steps.last(), Some(&(cases.len(), cases.len())));
+        assert!(report.cases.iter().any(|case| case.case.ends_with("at 5, many, seed 7, temperature 0.8, top_p 0.7")));
+        assert!(attempt(&wrong).0.wrong() > 0, "{}: a penalty that helps negative logits is wrong", adapter.label());
     }
 }
 
