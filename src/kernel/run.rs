@@ -100,6 +100,7 @@ impl Trial {
     fn open(&self, index: usize) -> Result<Gpu> {
         let mut gpu = Gpu::open_alone(index)?;
         gpu.patience = Some(self.patience);
+        gpu.pipelines.ours_as_users = true;
         Ok(gpu)
     }
 

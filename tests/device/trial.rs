@@ -85,6 +85,20 @@ fn every_kind_of_wrong_kernel_is_noticed_and_not_timed() {
     }
 }
 
+/// What one workgroup leaves in its memory is nothing that the next one finds.
+#[test]
+fn workgroup_memory_begins_as_zeros() {
+    let kept = text("add")
+        .replace("@compute", "var<workgroup> kept: array<f32, 64>;\n@compute")
+        .replace("a[i] + b[i];", "a[i] + b[i] + kept[i % 64u];");
+    let end = kept.rfind('}').expect("the end of the entry point");
+    let kept = format!("{}    kept[id.x % 64u] = 1.0;\n{}", &kept[..end], &kept[end..]);
+    for adapter in adapters::all() {
+        let report = attempt(adapter.index, KernelFile::new("add", "mine.wgsl", &kept), "").expect("it runs");
+        assert!(report.is_right(), "{}: {report:?}", adapter.label());
+    }
+}
+
 /// Cases of the same shapes differ in their rows and contents, and each of them counts.
 #[test]
 fn no_case_of_a_kernel_is_left_out() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backend::wgpu::counters::count_created;
 use crate::plan::Plan;
-use crate::work::{Access, Dispatch, KernelRef, MOST_ROWS, Row, source};
+use crate::work::{Access, Dispatch, Kernel, KernelRef, MOST_ROWS, Row, source};
 
 /// Bytes from one params struct to the next: the largest alignment that WebGPU allows a device to require.
 pub const PARAMS_STRIDE: u64 = 256;
@@ -24,6 +24,24 @@ pub struct Pipelines {
     layouts: Mutex<HashMap<&'static [Access], wgpu::BindGroupLayout>>,
     /// Group 1: `params` at a dynamic offset, `batch`.
     pub common: wgpu::BindGroupLayout,
+    /// Whether ours are compiled as a user's kernel is, so that the times of both can be compared.
+    pub ours_as_users: bool,
+}
+
+/// How a kernel is compiled. The tests know the loops and the workgroup memory of ours, and nobody knows a user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Care {
+    /// Loops are counted: what a driver's compiler makes of an endless loop is undefined.
+    bounded_loops: bool,
+    /// Workgroup memory holds zeros at first, and not what was there before.
+    zeroed_memory: bool,
+}
+
+impl Care {
+    fn of(kernel: &Kernel, ours_as_users: bool) -> Self {
+        let careful = kernel.replaces.is_some() || ours_as_users;
+        Care { bounded_loops: careful, zeroed_memory: careful }
+    }
 }
 
 /// A kernel and the bits of its constants.
@@ -45,7 +63,7 @@ impl Pipelines {
             label: Some("params and batch"),
             entries: &[uniform(0, true, PARAMS_BYTES), uniform(1, false, TABLE_BYTES)],
         });
-        Pipelines { compiled: Mutex::default(), layouts: Mutex::default(), common }
+        Pipelines { compiled: Mutex::default(), layouts: Mutex::default(), common, ours_as_users: false }
     }
 
     /// How many pipelines were compiled so far.
@@ -91,10 +109,10 @@ impl Pipelines {
             label: Some(&name),
             source: wgpu::ShaderSource::Wgsl(source::assemble(kernel).into()),
         };
+        let care = Care::of(kernel, self.ours_as_users);
         let mut checks = wgpu::ShaderRuntimeChecks::checked();
-        // Of a user's kernel the text decides.
-        checks.force_loop_bounding = kernel.replaces.is_some() && !source::loops_count(kernel.source);
-        // SAFETY: every loop without a guard counts to a bound. Bounds checks stay on.
+        checks.force_loop_bounding = care.bounded_loops;
+        // SAFETY: only loops of ours go unbounded, and each of them counts to a bound. Bounds checks stay on.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
         let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(&name),
@@ -109,8 +127,8 @@ impl Pipelines {
             entry_point: Some(kernel.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &dispatch.constants,
-                // Every kernel writes workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
+                // Ours write workgroup memory before they read it.
+                zero_initialize_workgroup_memory: care.zeroed_memory,
             },
             cache: None,
         })
@@ -130,4 +148,14 @@ fn group_layout(device: &wgpu::Device, bindings: &[Access]) -> wgpu::BindGroupLa
     };
     let entries: Vec<_> = bindings.iter().enumerate().map(entry).collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("tensors"), entries: &entries })
+}
+
+#[test]
+fn a_users_kernel_is_compiled_with_care() {
+    let ours = crate::ops::kernels()[0].1[0];
+    let counts_down = "fn f() { for (var i = 3u; i >= 0u; i--) { } }";
+    let users = Kernel { source: counts_down, modules: &[], replaces: Some(ours), ..*ours };
+    let care = |careful| Care { bounded_loops: careful, zeroed_memory: careful };
+    assert_eq!(Care::of(&users, false), care(true));
+    assert_eq!([false, true].map(|as_users| Care::of(ours, as_users)), [care(false), care(true)]);
 }
