@@ -9,9 +9,14 @@ use crate::ops::TensorType;
 /// comes so far. It finds a wrong element that drowns in the mean over thousands of right ones.
 const OUTLIER: f64 = 32.0;
 
-/// Where dunlin's kernel left a result as it was: the reference need not agree there.
+/// Where dunlin's kernel left a part of a result as it was: the reference need not agree there. A kernel that left a whole
+/// result did not run, and that excuses none.
 pub fn untouched(ours: &[Vec<u32>]) -> Vec<Vec<bool>> {
-    ours.iter().map(|result| result.iter().map(|&word| word == UNTOUCHED).collect()).collect()
+    let left = |result: &Vec<u32>| -> Vec<bool> {
+        let all = result.iter().all(|&word| word == UNTOUCHED);
+        result.iter().map(|&word| word == UNTOUCHED && !all).collect()
+    };
+    ours.iter().map(left).collect()
 }
 
 /// What is wrong with results, if anything: `limit` is the largest normalised mean squared error.
@@ -34,6 +39,7 @@ fn wrong_in(name: &str, ty: &TensorType, wanted: &[u32], found: &[u32], limit: f
     let float = |bits: u32| f64::from(f32::from_bits(bits));
     let floats = wanted.iter().filter(|&&bits| !is_id(ty, bits)).map(|&bits| float(bits).powi(2));
     let (sum, count) = floats.fold((0.0, 0usize), |(sum, count), square| (sum + square, count + 1));
+    assert!(sum.is_finite(), "{name}: the reference is not finite, so every error would be allowed");
     let allowed = (limit * sum / count.max(1) as f64).sqrt();
     let first = |most: f64| {
         let differs = |(found, wanted): (u32, u32)| {
@@ -81,6 +87,36 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::add::Add;
+    use crate::ops::{Case, Given};
+
+    #[test]
+    fn only_a_part_of_a_result_may_be_left_as_it_was() {
+        let prepared = Prepared::new(&Case::new(Add, vec![Given::f32([3, 2]), Given::f32([3, 2])]));
+        let one = 1f32.to_bits();
+        let wanted = vec![vec![one; 6]];
+        let judge = |ours: &[u32; 6], found: &[u32; 6]| {
+            wrong(&prepared, &wanted, &[found.to_vec()], &untouched(&[ours.to_vec()]), 1e-10)
+        };
+        let (none, all) = ([UNTOUCHED; 6], [one; 6]);
+        let some = [one, one, UNTOUCHED, UNTOUCHED, one, one];
+        assert_eq!((judge(&all, &all), judge(&some, &some), judge(&some, &all)), (None, None, None));
+        let early = judge(&some, &[one, UNTOUCHED, UNTOUCHED, UNTOUCHED, one, one]).expect("wrong");
+        assert_eq!(early.element, Some(vec![0, 1]));
+        // Neither ours nor yours is right if it left all of it.
+        for found in [&none, &some] {
+            let left = judge(&none, found).expect("wrong");
+            assert!(left.what.contains("as it was before the kernel ran"), "{}", left.what);
+        }
+        assert_eq!(judge(&none, &all), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "result0: the reference is not finite")]
+    fn a_reference_is_finite() {
+        let wanted = [f32::INFINITY.to_bits(), 0];
+        wrong_in("result0", &TensorType::f32([2]), &wanted, &wanted, 1e-10);
+    }
 
     #[test]
     fn the_first_wrong_element_is_told() {
