@@ -20,16 +20,26 @@ fail() {
     exit 1
 }
 
+# What this script makes is made anew, and nothing else is removed: a folder with other files in it is refused.
+folder=${1:-target/phones}
+ours=made-by-phones.sh
+if [ -n "$(ls -A "$folder" 2>/dev/null)" ] && [ ! -e "$folder/$ours" ] &&
+    ! grep -qsxE '[^ ]+ [0-9a-f]{64}' "$folder/mark"; then
+    fail "$folder has files that are not of this script; name a new folder, or remove it yourself"
+fi
+
 command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "this needs Debian's apt-get and dpkg-deb"
 [ "$(uname -m)" = x86_64 ] || fail "this needs x86-64, because Debian packages the drivers of Adreno, AMD, NVIDIA and Apple for it"
-mkdir -p "${1:-target/phones}"
-dir=$(cd "${1:-target/phones}" && pwd)
+mkdir -p "$folder"
+dir=$(cd "$folder" && pwd)
 root=$dir/root
 
 # A folder is complete if its mark is that of this script and of the tool that it builds.
 mark="$mesa $(cat scripts/phones.sh benches/phones/vkstats.c | sha256sum | cut -d ' ' -f 1)"
 if [ "$(cat "$dir/mark" 2>/dev/null)" != "$mark" ]; then
     rm -rf "$dir"
+    mkdir -p "$dir"
+    touch "$dir/$ours"
     mkdir -p "$root/usr/lib" "$root/usr/lib64" "$dir/icd"
     # The loaders are asked for by their names in / of a merged system.
     ln -s usr/lib "$root/lib"

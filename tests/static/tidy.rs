@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::rule::{Inspection, holds};
 use crate::source::{SourceFile, is_word};
+use crate::support::scratch::Scratch;
 
 #[test]
 fn an_operator_has_one_name() {
@@ -290,6 +291,33 @@ fn the_architecture_is_a_map() {
             ("ARCHITECTURE.md", &"`tests/static/tidy.rs`\n".repeat(231), "more than 230"),
         ],
     );
+}
+
+/// `scripts/phones.sh DIR` makes its folder anew, and DIR may be anything.
+#[cfg(unix)]
+#[test]
+fn phones_sh_removes_only_what_it_made() {
+    let scratch = Scratch::new();
+    // Should it go on, it ends at the first command that would fetch something.
+    let apt = scratch.write("bin/apt-get", "#!/bin/sh\nexit 1\n");
+    std::fs::set_permissions(&apt, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+    let path = format!("{}:{}", apt.parent().expect("a folder").display(), std::env::var("PATH").expect("a path"));
+    let run = |folder: &str| {
+        let mut script = std::process::Command::new("bash");
+        script.arg("scripts/phones.sh").arg(scratch.path(folder)).env("PATH", &path);
+        let output = script.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("bash");
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).expect("UTF-8").contains("has files that are not of this script")
+    };
+    let others = ["thesis.tex", "mark"].map(|name| scratch.write(&format!("documents/{name}"), "three years\n"));
+    assert!(run("documents"));
+    assert!(others.iter().all(|file| file.exists()));
+    // One that it made before, whole or not, and one that is not there.
+    scratch.write("whole/mark", format!("26.1.6-1 {}\n", "0".repeat(64)));
+    scratch.write("begun/made-by-phones.sh", "");
+    for folder in ["whole", "begun", "new"] {
+        assert!(!run(folder), "{folder}");
+    }
 }
 
 /// Every string literal of src/.
