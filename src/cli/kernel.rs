@@ -337,7 +337,7 @@ fn table(report: &TrialReport) -> String {
             let _ = writeln!(text, "wrong: {}: {}", case.case, wrong.what.replace('\n', " "));
         }
         if case.ours_wrong {
-            let _ = writeln!(text, "dunlin's own kernel is wrong here too, so nothing is timed: {}", case.case);
+            let _ = writeln!(text, "dunlin's own kernel is wrong here, so nothing is timed: {}", case.case);
         }
     }
     if let Some(why) = &report.stopped {

@@ -47,7 +47,7 @@ pub struct CaseTrial {
     pub groups: Vec<[u32; 3]>,
     /// `None` if the kernel is right.
     pub wrong: Option<Wrong>,
-    /// Whether dunlin's own kernel is wrong in this case on this device. Then nothing is timed.
+    /// Whether dunlin's own kernel is wrong in this case on this device, or gives no result. Then nothing is timed.
     pub ours_wrong: bool,
     /// Time of dunlin's kernel. `None` if nothing was timed.
     pub ours_us: Option<f64>,

@@ -1,5 +1,7 @@
 //! A trial on a device: every case of the slot by the user's kernel and by ours.
 
+use std::time::Duration;
+
 use super::Trial;
 use super::judge::{untouched, wrong};
 use super::report::{CaseTrial, Needs, TrialReport, Wrong};
@@ -15,7 +17,7 @@ use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::ops::{self, Case};
 use crate::tensor::DType;
-use crate::work::{Candidate, DeviceProfile, Kernel, KernelRef};
+use crate::work::{Candidate, DeviceProfile, Dispatch, Kernel, KernelRef};
 
 /// Runs of a case that are compared. A race between threads need not show in the first.
 const RUNS: usize = 3;
@@ -38,6 +40,43 @@ struct Reached {
     own: Candidate,
 }
 
+/// The kernel that some work is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Yours,
+    Ours,
+}
+
+/// Work that the device did not finish.
+struct Failed {
+    whose: Whose,
+    error: Error,
+    /// When the work began.
+    since: Instant,
+}
+
+impl Whose {
+    fn does<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T, Failed> {
+        let since = Instant::now();
+        work().map_err(|error| Failed { whose: self, error, since })
+    }
+}
+
+impl Failed {
+    /// Tells it in the report of a case, with the time that was waited if that is why it failed.
+    fn tell(&self, case: &mut CaseTrial, waited: Option<Duration>) {
+        match self.whose {
+            Whose::Ours => case.ours_wrong = true,
+            Whose::Yours => {
+                case.wrong = Some(Wrong::says(match waited {
+                    Some(waited) => format!("it does not finish within {} s", waited.as_secs_f64()),
+                    None => format!("the device gives no result: {}", self.error),
+                }));
+            }
+        }
+    }
+}
+
 impl Trial {
     pub(super) fn run_on(&self, index: usize, progress: Progress) -> Result<TrialReport> {
         let (operator, ours) = ops::kernel_named(&self.file.name)?;
@@ -56,25 +95,10 @@ impl Trial {
         let all = reached.len();
         for (done, reached) in reached.iter().enumerate() {
             progress(done, all);
-            let mut case = CaseTrial {
-                case: reached.case.label(),
-                shapes: shapes(&reached.case),
-                real: reached.case.bench,
-                groups: reached.own.dispatches.iter().map(|dispatch| dispatch.groups).collect(),
-                wrong: None,
-                ours_wrong: false,
-                ours_us: None,
-                yours_us: None,
-                clock: None,
-            };
-            let begin = Instant::now();
-            if let Err(error) = self.compare(&gpu, &read, reached, &mut case) {
-                let late = gpu.check().is_ok() && begin.elapsed() >= self.patience;
-                case.wrong = Some(Wrong::says(if late {
-                    format!("it does not finish within {} s", self.patience.as_secs_f64())
-                } else {
-                    format!("the device gives no result: {error}")
-                }));
+            let mut case = begun(&reached.case, &reached.own.dispatches);
+            if let Err(failed) = self.compare(&gpu, &read, reached, &mut case) {
+                let late = gpu.check().is_ok() && failed.since.elapsed() >= self.patience;
+                failed.tell(&mut case, late.then_some(self.patience));
                 if late {
                     report.stopped = Some("the device still runs the kernel".into());
                     // A device waits for its work before it closes, and this work may never end.
@@ -141,8 +165,8 @@ impl Trial {
         Ok(reached)
     }
 
-    /// Compares and times one case. An error is one of the user's kernel.
-    fn compare(&self, gpu: &Gpu, read: &Read, reached: &Reached, found: &mut CaseTrial) -> Result<()> {
+    /// Compares and times one case.
+    fn compare(&self, gpu: &Gpu, read: &Read, reached: &Reached, found: &mut CaseTrial) -> Result<(), Failed> {
         let Reached { case, profile, .. } = reached;
         let prepared = Prepared::new(case);
         let wanted = prepared.reference(case);
@@ -150,41 +174,70 @@ impl Trial {
         let of_yours = case.profile(profile);
         let of_ours = DeviceProfile { own: Vec::new(), ..of_yours.clone() };
 
-        // Yours runs first: workgroup memory must not hold what ours left there.
-        let yours = prepared.runner(gpu, &of_yours)?;
-        debug_assert!(yours.bound.plan.steps.iter().all(|step| step.dispatch.kernel == read.own.kernel));
+        // Yours runs first, so that a fault of ours takes no result from it.
+        let yours = Whose::Yours.does(|| prepared.runner(gpu, &of_yours))?;
+        let steps = &yours.bound.plan.steps;
+        assert!(!steps.is_empty() && steps.iter().all(|step| step.dispatch.kernel == read.own.kernel));
         let mut runs = Vec::new();
         for _ in 0..RUNS {
-            prepared.begin(&yours, UNTOUCHED);
-            yours.run(&case.rows);
-            runs.push(prepared.read(&yours)?);
-            found.wrong = broken_rule(&prepared, &yours)?;
-            if found.wrong.is_some() {
+            let (result, broken) = Whose::Yours.does(|| {
+                prepared.begin(&yours, UNTOUCHED);
+                yours.run(&case.rows);
+                Ok((prepared.read(&yours)?, broken_rule(&prepared, &yours)?))
+            })?;
+            if broken.is_some() {
+                found.wrong = broken;
                 return Ok(());
             }
+            runs.push(result);
         }
 
-        let ours = prepared.runner(gpu, &of_ours)?;
-        prepared.begin(&ours, UNTOUCHED);
-        ours.run(&case.rows);
-        let result = prepared.read(&ours)?;
-        let left = untouched(&result);
-        found.ours_wrong = wrong(&prepared, &wanted, &result, &left, limit).is_some();
+        let ours = Whose::Ours.does(|| {
+            let ours = prepared.runner(gpu, &of_ours)?;
+            prepared.begin(&ours, UNTOUCHED);
+            ours.run(&case.rows);
+            let result = prepared.read(&ours)?;
+            Ok((ours, result))
+        });
+        let left = match &ours {
+            Ok((_, result)) => untouched(result),
+            // Without a result of ours nothing is known to be left, so yours has to have all.
+            Err(_) => wanted.iter().map(|result| vec![false; result.len()]).collect(),
+        };
+        if let Ok((_, result)) = &ours {
+            found.ours_wrong = wrong(&prepared, &wanted, result, &left, limit).is_some();
+        }
         for (run, result) in runs.iter().enumerate() {
             if let Some(mut wrong) = wrong(&prepared, &wanted, result, &left, limit) {
                 if run > 0 {
                     wrong.what += &format!(", in run {} of the same input", run + 1);
                 }
                 found.wrong = Some(wrong);
-                return Ok(());
+                break;
             }
         }
-        if self.timed && !found.ours_wrong {
-            let (times, clock) = time(gpu, [&ours, &yours], case)?;
+        let (ours, _) = ours?;
+        if self.timed && found.wrong.is_none() && !found.ours_wrong {
+            let (times, clock) = time(gpu, [(Whose::Ours, &ours), (Whose::Yours, &yours)], case)?;
             (found.ours_us, found.yours_us) = (Some(1e6 * times[0]), Some(1e6 * times[1]));
             found.clock = Some(clock.to_string());
         }
         Ok(())
+    }
+}
+
+/// The report of a case, of which nothing is known yet.
+fn begun(case: &Case, dispatches: &[Dispatch]) -> CaseTrial {
+    CaseTrial {
+        case: case.label(),
+        shapes: shapes(case),
+        real: case.bench,
+        groups: dispatches.iter().map(|dispatch| dispatch.groups).collect(),
+        wrong: None,
+        ours_wrong: false,
+        ours_us: None,
+        yours_us: None,
+        clock: None,
     }
 }
 
@@ -249,14 +302,14 @@ fn broken_rule(prepared: &Prepared, runner: &Runner) -> Result<Option<Wrong>> {
 }
 
 /// Seconds of one run of each of two kernels: the best of passes that take turns. What else a machine does only adds time.
-fn time(gpu: &Gpu, runners: [&Runner; 2], case: &Case) -> Result<([f64; 2], Clock)> {
+fn time(gpu: &Gpu, runners: [(Whose, &Runner); 2], case: &Case) -> Result<([f64; 2], Clock), Failed> {
     let mut stopwatch = Stopwatch::new(gpu);
     let mut longest = 0f64;
-    for runner in runners {
+    for (whose, runner) in runners {
         runner.run(&case.rows);
         // The first pass warms up, the second tells how many runs a pass may have.
-        stopwatch.time(runner, 1)?;
-        longest = longest.max(stopwatch.time(runner, 1)?.work.as_secs_f64());
+        whose.does(|| stopwatch.time(runner, 1))?;
+        longest = longest.max(whose.does(|| stopwatch.time(runner, 1))?.work.as_secs_f64());
     }
     let times = (PASS / longest).clamp(1.0, MOST_RUNS) as usize;
     let rounds = if longest < SLOW { ROUNDS } else { FEW_ROUNDS };
@@ -265,7 +318,8 @@ fn time(gpu: &Gpu, runners: [&Runner; 2], case: &Case) -> Result<([f64; 2], Cloc
     for round in 0..rounds {
         // Neither is always first.
         for at in [round % 2, 1 - round % 2] {
-            let time = stopwatch.time(runners[at], times)?;
+            let (whose, runner) = runners[at];
+            let time = whose.does(|| stopwatch.time(runner, times))?;
             seconds[at] = seconds[at].min(time.work.as_secs_f64() / times as f64);
             if time.clock == Clock::Wall {
                 clock = Clock::Wall;
@@ -273,4 +327,26 @@ fn time(gpu: &Gpu, runners: [&Runner; 2], case: &Case) -> Result<([f64; 2], Cloc
         }
     }
     Ok((seconds, clock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Given;
+    use crate::ops::add::Add;
+
+    #[test]
+    fn a_failure_is_told_of_the_kernel_that_failed() {
+        let failed = |whose: Whose| whose.does(|| Err::<(), _>(Error::device("it is lost"))).expect_err("it fails");
+        let told = |whose: Whose, waited: Option<Duration>| {
+            let mut case = begun(&Case::new(Add, vec![Given::f32([3]), Given::f32([3])]), &[]);
+            failed(whose).tell(&mut case, waited);
+            (case.ours_wrong, case.wrong.map(|wrong| wrong.what))
+        };
+        let waited = Some(Duration::from_millis(1500));
+        assert_eq!(told(Whose::Ours, None), (true, None));
+        assert_eq!(told(Whose::Ours, waited), (true, None));
+        assert_eq!(told(Whose::Yours, None), (false, Some("the device gives no result: it is lost".into())));
+        assert_eq!(told(Whose::Yours, waited), (false, Some("it does not finish within 1.5 s".into())));
+    }
 }
