@@ -1,5 +1,6 @@
 //! `dunlin check`: whether an adapter computes what the CPU path computes, operator by operator.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
@@ -34,6 +35,7 @@ impl Check {
         let own = self.own.read()?;
         let mut out = std::io::stdout().lock();
         let mut wrong = Vec::new();
+        let mut uses: BTreeMap<(String, String), usize> = BTreeMap::new();
         for (device, unusable) in self.devices()? {
             if let Some(why) = unusable {
                 if self.json {
@@ -59,9 +61,13 @@ impl Check {
                     }
                     out.flush()?;
                     wrong.extend((found.wrong() > 0).then(|| advice(&found)));
+                    for own in found.own_kernels {
+                        *uses.entry((own.file, own.kernel)).or_default() += own.uses;
+                    }
                 }
             }
         }
+        wrong.extend(uses.iter().filter(|(_, uses)| **uses == 0).map(|((file, kernel), _)| unused(file, kernel)));
         if wrong.is_empty() { Ok(()) } else { Err(Error::device(wrong.join("; ")).into()) }
     }
 
@@ -86,8 +92,20 @@ impl Check {
 /// A summary of the faults, and how to run without the faulty kernels.
 fn advice(found: &Found) -> String {
     let wrong = |precision| found.operators.iter().flat_map(|o| &o.wrong).any(|case| case.precision == precision);
+    let what = format!("{} of {} cases are wrong on {}", found.wrong(), found.cases(), found.device);
+    let own: Vec<&str> = found.own_kernels.iter().filter(|own| own.uses > 0).map(|own| own.file.as_str()).collect();
+    if !own.is_empty() {
+        return format!("{what} with {}: `dunlin kernel try` says whether such a file is right", own.join(", "));
+    }
     let instead = if wrong("f32") { "--device cpu, or another adapter," } else { "--precision f32" };
-    format!("{} of {} cases are wrong on {}: {instead} avoids them", found.wrong(), found.cases(), found.device)
+    format!("{what}: {instead} avoids them")
+}
+
+/// A file that no case ran was not checked.
+fn unused(file: &str, kernel: &str) -> String {
+    format!(
+        "{file} ran in no case, because none of them chooses {kernel}: `dunlin kernel try {kernel} --file {file}` does"
+    )
 }
 
 fn table(found: &Found) -> String {
@@ -139,6 +157,7 @@ fn share(error: f64) -> String {
 mod tests {
     use super::*;
     use crate::generate::WrongCase;
+    use crate::kernel::OwnKernelUse;
 
     #[test]
     fn what_is_wrong_is_told() {
@@ -173,6 +192,9 @@ mod tests {
         found.operators[0].wrong = vec![WrongCase { precision: "f32", ..wrong(4.0, None) }; 7];
         assert!(advice(&found).ends_with("--device cpu, or another adapter, avoids them"));
         assert!(table(&found).contains("and 2 more of add\n"));
+        found.own_kernels = vec![OwnKernelUse { kernel: "add".into(), file: "mine.wgsl".into(), uses: 2 }];
+        assert!(advice(&found).contains("wrong on gl:some GPU with mine.wgsl: `dunlin kernel try`"));
+        found.own_kernels.clear();
         found.operators[0] = OperatorCheck { operator: "add".into(), cases: 5, ..OperatorCheck::default() };
         assert!(table(&found).contains("add           5      0             0          –\n"));
         assert!(table(&found).ends_with("all 5 cases are right\n\n"));

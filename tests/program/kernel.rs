@@ -152,7 +152,13 @@ fn a_model_runs_with_a_users_kernel() {
         let table = stdout(&[&check[..], &[&own("add.wgsl", &add)]].concat());
         assert!(table.contains("add.wgsl ran in the place of add in ") && table.contains("cases are right"), "{table}");
         let wrong = own("less.wgsl", &add.replace("a[i] + b[i]", "a[i] - b[i]"));
-        assert_eq!(run(&[&check[..], &[&wrong]].concat()).status.code(), Some(1));
+        let output = run(&[&check[..], &[&wrong]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("with less.wgsl: "), "{output:?}");
+        // No case of the operator chooses the kernel: then nothing was checked.
+        let output = run(&[&check[..], &[&copy]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("copy.wgsl ran in no case"), "{output:?}");
         // A kernel that the model does not need is not used, and a name that is none is an error.
         let pool = scratch.write("pool.wgsl", stdout(&["kernel", "show", "avg_pool2d"]));
         let (same, own, errors) = ids(&["--kernel", &format!("avg_pool2d={}", pool.to_str().expect("UTF-8"))]);
