@@ -127,6 +127,12 @@ fn no_case_of_a_kernel_is_left_out() {
 fn what_the_device_lacks_is_said_before_anything_runs() {
     let large = text("rms_norm").replace("array<f32, WG>", "array<f32, 500000>");
     let wide = text("rms_norm").replace("@workgroup_size(WG)", "@workgroup_size(8192)");
+    // Their product and their sum are no u32.
+    let huge = text("rms_norm").replace("@workgroup_size(WG)", "@workgroup_size(16384, 16384, 16)");
+    let arrays: String = (0..3).map(|i| format!("var<workgroup> more{i}: array<f32, 500000000>;\n")).collect();
+    let vast = text("rms_norm").replace("@compute", &format!("{arrays}@compute"));
+    let touched: String = (0..3).map(|i| format!("more{i}[thread] = 1.0;")).collect();
+    let vast = vast.replace("let first = row", &format!("{touched} let first = row"));
     let half = text("add").replace("a[i] + b[i]", "f32(f16(a[i])) + b[i]");
     for adapter in adapters::all() {
         let refused = |slot: &str, text: &str, part: &str| {
@@ -136,6 +142,8 @@ fn what_the_device_lacks_is_said_before_anything_runs() {
         };
         refused("rms_norm", &large, "2000000 bytes of workgroup memory");
         refused("rms_norm", &wide, "8192 threads in a workgroup");
+        refused("rms_norm", &huge, "4294967295 threads in a workgroup");
+        refused("rms_norm", &vast, "4294967295 bytes of workgroup memory");
         let half = format!("enable f16;\n{half}");
         if adapter.f16 {
             // The tolerance is that of the slot, which is one of f32.

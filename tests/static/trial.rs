@@ -88,6 +88,11 @@ fn a_file_that_does_not_fit_is_refused_with_a_sentence() {
     refused("    eps: f32,", "    eps: f32,\n    more: u32,", &["`params` has 16 bytes", "has 12"]);
     refused("var<uniform> params", "var<storage, read> params", &["must be var<uniform>"]);
     refused("@compute", "override MORE: u32;\n@compute", &["`MORE` has no value", "--set MORE=VALUE"]);
+    refused(
+        "@compute",
+        "@id(3) override MORE: u32 = 1u;\n@compute",
+        &["mine.wgsl:", "`MORE` gets its value by name", "@id(3)"],
+    );
     refused("@compute", "override GRID_X: f32 = 0.0;\n@compute", &["`GRID_X`", "above 0"]);
 
     let set = KernelFile::new("rms_norm", "mine.wgsl", &text).set("SPLIT", 4.0);

@@ -64,6 +64,12 @@ pub fn read(ours: &'static Kernel, file: &KernelFile) -> Result<Read> {
         .map_err(|error| fault(file, error.location(text), sources(error.as_inner())))?;
     fits(ours, file, &module)?;
 
+    if let Some((handle, constant)) = module.overrides.iter().find(|(_, constant)| constant.id.is_some()) {
+        let (name, id) = (constant.name.as_deref().unwrap_or_default(), constant.id.unwrap_or_default());
+        let span = module.overrides.get_span(handle);
+        let message = format!("the override `{name}` gets its value by name, so take away its @id({id})");
+        return Err(fault(file, span.is_defined().then(|| span.location(text)), message));
+    }
     let declared: BTreeMap<&str, Option<f64>> = (module.overrides.iter())
         .filter_map(|(_, o)| Some((o.name.as_deref()?, o.init.and_then(|init| literal(&module, init)))))
         .collect();
@@ -157,11 +163,14 @@ impl Read {
         let (module, _) = naga::back::pipeline_constants::process_overrides(&self.module, &self.info, entry, &values)
             .map_err(|error| failed(sources(&error)))?;
         let entry = module.entry_points.iter().find(|entry| entry.name == kernel.entry);
-        let threads = entry.map_or([1; 3], |entry| entry.workgroup_size).iter().product();
+        // More than any device has is refused, so no number has to be exact there.
+        let size = entry.map_or([1; 3], |entry| entry.workgroup_size);
+        let threads = size.into_iter().fold(1, u32::saturating_mul);
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).map_err(|error| failed(error.to_string()))?;
         let workgroup = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
-        let memory = workgroup.map(|(_, v)| layouter[v.ty].size.next_multiple_of(16)).sum();
+        let padded = |size: u32| size.checked_next_multiple_of(16).unwrap_or(u32::MAX);
+        let memory = workgroup.map(|(_, v)| padded(layouter[v.ty].size)).fold(0, u32::saturating_add);
         Ok(Workgroup { threads, memory })
     }
 }
