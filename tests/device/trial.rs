@@ -64,13 +64,23 @@ fn every_kind_of_wrong_kernel_is_noticed_and_not_timed() {
         ("a[i] + b[i]", "a[i] + b[i] + select(0.0, 0.01, i + 1u == params.count)", "expected"), // the last element
         ("a[i] + b[i];", "a[i] + b[i];\n        a[i] = 0.0;", "writes to its input read0"),
     ];
+    // State that is written in place has an end too.
+    let cache: &[(&str, &str, &str)] = &[(
+        "cache[at] = Kv(x[i]);",
+        "cache[at] = Kv(x[i]);\n        cache[11u * params.heads * params.head_stride] = Kv(1.0);",
+        "past the end of state0: word ",
+    )];
     for adapter in adapters::all() {
-        for (slot, changes) in [("rms_norm", norm), ("add", add)] {
+        let changed = [
+            ("rms_norm", norm, "(f32[3, 31]"),
+            ("add", add, "(f32[3, 31]"),
+            ("cache_write+kv_f32", cache, "(f32[3, 110]"),
+        ];
+        for (slot, changes, cases) in changed {
             for (from, to, part) in changes {
                 assert!(text(slot).contains(from), "{slot} has no `{from}`");
                 let file = KernelFile::new(slot, "mine.wgsl", text(slot).replace(from, to));
-                let report =
-                    attempt(adapter.index, file, "(f32[3, 31]").unwrap_or_else(|error| panic!("{to}: {error}"));
+                let report = attempt(adapter.index, file, cases).unwrap_or_else(|error| panic!("{to}: {error}"));
                 let at = format!("{} {to}: {report:?}", adapter.label());
                 assert!(!report.is_right() && report.wrong() > 0, "{at}");
                 for case in &report.cases {

@@ -212,17 +212,18 @@ pub mod gpu {
                     gpu.block_on(uploads.table(gpu, name, data))?;
                 }
             }
-            let runner = Runner::new(gpu, profile, plan, &uploads)?;
+            let runner = Runner::with_guards(gpu, profile, plan, &uploads, GUARD)?;
             self.begin(&runner, 0);
             Ok(runner)
         }
 
         /// Writes inputs, state and guards, and `word` into every element of the results.
         pub fn begin(&self, runner: &Runner, word: u32) {
-            for (id, (_, bytes)) in self.guarded(runner) {
-                let mut words = vec![word; self.graph.ty(id).count()];
-                words.resize(bytes as usize / 4, UNTOUCHED);
-                runner.write(id, bytemuck::cast_slice(&words));
+            for (_, id) in &self.results {
+                let (count, all) = self.words(runner, *id);
+                let mut words = vec![word; count];
+                words.resize(all, UNTOUCHED);
+                runner.write(*id, bytemuck::cast_slice(&words));
             }
             for (id, _, bits) in &self.filled {
                 runner.write(*id, &to_device(self.graph.ty(*id), bits, runner.profile));
@@ -231,11 +232,11 @@ pub mod gpu {
 
         /// The first word past the end of a result that a kernel wrote: the result, the word, and the words of the result.
         pub fn overrun(&self, runner: &Runner) -> Result<Option<(ValueId, usize, usize)>> {
-            for (id, (_, bytes)) in self.guarded(runner) {
-                let words: Vec<u32> = bytemuck::pod_collect_to_vec(&runner.read_bytes(id, bytes)?);
-                let count = self.graph.ty(id).count();
+            for (_, id) in &self.results {
+                let (count, all) = self.words(runner, *id);
+                let words: Vec<u32> = bytemuck::pod_collect_to_vec(&runner.read_bytes(*id, 4 * all as u64)?);
                 if let Some(at) = words[count..].iter().position(|&word| word != UNTOUCHED) {
-                    return Ok(Some((id, count + at, count)));
+                    return Ok(Some((*id, count + at, count)));
                 }
             }
             Ok(None)
@@ -260,10 +261,12 @@ pub mod gpu {
             self.results.iter().map(read).collect()
         }
 
-        /// The results in the arena, with their positions.
-        fn guarded(&self, runner: &Runner) -> Vec<(ValueId, (u64, u64))> {
-            let place = |(_, id): &(String, ValueId)| Some((*id, *runner.bound.plan.places.get(id)?));
-            self.results.iter().filter_map(place).collect()
+        /// The words of a result, and those of its guard with them.
+        fn words(&self, runner: &Runner, id: ValueId) -> (usize, usize) {
+            let bytes = self.graph.ty(id).bytes(runner.profile).next_multiple_of(4);
+            // A state has a buffer of its own, with room for the guard.
+            let all = runner.bound.plan.places.get(&id).map_or(bytes + GUARD, |(_, all)| *all);
+            (bytes as usize / 4, all as usize / 4)
         }
 
         /// The results on a device, as bits.

@@ -30,6 +30,18 @@ pub struct Buffers {
 impl Buffers {
     /// State for `capacity` positions, and an arena of `arena` bytes.
     pub fn new(gpu: &Gpu, profile: &DeviceProfile, plan: &Plan, capacity: Option<usize>, arena: u64) -> Result<Self> {
+        Self::with_guards(gpu, profile, plan, capacity, arena, 0)
+    }
+
+    /// As [`Buffers::new`], with room for `guard` bytes after each state, which are bound with it.
+    fn with_guards(
+        gpu: &Gpu,
+        profile: &DeviceProfile,
+        plan: &Plan,
+        capacity: Option<usize>,
+        arena: u64,
+        guard: u64,
+    ) -> Result<Self> {
         let (mut state, mut position_bytes) = (HashMap::new(), HashMap::new());
         for value in &plan.graph.values {
             if let ValueKind::State(name) = &value.kind
@@ -37,7 +49,7 @@ impl Buffers {
             {
                 let ty = state_type(&value.ty, capacity);
                 let bytes = ty.bytes(profile);
-                let size = bytes.next_multiple_of(16);
+                let size = (bytes + guard).next_multiple_of(16);
                 if size > profile.max_binding {
                     return Err(Error::out_of_memory(format!(
                         "{name} of {} positions needs {size} bytes in one binding, {} allows {}; take a shorter --context",
@@ -276,7 +288,18 @@ pub struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub fn new(gpu: &'a Gpu, profile: &'a DeviceProfile, plan: Plan, uploads: &Uploads) -> Result<Self> {
-        let buffers = Buffers::new(gpu, profile, &plan, None, plan.arena)?;
+        Self::with_guards(gpu, profile, plan, uploads, 0)
+    }
+
+    /// As [`Runner::new`], with room for `guard` bytes after each state, which are bound with it.
+    pub fn with_guards(
+        gpu: &'a Gpu,
+        profile: &'a DeviceProfile,
+        plan: Plan,
+        uploads: &Uploads,
+        guard: u64,
+    ) -> Result<Self> {
+        let buffers = Buffers::with_guards(gpu, profile, &plan, None, plan.arena, guard)?;
         let bound = Bound::new(gpu, Arc::new(plan), uploads, &buffers)?;
         Ok(Runner { gpu, profile, bound, buffers })
     }
