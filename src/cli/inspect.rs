@@ -13,7 +13,7 @@ use crate::backend;
 use crate::backend::DeviceChoice;
 use crate::checkpoint::vision::Projector;
 use crate::checkpoint::{Checkpoint, Config, QkNorm};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::Device;
 use crate::models::{Pass, Recipe};
 use crate::ops;
@@ -50,7 +50,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         let checkpoint = Checkpoint::open_with(&self.model, &self.vision.files())?;
-        let text = match self.named.iter().find(|name| !name.contains('=')) {
+        let text = match self.printed()? {
             Some(name) => assemble(ops::kernel_named(name)?.1),
             None => {
                 let plans = self.plans(&checkpoint)?;
@@ -64,6 +64,19 @@ impl Inspect {
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
+    }
+
+    /// The kernel to print, if one is named without a file.
+    fn printed(&self) -> Result<Option<&str>> {
+        let name = self.named.iter().find(|name| !name.contains('='));
+        if let Some(name) = name
+            && self.named.len() > 1
+        {
+            return Err(Error::prompt(format!(
+                "--kernel {name} prints that kernel and plans nothing: leave the other --kernel away, or write {name}=FILE"
+            )));
+        }
+        Ok(name.map(String::as_str))
     }
 
     /// The plans of a decode step, and of reading a picture if the model can, for the requested device; the CPU gets a

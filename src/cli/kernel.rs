@@ -78,13 +78,19 @@ pub struct Own {
     /// Run your own kernel in the place of dunlin's (see kernel show, kernel try); may be repeated
     #[arg(long = "kernel", value_name = "NAME=FILE", value_parser = parse_own)]
     pub files: Vec<(String, PathBuf)>,
-    /// Set an override of the files of --kernel; may be repeated
+    /// Set an override of the file of --kernel, where it is the only one; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_set, requires = "files")]
     pub set: Vec<(String, f64)>,
 }
 
 impl Own {
     pub fn read(&self) -> Result<Vec<KernelFile>> {
+        if let ([_, _, ..], [(name, _), ..]) = (&self.files[..], &self.set[..]) {
+            return Err(Error::prompt(format!(
+                "--set {name} is for one --kernel, and there are {}: give `{name}` its value in the file that means it, as a const",
+                self.files.len()
+            )));
+        }
         self.files.iter().map(|(name, file)| read(name, file, &self.set)).collect()
     }
 }

@@ -159,6 +159,10 @@ fn a_model_runs_with_a_users_kernel() {
         let output = run(&[&check[..], &[&copy]].concat());
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains("copy.wgsl ran in no case"), "{output:?}");
+        let two = [&["run"], &common[..], &["--tokens", "1", "--kernel", &copy, "--kernel", &wrong, "--set", "WG=8"]];
+        fails(&two.concat(), &["--set WG is for one --kernel, and there are 2"]);
+        let two = [&["inspect"], &common[..], &["--plan", "--kernel", &copy, "--kernel", "rms_norm"]];
+        fails(&two.concat(), &["--kernel rms_norm prints that kernel", "rms_norm=FILE"]);
         // A kernel that the model does not need is not used, and a name that is none is an error.
         let pool = scratch.write("pool.wgsl", stdout(&["kernel", "show", "avg_pool2d"]));
         let (same, own, errors) = ids(&["--kernel", &format!("avg_pool2d={}", pool.to_str().expect("UTF-8"))]);
