@@ -1,7 +1,7 @@
 //! `dunlin kernel`, and models that run a user's kernel.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::adapters;
 use crate::support::golden::Golden;
@@ -82,25 +82,34 @@ fn a_kernel_that_does_not_end_is_given_up() {
     }
 }
 
+/// A program that does not end by itself: it is stopped with the test, also with one that fails.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It fails only if the program has ended.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn a_file_is_tried_again_when_it_is_saved() {
     let Some(adapter) = adapters::all().into_iter().next() else { return };
     let scratch = Scratch::new();
     let text = stdout(&["kernel", "show", "add"]);
     let file = scratch.write("mine.wgsl", &text);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dunlin"))
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+    watch
         .args(["kernel", "try", "add", "--watch", "--device", &adapter.index.to_string(), "--case", "at 0", "--file"])
         .arg(&file)
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map(|line| line.expect("a line"));
+        .stderr(Stdio::null());
+    let mut child = Stopped(watch.spawn().expect("the program starts"));
+    let mut lines = BufReader::new(child.0.stdout.take().expect("a pipe")).lines().map(|line| line.expect("a line"));
     assert!(lines.any(|line| line.starts_with("right in all")));
     std::fs::write(&file, text.replace("a[i] + b[i]", "a[i] - b[i] ")).expect("the file");
     assert!(lines.any(|line| line.starts_with("wrong in")));
-    child.kill().expect("the program is stopped");
-    child.wait().expect("the program ends");
 }
 
 /// A copy of a kernel changes nothing, and a wrong one changes the text: it is what runs.
