@@ -21,13 +21,15 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import subprocess
 import sys
 import time
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# The programs run in ROOT, and paths from the caller count from where the caller is.
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 LLAMA = "0.3.36"
 # Name, tokens of the prompt, tokens to decode, and which of the two rates is meant.
 TESTS = (
@@ -46,6 +48,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=pathlib.Path, help="also write every rate, in tokens/s")
     arguments = parser.parse_args()
+    arguments.model = arguments.model.resolve()
     if not arguments.model.exists():
         sys.exit(f"peers: {arguments.model} is not there; scripts/fetch_models.sh fetches SmolLM2")
     builders = {"dunlin": build_dunlin, "llama.cpp": build_llama, "candle": build_candle}
@@ -112,16 +115,12 @@ def table(about, threads, names, rates):
     ]
     for count in threads:
         for test, *_ in TESTS:
-            cells = [f"{median(rates[count, test, name]):.1f}" for name in names]
+            cells = [f"{statistics.median(rates[count, test, name]):.1f}" for name in names]
             for peer in peers:
                 ratios = [own / other for own, other in zip(rates[count, test, "dunlin"], rates[count, test, peer])]
-                cells.append(f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+                cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
             lines.append(f"| {count} | {test} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def median(values):
-    return sorted(values)[len(values) // 2]
 
 
 # ---- the programs: what starts them, and their versions ----

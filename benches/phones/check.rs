@@ -1,6 +1,6 @@
 //! Whether a run agrees with the committed figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -80,15 +80,10 @@ pub const AGAIN: &str = "make the figures again (scripts/phones.sh && cargo benc
 /// `instructions 855 → 870, registers 40 → 42`
 fn changes(before: &Figures, now: &Figures) -> String {
     let text = |value: Option<&Value>| value.map_or("none".into(), Value::to_string);
-    let mut names: Vec<&String> = before.keys().chain(now.keys()).collect();
-    names.dedup();
-    let mut changes: Vec<String> = Vec::new();
-    for name in names {
-        let (old, new) = (before.get(name), now.get(name));
-        let change = format!("{name} {} → {}", text(old), text(new));
-        if old != new && !changes.contains(&change) {
-            changes.push(change);
-        }
-    }
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let both = names.into_iter().map(|name| (name, before.get(name), now.get(name)));
+    let changed = both.filter(|(_, old, new)| old != new);
+    let changes: Vec<String> =
+        changed.map(|(name, old, new)| format!("{name} {} → {}", text(old), text(new))).collect();
     changes.join(", ")
 }

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -112,7 +112,8 @@ pub fn compile(
             _ => {
                 let answered = |job: &Job| !fresh && job.answer.exists();
                 let rest = &jobs[outcomes.len()..];
-                let count = rest.iter().position(answered).unwrap_or(rest.len());
+                // At least this one, whose answer may be there and not readable.
+                let count = rest.iter().skip(1).position(answered).map_or(rest.len(), |more| 1 + more);
                 let command = device.vkstats(folder, &["compile", varying]);
                 one_process(device, command, &rest[..count], &Scratch::new(folder)?, &mut outcomes)?;
             }
@@ -128,6 +129,17 @@ struct Job {
     pipeline: String,
     /// Where the driver's answer is kept.
     answer: PathBuf,
+}
+
+/// A process that ends with its owner, which an error may end early.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only if the process has ended and was waited for.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// Adds outcomes until all are there or the process ends, the last of them with the reason.
@@ -146,9 +158,10 @@ fn one_process(
         list += &format!("{} {i}.spv\n", job.pipeline);
     }
     command.current_dir(&scratch.0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{}: vkstats does not start: {error}", device.name))?;
-    let mut stdin = child.stdin.take().expect("it is piped");
-    let (stdout, stderr) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
+    let child = command.spawn().map_err(|error| format!("{}: vkstats does not start: {error}", device.name))?;
+    let mut child = Running(child);
+    let mut stdin = child.0.stdin.take().expect("it is piped");
+    let (stdout, stderr) = (child.0.stdout.take().expect("it is piped"), child.0.stderr.take().expect("it is piped"));
     // A process that ends early closes its end: what it did not read is for the next one.
     let writer = std::thread::spawn(move || drop(stdin.write_all(list.as_bytes())));
     let (sender, answers) = mpsc::channel();
@@ -188,9 +201,9 @@ fn one_process(
     }
     if end == Some(Outcome::Hung) {
         // It fails only if the process has ended by itself.
-        drop(child.kill());
+        drop(child.0.kill());
     }
-    let status = child.wait().map_err(|error| format!("{}: {error}", device.name))?;
+    let status = child.0.wait().map_err(|error| format!("{}: {error}", device.name))?;
     let joined = "the thread only reads or writes";
     writer.join().expect(joined);
     reader.join().expect(joined);
