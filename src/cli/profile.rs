@@ -13,7 +13,7 @@ use crate::generate::workload::Workload;
 use crate::generate::{Device, Prompt};
 use crate::measure::floors::floors;
 use crate::measure::host;
-use crate::profile::{Report, Roof, Subject, page, roofline, table, trace};
+use crate::profile::{Report, Subject, page, roofline, table, trace};
 
 #[derive(Args)]
 pub struct Profile {
@@ -98,7 +98,7 @@ impl Profile {
             version: env!("CARGO_PKG_VERSION"),
         };
         let floors = floors(&Device::parse(&self.load.device)?.choose()?)?;
-        let report = Report::new(subject, &runs, Some(Roof::from(&floors)));
+        let report = Report::new(subject, &runs, floors);
 
         let mut text = table(&report);
         let mut write = |path: &Option<PathBuf>, content: fn(&Report) -> String, what: &str| -> Result<()> {

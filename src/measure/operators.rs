@@ -167,18 +167,10 @@ fn executions(one: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::report::Peaks;
 
     #[test]
     fn the_roofline_is_the_larger_of_its_sides() {
-        let floors = Floors {
-            copy_bytes_per_s: 10e9,
-            dispatch_us: None,
-            record_us: None,
-            submission_us: None,
-            clock: None,
-            peak_flop_per_s: Peaks { f32: Some(100e9), f16: Some(150e9), matrix: Some(1000e9) },
-        };
+        let floors = Floors::example();
         // 1 ms of bytes; 2 ms of operations in f32, 0.2 ms in matrices.
         let (bytes, flop) = (10_000_000, Some(200_000_000));
         let near = |found: (f64, &str), seconds: f64, bound: &str| {

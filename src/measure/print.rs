@@ -60,12 +60,8 @@ fn of_device(device: &DeviceReport, form: Form) -> String {
 }
 
 fn floors(floors: &Floors) -> String {
-    let Peaks { f32, f16, matrix } = floors.peak_flop_per_s;
     let mut parts = vec![format!("copy {:.1} GB/s", floors.copy_bytes_per_s / 1e9)];
-    let peaks = [("f32", f32), ("f16", f16), ("matrix units", matrix)];
-    for (name, peak) in peaks.iter().filter_map(|(name, peak)| Some((name, (*peak)?))) {
-        parts.push(format!("{:.0} GFLOP/s {name}", peak / 1e9));
-    }
+    parts.extend(floors.peak_flop_per_s.named().map(|(kind, peak)| format!("{:.0} GFLOP/s {kind}", peak / 1e9)));
     if let (Some(dispatch), Some(record), Some(submission), Some(clock)) =
         (floors.dispatch_us, floors.record_us, floors.submission_us, &floors.clock)
     {
@@ -219,9 +215,7 @@ fn percent(share: f64) -> String {
 }
 
 fn shares(shares: &Peaks) -> String {
-    let parts = [("f32", shares.f32), ("f16", shares.f16), ("matrix", shares.matrix)];
-    let parts = parts.iter().filter_map(|(name, share)| Some(format!("{} {name}", percent((*share)?))));
-    parts.collect::<Vec<_>>().join(", ")
+    shares.named().map(|(kind, share)| format!("{} {kind}", percent(share))).collect::<Vec<_>>().join(", ")
 }
 
 /// Bytes in the unit that fits, a thousand of one being the next.

@@ -69,6 +69,21 @@ pub struct Floors {
     pub peak_flop_per_s: Peaks,
 }
 
+#[cfg(test)]
+impl Floors {
+    /// Round numbers: copies at 10 GB/s; 100 GFLOP/s in f32, 200 in f16, 1000 in matrices.
+    pub fn example() -> Self {
+        Floors {
+            copy_bytes_per_s: 10e9,
+            dispatch_us: None,
+            record_us: None,
+            submission_us: None,
+            clock: None,
+            peak_flop_per_s: Peaks { f32: Some(100e9), f16: Some(200e9), matrix: Some(1000e9) },
+        }
+    }
+}
+
 /// One number for each kind of arithmetic that the device has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Peaks {
@@ -79,6 +94,12 @@ pub struct Peaks {
 }
 
 impl Peaks {
+    /// The kinds that the device has, by their names for people.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let all = [("f32", self.f32), ("f16", self.f16), ("matrix units", self.matrix)];
+        all.into_iter().filter_map(|(kind, peak)| Some((kind, peak?)))
+    }
+
     /// A rate as a share of each peak.
     pub fn shares(&self, flop_per_s: f64) -> Peaks {
         let share = |peak: Option<f64>| peak.map(|peak| flop_per_s / peak);

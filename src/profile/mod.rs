@@ -3,7 +3,6 @@
 
 mod page;
 mod report;
-mod roof;
 mod roofline;
 mod table;
 mod text;
@@ -11,7 +10,6 @@ mod trace;
 
 pub use page::page;
 pub use report::{Line, Report, Subject, Total};
-pub use roof::Roof;
 pub use roofline::roofline;
 pub use table::table;
 pub use trace::trace;

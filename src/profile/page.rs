@@ -48,7 +48,8 @@ fn data(report: &Report) -> Value {
     let lines = report.lines.iter().map(|line| {
         json!({
             "phase": line.phase.to_string(), "op": line.op, "kernel": line.kernel, "shape": line.shape,
-            "layer": line.layer, "runs": line.runs, "ns": line.ns, "bytes": line.cost.bytes, "flop": line.cost.flops,
+            "layer": line.layer, "runs": line.runs, "ns": line.ns, "least": line.least, "bytes": line.cost.bytes,
+            "flop": line.cost.flops,
         })
     });
     let phases = report.phases.iter().map(|total| {
@@ -58,8 +59,6 @@ fn data(report: &Report) -> Value {
             "bytes": total.cost.bytes, "flop": total.cost.flops,
         })
     });
-    let roof =
-        report.roof.as_ref().map(|roof| json!({"bytes": roof.bytes, "flops": roof.flops, "dispatch": roof.dispatch}));
     let passes =
         report.passes.iter().map(|(name, phase, span)| json!([name, phase.to_string(), span.begin, span.length()]));
     let host = report.host.iter().map(|(work, span)| json!([work.to_string(), span.begin, span.length()]));
@@ -69,7 +68,7 @@ fn data(report: &Report) -> Value {
         "clock": report.clock.to_string(),
         "colours": COLOURS.len(),
         "operators": report.operators(),
-        "roof": roof,
+        "dispatch": report.floors.dispatch_us.map(|us| 1e3 * us),
         "phases": phases.collect::<Vec<_>>(),
         "lines": lines.collect::<Vec<_>>(),
         "passes": passes.collect::<Vec<_>>(),

@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::backend::measured::{Clock, HostWork, Measured, Phase, Span};
 use crate::generate::workload::Runs;
 use crate::graph::ValueKind;
+use crate::measure::operators::roofline;
+use crate::measure::report::Floors;
 use crate::plan::{Cost, Plan};
-use crate::profile::roof::Roof;
 
 /// What was run, and where.
 #[derive(Clone, Debug, Serialize)]
@@ -30,7 +31,8 @@ pub struct Subject {
 pub struct Report {
     pub subject: Subject,
     pub clock: Clock,
-    pub roof: Option<Roof>,
+    /// What the device can do at best.
+    pub floors: Floors,
     pub phases: Vec<Total>,
     /// The dispatches of the plans, in order, each with all of its executions.
     pub lines: Vec<Line>,
@@ -53,6 +55,8 @@ pub struct Total {
     pub measured: u64,
     /// The sum of its dispatches.
     pub work: u64,
+    /// The sum of their least times.
+    pub least: f64,
     pub cost: Cost,
 }
 
@@ -66,12 +70,39 @@ pub struct Line {
     pub shape: String,
     /// The layer of the model, or what is before and after its layers.
     pub layer: String,
+    /// Whether the kernel multiplies cooperative matrices: their peak bounds it, not that of f32.
+    pub matrices: bool,
     pub runs: usize,
     pub ns: u64,
+    /// Nanoseconds that the executions take at least: each its bytes at the rate of a copy, or its operations at the peak
+    /// of the kernel's arithmetic, whichever is longer.
+    pub least: f64,
     pub cost: Cost,
 }
 
 impl Line {
+    /// Adds an execution.
+    fn add(&mut self, ns: u64, cost: Cost, floors: &Floors) {
+        let (least, _) = roofline(cost.bytes, Some(cost.flops), self.matrices, floors);
+        self.runs += 1;
+        self.ns += ns;
+        self.least += 1e9 * least;
+        self.cost = [self.cost, cost].into_iter().sum();
+    }
+
+    /// Adds the executions of another line.
+    fn join(&mut self, other: &Line) {
+        self.runs += other.runs;
+        self.ns += other.ns;
+        self.least += other.least;
+        self.cost = [self.cost, other.cost].into_iter().sum();
+    }
+
+    /// The share of the roofline that it reaches: its least time over its time. Data in a cache may pass 1.
+    pub fn reached(&self) -> f64 {
+        self.least / self.ns.max(1) as f64
+    }
+
     /// Seconds of all executions.
     pub fn seconds(&self) -> f64 {
         self.ns as f64 / 1e9
@@ -82,12 +113,12 @@ impl Report {
     /// # Panics
     ///
     /// If nothing was measured.
-    pub fn new(subject: Subject, runs: &Runs, roof: Option<Roof>) -> Self {
+    pub fn new(subject: Subject, runs: &Runs, floors: Floors) -> Self {
         let clock = runs.measured.first().expect("a prompt was measured").clock;
         let mut report = Report {
             subject,
             clock,
-            roof,
+            floors,
             phases: Vec::new(),
             lines: Vec::new(),
             passes: Vec::new(),
@@ -106,10 +137,7 @@ impl Report {
                     lines.push(line(measured, timed.node, timed.dispatch, &layers[timed.node]));
                     lines.len() - 1
                 });
-                let line = &mut report.lines[index];
-                line.runs += 1;
-                line.ns += timed.span.length();
-                line.cost = [line.cost, timed.cost].into_iter().sum();
+                report.lines[index].add(timed.span.length(), timed.cost, &report.floors);
                 report.work.push((index, timed.span, timed.cost));
             }
             report.host.extend(&measured.host);
@@ -131,6 +159,7 @@ impl Report {
             undisturbed: undisturbed.as_nanos() as u64,
             measured: measured.as_nanos() as u64,
             work: lines().map(|line| line.ns).sum(),
+            least: lines().map(|line| line.least).sum(),
             cost: lines().map(|line| line.cost).sum(),
         }
     }
@@ -141,11 +170,7 @@ impl Report {
         for line in self.lines.iter().filter(|line| line.phase == phase) {
             let own = key(line);
             match found.iter_mut().find(|(key, _)| *key == own) {
-                Some((_, sum)) => {
-                    sum.runs += line.runs;
-                    sum.ns += line.ns;
-                    sum.cost = [sum.cost, line.cost].into_iter().sum();
-                }
+                Some((_, sum)) => sum.join(line),
                 None => found.push((own, line.clone())),
             }
         }
@@ -183,8 +208,10 @@ fn line(measured: &Measured, node: usize, dispatch: Option<usize>, layer: &str) 
         kernel: step.map_or_else(|| format!("cpu/{}", node.op.name()), |step| step.dispatch.kernel.0.name()),
         shape: format!("{} → {}", types(&node.reads), types(written)),
         layer: layer.to_owned(),
+        matrices: step.is_some_and(|step| step.dispatch.kernel.0.requires.cooperative.is_some()),
         runs: 0,
         ns: 0,
+        least: 0.0,
         cost: Cost::default(),
     }
 }
@@ -235,6 +262,41 @@ fn index(name: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A line without executions.
+    fn line(matrices: bool) -> Line {
+        let (phase, layer) = (Phase::Prompt, String::new());
+        let (kernel, shape) = (String::new(), String::new());
+        let cost = Cost::default();
+        Line { phase, op: "linear", kernel, shape, layer, matrices, runs: 0, ns: 0, least: 0.0, cost }
+    }
+
+    #[test]
+    fn a_kernel_is_held_to_the_peak_of_its_own_arithmetic() {
+        // Copies at 10 GB/s; 100 GFLOP/s in f32, 200 in f16, 1000 in matrices.
+        let floors = Floors::example();
+        let reached = |matrices, cost| {
+            let mut line = line(matrices);
+            // A millisecond.
+            line.add(1_000_000, cost, &floors);
+            line.reached()
+        };
+        let near = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-9, "{found}, not {wanted}");
+        // 50 GFLOP/s are half of what f32 allows, and a twentieth of what matrices do.
+        let product = Cost { bytes: 1000, flops: 50_000_000 };
+        near(reached(false, product), 0.5);
+        near(reached(true, product), 0.05);
+        // 8 GB/s.
+        near(reached(true, Cost { bytes: 8_000_000, flops: 50_000_000 }), 0.8);
+        near(reached(false, Cost { bytes: 8_000_000, flops: 0 }), 0.8);
+        // Two kernels of one operator, each at its own roof: neither the bytes nor the operations of both are at one.
+        let (mut both, mut other) = (line(false), line(true));
+        both.add(1_000_000, Cost { bytes: 10_000_000, flops: 1000 }, &floors);
+        other.add(1_000_000, Cost { bytes: 1000, flops: 1_000_000_000 }, &floors);
+        both.join(&other);
+        near(both.reached(), 1.0);
+        assert_eq!((both.runs, both.ns, both.cost), (2, 2_000_000, Cost { bytes: 10_001_000, flops: 1_000_001_000 }));
+    }
 
     #[test]
     fn weights_name_their_layer() {

@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 
 use crate::backend::measured::Phase;
+use crate::measure::report::Floors;
 use crate::profile::report::{Line, Report};
-use crate::profile::roof::Roof;
 use crate::profile::text::{digits, escaped, scaled, time};
 
 /// Colours of operators by their place in [`Report::operators`], on light and on dark paper. All others share the last.
@@ -92,7 +92,7 @@ pub fn roofline(report: &Report) -> String {
 /// The drawing as an element, with its own style or with that of the page around it.
 pub fn drawing(report: &Report, title: &str, style: Option<&str>) -> String {
     let points = points(report);
-    let axes = axes(&points, report.roof.as_ref());
+    let axes = axes(&points, &report.floors);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"roofline\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
          aria-label=\"Roofline: {0}\" font-family=\"system-ui, sans-serif\" font-size=\"12\">\n",
@@ -103,10 +103,8 @@ pub fn drawing(report: &Report, title: &str, style: Option<&str>) -> String {
         let _ = writeln!(svg, "<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>");
     }
     svg += &grid(&axes, points.iter().any(|point| point.intensity.is_none()));
-    if let Some(roof) = &report.roof {
-        svg += &lines(&axes, roof);
-    }
-    svg += &marks(&axes, &points, report.roof.as_ref());
+    svg += &lines(&axes, &report.floors);
+    svg += &marks(&axes, &points);
     svg += &legend(report);
     svg + "</svg>\n"
 }
@@ -131,17 +129,22 @@ fn points(report: &Report) -> Vec<Point> {
 }
 
 /// Axes that hold all points and the corner of the roof.
-fn axes(points: &[Point], roof: Option<&Roof>) -> Axes {
-    let corner = roof.filter(|roof| roof.most() > 0.0).map(|roof| roof.most() / roof.bytes);
-    let xs: Vec<f64> = points.iter().filter_map(|point| point.intensity).chain(corner).collect();
+fn axes(points: &[Point], floors: &Floors) -> Axes {
+    let (copy, most) = (floors.copy_bytes_per_s, most(floors));
+    let xs: Vec<f64> = points.iter().filter_map(|point| point.intensity).chain(most.map(|most| most / copy)).collect();
     let [left, right] = decades(&xs, 0.3);
     let edge = 10_f64.powf(left);
     let ys: Vec<f64> = (points.iter())
         .map(|point| point.intensity.map_or(point.rate * edge, |_| point.rate))
-        .chain(roof.filter(|_| corner.is_some()).map(Roof::most))
-        .chain(roof.map(|roof| roof.bytes * edge))
+        .chain(most)
+        .chain([copy * edge])
         .collect();
     Axes { x: [left, right], y: decades(&ys, 0.25) }
+}
+
+/// The highest peak, if the device has one.
+fn most(floors: &Floors) -> Option<f64> {
+    floors.peak_flop_per_s.named().map(|(_, rate)| rate).reduce(f64::max)
 }
 
 /// Logarithms of the range of some values, with a margin.
@@ -202,34 +205,35 @@ fn grid(axes: &Axes, strip: bool) -> String {
 }
 
 /// The slope of the copy rate and the level of each peak.
-fn lines(axes: &Axes, roof: &Roof) -> String {
+fn lines(axes: &Axes, floors: &Floors) -> String {
+    let rate = floors.copy_bytes_per_s;
     let edge = |end: usize| 10_f64.powf(axes.x[end]);
     let mut svg = String::from("<g class=\"roof\" fill=\"none\" stroke=\"#1c2430\" stroke-width=\"1.6\">\n");
     let mut labels = String::from("<g class=\"roof-name\" fill=\"#1c2430\" font-size=\"11.5\">\n");
-    let corner = if roof.most() > 0.0 { (roof.most() / roof.bytes).min(edge(1)) } else { edge(1) };
-    let (begin, end) = (axes.y(roof.bytes * edge(0)), axes.y(roof.bytes * corner));
+    let corner = most(floors).map_or(edge(1), |most| (most / rate).min(edge(1)));
+    let (begin, end) = (axes.y(rate * edge(0)), axes.y(rate * corner));
     let _ = writeln!(svg, "<path d=\"M{LEFT} {begin:.1}H{:.1}L{:.1} {end:.1}\"/>", LEFT + STRIP, axes.x(corner));
     // The label lies along the slope, a third of the way up.
     let at = (edge(0).log10() + 0.33 * (corner.log10() - edge(0).log10()), edge(0));
-    let (x, y) = (axes.x(10_f64.powf(at.0)), axes.y(roof.bytes * 10_f64.powf(at.0)));
-    let rise = axes.y(roof.bytes * at.1) - axes.y(roof.bytes * corner);
+    let (x, y) = (axes.x(10_f64.powf(at.0)), axes.y(rate * 10_f64.powf(at.0)));
+    let rise = axes.y(rate * at.1) - axes.y(rate * corner);
     let angle = -(rise / (axes.x(corner) - axes.x(at.1)).max(1.0)).atan().to_degrees();
-    let copy = format!("copy {}B/s", scaled(roof.bytes));
+    let copy = format!("copy {}B/s", scaled(rate));
     let _ = writeln!(
         labels,
         "<text transform=\"translate({x:.1} {y:.1}) rotate({angle:.1}) translate(0 -7)\" text-anchor=\"middle\">{copy}\
          </text>"
     );
-    for (kind, rate) in roof.flops.iter().filter(|(_, rate)| *rate > 0.0) {
-        let (x, y, right) = (axes.x((rate / roof.bytes).clamp(edge(0), edge(1))), axes.y(*rate), WIDTH - RIGHT);
+    for (kind, peak) in floors.peak_flop_per_s.named() {
+        let (x, y, right) = (axes.x((peak / rate).clamp(edge(0), edge(1))), axes.y(peak), WIDTH - RIGHT);
         let _ = writeln!(svg, "<path d=\"M{x:.1} {y:.1}H{right}\"/>");
-        let name = format!("{} {}FLOP/s", escaped(kind), scaled(*rate));
+        let name = format!("{kind} {}FLOP/s", scaled(peak));
         let _ = writeln!(labels, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>", right - 4.0, y - 6.0);
     }
     format!("{svg}</g>\n{labels}</g>\n")
 }
 
-fn marks(axes: &Axes, points: &[Point], roof: Option<&Roof>) -> String {
+fn marks(axes: &Axes, points: &[Point]) -> String {
     let mut order: Vec<&Point> = points.iter().collect();
     // Small points lie above large ones.
     order.sort_by(|a, b| b.share.total_cmp(&a.share));
@@ -248,7 +252,7 @@ fn marks(axes: &Axes, points: &[Point], roof: Option<&Roof>) -> String {
         let _ = writeln!(
             svg,
             "<g class=\"point {phase} c{colour}\" tabindex=\"0\"><title>{}</title>{}</g>",
-            escaped(&describe(point, roof)),
+            escaped(&describe(point)),
             mark(phase, x, y, r, COLOURS[*colour].0)
         );
         // The operators that matter have their name beside them, where it covers no other name.
@@ -301,7 +305,7 @@ fn mark(phase: Phase, x: f64, y: f64, r: f64, colour: &str) -> String {
     )
 }
 
-fn describe(point: &Point, roof: Option<&Roof>) -> String {
+fn describe(point: &Point) -> String {
     let Line { phase, op, kernel, runs, ns, cost, .. } = &point.line;
     let seconds = point.line.seconds().max(1e-9);
     let (bytes, flops) = (cost.bytes as f64 / seconds, cost.flops as f64 / seconds);
@@ -314,10 +318,7 @@ fn describe(point: &Point, roof: Option<&Roof>) -> String {
     if let Some(intensity) = point.intensity {
         let _ = write!(text, ", {}FLOP/s, {} FLOP per byte", scaled(flops), digits(intensity));
     }
-    if let Some(roof) = roof {
-        let _ = write!(text, "\n{:.0} % of the roof", 100.0 * roof.reached(bytes, flops));
-    }
-    text
+    text + &format!("\n{:.0} % of the roof", 100.0 * point.line.reached())
 }
 
 fn legend(report: &Report) -> String {
@@ -349,6 +350,50 @@ fn legend(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::report::Peaks;
+    use crate::plan::Cost;
+
+    #[test]
+    fn axes_hold_every_point_and_the_corner_of_the_roof() {
+        let line = Line {
+            phase: Phase::Decode,
+            op: "linear",
+            kernel: String::new(),
+            shape: String::new(),
+            layer: String::new(),
+            matrices: false,
+            runs: 1,
+            ns: 1,
+            least: 1.0,
+            cost: Cost::default(),
+        };
+        let point = |intensity, rate| Point { line: line.clone(), colour: 0, intensity, rate, share: 0.5 };
+        let inside = |axes: &Axes, intensity: Option<f64>, rate: f64| {
+            // A kernel without operations stands in the strip, as high as its bytes at the left edge.
+            let (x, y) = match intensity {
+                Some(intensity) => (axes.x(intensity), axes.y(rate)),
+                None => (LEFT + STRIP, axes.y(rate * 10_f64.powf(axes.x[0]))),
+            };
+            let across = (LEFT + STRIP..=WIDTH - RIGHT).contains(&x);
+            assert!(across && (TOP..=HEIGHT - BOTTOM).contains(&y), "{intensity:?} at {rate} lies at {x}, {y}");
+        };
+        let floors = Floors::example();
+        let none = Floors { peak_flop_per_s: Peaks::default(), ..Floors::example() };
+        for (points, floors) in [
+            (vec![point(Some(0.01), 1e6), point(Some(3e4), 5e12), point(None, 2e3), point(None, 9e12)], &floors),
+            (vec![point(Some(2.0), 20e9)], &floors),
+            (vec![], &floors),
+            (vec![point(None, 1e9)], &none),
+            (vec![], &none),
+        ] {
+            let axes = axes(&points, floors);
+            points.iter().for_each(|point| inside(&axes, point.intensity, point.rate));
+            inside(&axes, None, floors.copy_bytes_per_s);
+            if let Some(most) = most(floors) {
+                inside(&axes, Some(most / floors.copy_bytes_per_s), most);
+            }
+        }
+    }
 
     #[test]
     fn ticks_are_round_numbers_inside_the_range() {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::plan::Cost;
 use crate::profile::report::{Report, Total};
 use crate::profile::text::{digits, scaled, time};
 
@@ -10,15 +11,15 @@ pub fn table(report: &Report) -> String {
     let subject = &report.subject;
     let mut text = format!("{} on {}:{}\n", subject.model, subject.backend, subject.device);
     let _ = writeln!(text, "times by {}", report.clock);
-    if let Some(roof) = &report.roof {
-        let peaks = roof.flops.iter().map(|(kind, rate)| format!("{}FLOP/s of {kind}", scaled(*rate)));
-        let peaks: Vec<String> = peaks.collect();
-        let _ = write!(text, "at most {}B/s of a copy, {}", scaled(roof.bytes), peaks.join(", "));
-        let _ = match roof.dispatch {
-            Some(ns) => writeln!(text, "; an empty dispatch {}", time(ns)),
-            None => writeln!(text),
-        };
+    let floors = &report.floors;
+    let _ = write!(text, "at most {}B/s of a copy", scaled(floors.copy_bytes_per_s));
+    for (kind, rate) in floors.peak_flop_per_s.named() {
+        let _ = write!(text, ", {}FLOP/s of {kind}", scaled(rate));
     }
+    let _ = match floors.dispatch_us {
+        Some(us) => writeln!(text, "; an empty dispatch {}", time(1e3 * us)),
+        None => writeln!(text),
+    };
 
     let _ = writeln!(
         text,
@@ -55,24 +56,23 @@ fn operators(report: &Report, total: &Total) -> String {
         "GFLOP/s",
         "of roof"
     );
-    let mut row = |name: &str, runs: usize, ns: u64, bytes: u64, flops: u64| {
-        let seconds = ns.max(1) as f64 / 1e9;
-        let (byte_rate, flop_rate) = (bytes as f64 / seconds, flops as f64 / seconds);
-        let best = report.roof.as_ref().map(|roof| roof.reached(byte_rate, flop_rate));
-        let best = best.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
-        let flop_rate = if flops == 0 { String::new() } else { digits(flop_rate / 1e9) };
+    let mut row = |name: &str, runs: usize, ns: u64, least: f64, Cost { bytes, flops }: Cost| {
+        // Bytes and operations a nanosecond are their billions a second.
+        let all = ns.max(1) as f64;
         let _ = writeln!(
             text,
-            "{name:<16} {runs:>10} {:>10} {:>7} {:>10} {:>8} {flop_rate:>9} {best:>7}",
+            "{name:<16} {runs:>10} {:>10} {:>7} {:>10} {:>8} {:>9} {:>7}",
             time(ns as f64),
             format!("{:.1} %", 100.0 * ns as f64 / total.work.max(1) as f64),
             time(ns as f64 / runs.max(1) as f64),
-            digits(byte_rate / 1e9),
+            digits(bytes as f64 / all),
+            if flops == 0 { String::new() } else { digits(flops as f64 / all) },
+            format!("{:.0} %", 100.0 * least / all),
         );
     };
     for (name, line) in &rows {
-        row(name, line.runs, line.ns, line.cost.bytes, line.cost.flops);
+        row(name, line.runs, line.ns, line.least, line.cost);
     }
-    row("all", total.dispatches, total.work, total.cost.bytes, total.cost.flops);
+    row("all", total.dispatches, total.work, total.least, total.cost);
     text
 }

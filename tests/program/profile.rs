@@ -45,6 +45,18 @@ fn the_files_agree_with_the_table() {
                 let ns =
                     *sums.get(&(phase.clone(), op.to_owned())).unwrap_or_else(|| panic!("{line}: not in the trace"));
                 assert!((told - ns as f64).abs() <= 0.006 * ns as f64 + 0.01, "{line}: the trace has {ns} ns");
+                // The share of the roof is the least time over the time.
+                let sum = |what: &str| -> f64 {
+                    let own = lines.iter().filter(|line| line["phase"] == *phase && line["op"] == op);
+                    own.map(|line| line[what].as_f64().expect("a number")).sum()
+                };
+                let share = words.iter().rev().nth(1).and_then(|word| word.parse::<f64>().ok()).expect("a share");
+                assert!(
+                    (share - 100.0 * sum("least") / sum("ns")).abs() <= 0.501,
+                    "{line}: {} ns at least",
+                    sum("least")
+                );
+                assert!(sum("least") > 0.0, "{line}: everything moves something");
                 found.insert((phase.clone(), op.to_owned()));
             }
             _ => {}

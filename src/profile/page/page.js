@@ -1,7 +1,7 @@
 'use strict';
 (() => {
-  // lines: {phase, op, kernel, shape, layer, runs, ns, bytes, flop}; work: [line, begin, length]; host: [name, begin,
-  // length]; passes: [name, phase, begin, length]. Times are nanoseconds.
+  // lines: {phase, op, kernel, shape, layer, runs, ns, least, bytes, flop}; work: [line, begin, length]; host: [name,
+  // begin, length]; passes: [name, phase, begin, length]. Times are nanoseconds.
   const data = JSON.parse(document.getElementById('data').textContent);
   const $ = (id) => document.getElementById(id);
   const make = (tag, className, text) => {
@@ -21,17 +21,13 @@
   const percent = (v) => `${(100 * v).toFixed(1)} %`;
   const colour = (op) => `c${Math.min(data.operators.indexOf(op), data.colours - 1)}`;
   const rate = (line, what) => (line.ns > 0 ? line[what] / line.ns * 1e9 : 0);
-  const peak = data.roof ? Math.max(0, ...data.roof.flops.map((f) => f[1])) : 0;
-  const reached = (line) => {
-    if (!data.roof) return NaN;
-    return Math.max(rate(line, 'bytes') / data.roof.bytes, peak > 0 ? rate(line, 'flop') / peak : 0);
-  };
+  const reached = (line) => line.least / Math.max(1, line.ns);
   const sums = (lines, key) => {
     const found = new Map();
     for (const line of lines) {
       const name = line[key];
-      const sum = found.get(name) || { name, op: line.op, runs: 0, ns: 0, bytes: 0, flop: 0, lines: [] };
-      for (const what of ['runs', 'ns', 'bytes', 'flop']) sum[what] += line[what];
+      const sum = found.get(name) || { name, op: line.op, runs: 0, ns: 0, least: 0, bytes: 0, flop: 0, lines: [] };
+      for (const what of ['runs', 'ns', 'least', 'bytes', 'flop']) sum[what] += line[what];
       sum.lines.push(line);
       found.set(name, sum);
     }
@@ -40,8 +36,7 @@
   const details = (line) => {
     let text = `${time(line.ns / line.runs)} each, ${line.runs === 1 ? 'once' : `${line.runs} times`}\n${amount(rate(line, 'bytes'), 'B/s')}`;
     if (line.flop > 0) text += `, ${amount(rate(line, 'flop'), 'FLOP/s')}`;
-    if (data.roof) text += `, ${Math.round(100 * reached(line))} % of the roof`;
-    return text;
+    return `${text}, ${Math.round(100 * reached(line))} % of the roof`;
   };
 
   // ---- the tip ----
@@ -65,12 +60,10 @@
     (subject.images ? `, ${subject.images} ${subject.images === 1 ? 'picture' : 'pictures'}` : '') +
     ` · times by ${data.clock}`;
   $('prompt').append('Prompt: ', make('b', '', subject.prompt));
-  const note = data.roof
-    ? 'Each point is a kernel: its area grows with its share of the time, its distance to the lines is what is left. ' +
-      'The lines were measured on this device: a copy, and multiply-adds in registers. Data in a cache may pass the copy.' +
-      (data.roof.dispatch ? ` An almost empty dispatch takes ${time(data.roof.dispatch)}.` : '')
-    : 'Each point is a kernel: its area grows with its share of the time.';
-  $('roof-note').textContent = note;
+  $('roof-note').textContent = 'Each point is a kernel: its area grows with its share of the time, its distance to the ' +
+    'lines is what is left. The lines were measured on this device: a copy, and multiply-adds in registers. A kernel is ' +
+    'held to the peak of f32, or of matrix units if it uses them. Data in a cache may pass the copy.' +
+    (data.dispatch ? ` An almost empty dispatch takes ${time(data.dispatch)}.` : '');
   $('footer').textContent = `dunlin ${subject.version}. Bytes and FLOP are lower bounds: each byte once, weights in ` +
     'their own format; a multiply-add is two FLOP. Times of dispatches are those of the measured run.';
   for (const phase of data.phases) {
@@ -224,7 +217,7 @@
       share.append(track);
       cell('n', digits(rate(line, 'bytes') / 1e9));
       cell('n', line.flop > 0 ? digits(rate(line, 'flop') / 1e9) : '');
-      cell('n', data.roof ? `${Math.round(100 * reached(line))} %` : '');
+      cell('n', `${Math.round(100 * reached(line))} %`);
       return row;
     }));
   };
