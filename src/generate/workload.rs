@@ -7,10 +7,10 @@ use super::model::Model;
 use super::prompt::Prompt;
 use super::sampler::Sampling;
 use crate::backend::measured::{Clock, Measured, Phase};
-use crate::backend::{Session, Step, Want};
+use crate::backend::{Sampled, Session, Step, Want};
 use crate::clock::Instant;
 use crate::error::{Error, Result};
-use crate::work::Family;
+use crate::work::{Family, Row};
 
 /// What is run: the pictures of a prompt, the prompt, and decoding steps.
 pub struct Workload {
@@ -64,12 +64,13 @@ impl Workload {
         let all = 3 * self.passes(0) + few + 2 * self.tokens;
         self.once(&mut *session, few, 1, &|done| progress(done, all))?;
         let found = session.measured();
-        let trusted = clock.or(found.last().map(|measured| measured.clock));
+        // Of a driver that writes no timestamps, the first pass is not recorded. Here it was the only one.
+        let trusted = clock.unwrap_or(found.last().map_or(Clock::Submissions, |measured| measured.clock));
 
         let before = self.passes(few);
         let depth = session.depth();
         let (undisturbed, _) = self.once(&mut *session, self.tokens, depth, &|done| progress(before + done, all))?;
-        session.measure(trusted)?;
+        session.measure(Some(trusted))?;
         let before = before + self.passes(self.tokens);
         let (measured, ids) = self.once(&mut *session, self.tokens, 1, &|done| progress(before + done, all))?;
         let both = undisturbed.into_iter().zip(measured);
@@ -120,27 +121,36 @@ impl Workload {
         found.extend(chosen.iter().map(|sampled| sampled.id));
         phases.push((Phase::Prompt, start.elapsed()));
 
+        let steps: Vec<Vec<Row>> = (0..tokens).map(|step| vec![row(ids.len() + step)]).collect();
         let start = Instant::now();
-        let mut in_flight = 0;
-        for step in 0..tokens {
-            if in_flight == depth {
-                session.sampled(&mut chosen)?;
-                found.extend(chosen.iter().map(|sampled| sampled.id));
-                in_flight -= 1;
-            }
-            let rows = [row(ids.len() + step)];
-            let (family, want) = (Family::Few, Want::Token);
-            session.run(&Step { rows: &rows, family, want, logits: false, images: false })?;
-            in_flight += 1;
-            passed();
-        }
-        for _ in 0..in_flight {
-            session.sampled(&mut chosen)?;
+        decode(session, &steps, depth, &mut |chosen| {
             found.extend(chosen.iter().map(|sampled| sampled.id));
-        }
+            passed();
+        })?;
         if tokens > 0 {
             phases.push((Phase::Decode, start.elapsed()));
         }
         Ok((phases, found))
     }
+}
+
+/// Decodes steps with the given rows, as the scheduler does: up to `depth` steps are in flight. `each` gets the tokens of
+/// each step.
+pub fn decode(
+    session: &mut dyn Session,
+    steps: &[Vec<Row>],
+    depth: usize,
+    each: &mut dyn FnMut(&[Sampled]),
+) -> Result<()> {
+    let (mut asked, mut chosen) = (0, Vec::new());
+    for taken in 0..steps.len() {
+        while asked < steps.len() && asked - taken < depth.max(1) {
+            let rows = &steps[asked];
+            session.run(&Step { rows, family: Family::Few, want: Want::Token, logits: false, images: false })?;
+            asked += 1;
+        }
+        session.sampled(&mut chosen)?;
+        each(&chosen);
+    }
+    Ok(())
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::backend::{Engine, Sampled, Session, Step, Want, work_of_thread};
+use crate::backend::{Engine, Session, Step, Want, work_of_thread};
 use crate::checkpoint::Config;
 use crate::clock::Instant;
 use crate::error::{Error, Result};
 use crate::generate::Model;
+use crate::generate::workload;
 use crate::graph::ValueKind;
 use crate::measure::report::{DecodeTimes, Floors, Memory, ModelTimes, PictureTimes, PromptTimes};
 use crate::measure::runs::Runs;
@@ -341,21 +342,13 @@ impl Bench<'_> {
     }
 }
 
-/// Decodes `count` tokens of each sequence, as the scheduler does: a few steps are in flight.
+/// Decodes `count` tokens of each sequence.
 fn decode_once(session: &mut dyn Session, count: usize, rows: &dyn Fn(usize) -> Vec<Row>) -> Result<Decoded> {
     let steps: Vec<Vec<Row>> = (0..count).map(rows).collect();
-    let mut chosen: Vec<Sampled> = Vec::new();
+    let depth = session.depth();
     let before = work_of_thread();
     let start = Instant::now();
-    let mut asked = 0;
-    for taken in 0..count {
-        while asked < count && asked - taken < session.depth().max(1) {
-            let rows = &steps[asked];
-            session.run(&Step { rows, family: Family::Few, want: Want::Token, logits: false, images: false })?;
-            asked += 1;
-        }
-        session.sampled(&mut chosen)?;
-    }
+    workload::decode(session, &steps, depth, &mut |_| ())?;
     let seconds = start.elapsed();
     let after = work_of_thread();
     // Between the calls is nothing but counting, so the time of the loop is the time of the calls.

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use fake::{Fake, VOCAB};
 
 use super::*;
+use crate::backend::measured::Clock;
 use crate::error::ErrorKind;
+use crate::generate::workload::Workload;
 use crate::generate::{Ended, Generations, Image, Prompt, Sampler};
 
 /// The arithmetic's continuation of `prompt`.
@@ -35,6 +37,20 @@ fn any_depth_and_any_prompt_length_give_the_same_tokens() {
             assert_eq!(ids, all[..until_eos], "depth {depth}, prompt of {length}");
             assert_eq!((stats.prompt_tokens, stats.generated_tokens), (length, until_eos));
         }
+    }
+}
+
+#[test]
+fn every_pass_of_a_workload_is_measured_though_the_driver_writes_no_timestamps() {
+    for (prompt, tokens) in [(1, 0), (256, 0), (257, 0), (3, 1), (3, 7)] {
+        let prompt: Vec<u32> = (0..prompt).map(|index| 3 + index).collect();
+        let model = Fake::new().model(prompt.len() + tokens);
+        let workload = Workload::new(&model, Prompt::tokens(prompt.as_slice()), tokens).unwrap();
+        let runs = workload.run(None, &|_, _| ()).unwrap();
+        let at = format!("{} and {tokens} tokens", prompt.len());
+        assert_eq!(runs.measured.len(), prompt.len().div_ceil(256) + tokens, "{at}");
+        assert!(runs.measured.iter().all(|measured| measured.clock == Clock::Submissions), "{at}");
+        assert_eq!(runs.ids, expected(&prompt, tokens + 1), "{at}");
     }
 }
 
