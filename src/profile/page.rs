@@ -76,3 +76,15 @@ fn data(report: &Report) -> Value {
         "work": work.collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    /// Browsers take some ten thousand arguments, and a run has more dispatches.
+    #[test]
+    fn the_script_passes_no_list_as_arguments() {
+        let script = include_str!("page/page.js");
+        for call in ["Math.max(...", "Math.min(...", ".push(..."] {
+            assert!(!script.contains(call), "`{call}` in page.js");
+        }
+    }
+}

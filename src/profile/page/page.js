@@ -20,6 +20,8 @@
   const amount = (v, unit) => scale(v, ['', 'k', 'M', 'G', 'T'].map((prefix) => prefix + unit));
   const percent = (v) => `${(100 * v).toFixed(1)} %`;
   const colour = (op) => `c${Math.min(data.operators.indexOf(op), data.colours - 1)}`;
+  // A spread has no room for lists as long as a run.
+  const largest = (values) => values.reduce((most, value) => Math.max(most, value), 1);
   const rate = (line, what) => (line.ns > 0 ? line[what] / line.ns * 1e9 : 0);
   const reached = (line) => line.least / Math.max(1, line.ns);
   const sums = (lines, key) => {
@@ -112,7 +114,7 @@
       return bar;
     }));
     const layers = sums(lines, 'layer');
-    const most = Math.max(...layers.map((layer) => layer.ns), 1);
+    const most = largest(layers.map((layer) => layer.ns));
     const step = Math.ceil(layers.length / 16);
     $('layers').replaceChildren(...layers.map((layer, index) => {
       const number = /^(?:layer|block) (\d+)$/.exec(layer.name);
@@ -155,7 +157,7 @@
   // ---- the list of dispatches ----
   const columns = [
     ['operator', (line) => line.op, 0],
-    ['layer', (line) => line.order, 0],
+    ['layer', (line) => line.index, 0],
     ['kernel', (line) => line.kernel, 0],
     ['shape', (line) => line.shape, 0],
     ['runs', (line) => line.runs, 1],
@@ -165,7 +167,7 @@
     ['GFLOP/s', (line) => rate(line, 'flop'), 1],
     ['of roof', reached, 1],
   ];
-  data.lines.forEach((line, index) => { line.index = index; line.order = index; });
+  data.lines.forEach((line, index) => { line.index = index; });
   let sorted = { column: 6, down: true };
   let found = -1;
   const head = make('tr');
@@ -193,7 +195,7 @@
       if (index === sorted.column) cell.setAttribute('aria-sort', sorted.down ? 'descending' : 'ascending');
       else cell.removeAttribute('aria-sort');
     });
-    const most = Math.max(...lines.map((line) => line.ns), 1);
+    const most = largest(lines.map((line) => line.ns));
     $('lines').tBodies[0].replaceChildren(...lines.map((line) => {
       const row = make('tr', line.index === found ? 'found' : '');
       row.id = `line-${line.index}`;
@@ -225,11 +227,11 @@
 
   // ---- the timeline ----
   const canvas = $('timeline');
-  const end = Math.max(...data.passes.map((p) => p[2] + p[3]), ...data.work.map((w) => w[1] + w[2]), 1);
-  const begin = Math.min(...data.passes.map((p) => p[2]), end - 1);
+  const end = Math.max(largest(data.passes.map((p) => p[2] + p[3])), largest(data.work.map((w) => w[1] + w[2])));
+  const begin = data.passes.reduce((least, p) => Math.min(least, p[2]), end - 1);
   const rows = [
-    { name: 'passes', top: 30, height: 26, events: data.passes.map(([name, , from, length]) => ({ name, from, length, shade: 'rule' })) },
-    { name: 'host', top: 64, height: 26, events: data.host.map(([name, from, length]) => ({ name, from, length, shade: 'host' })) },
+    { name: 'passes', top: 30, height: 26, events: data.passes.map(([name, , from, length]) => ({ name, from, length, pass: true })) },
+    { name: 'host', top: 64, height: 26, events: data.host.map(([name, from, length]) => ({ name, from, length })) },
     { name: 'device', top: 98, height: 76, events: data.work.map(([line, from, length]) => ({ name: data.lines[line].op, from, length, line: data.lines[line] })) },
   ];
   for (const row of rows) row.events.sort((a, b) => a.from - b.from);
@@ -245,8 +247,8 @@
   };
   const shade = (event) => {
     if (event.line) return colours.ops[Math.min(data.operators.indexOf(event.line.op), data.colours - 1)];
-    if (event.shade === 'rule') return colours.rule;
-    return { encode: colours.ops[4], submit: colours.ops[6], wait: colours.band, run: colours.band, sample: colours.ops[2] }[event.name] || colours.soft;
+    if (event.pass) return colours.rule;
+    return { encode: colours.ops[4], submit: colours.ops[6], wait: colours.band, run: colours.band, sample: colours.ops[2] }[event.name];
   };
   // A time with as many digits as neighbours a step apart need.
   const moment = (ns, step) => {
@@ -271,7 +273,6 @@
     const rough = span / Math.max(2, width / 110);
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
-    context.fillStyle = colours.soft;
     for (let tick = Math.ceil((view.from - begin) / step) * step; tick + begin <= view.to; tick += step) {
       const x = at(tick + begin);
       context.globalAlpha = 0.6;
