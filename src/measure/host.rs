@@ -26,12 +26,15 @@ pub fn peak_memory() -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
+/// Bytes of which each thread copies its share: more than caches hold, and no more on a machine with many cores.
+const COPIED: usize = 256 << 20;
+
 /// Bytes a second that all threads together read and write while they copy.
 pub fn copy_rate() -> f64 {
-    const BYTES: usize = 64 << 20;
     const ROUNDS: usize = 5;
     let team = Team::of_cores();
-    let buffers: Vec<_> = (0..team.count()).map(|_| Mutex::new((vec![1_u8; BYTES], vec![2_u8; BYTES]))).collect();
+    let each = COPIED / team.count();
+    let buffers: Vec<_> = (0..team.count()).map(|_| Mutex::new((vec![1_u8; each], vec![2_u8; each]))).collect();
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
         let start = Instant::now();
@@ -42,7 +45,7 @@ pub fn copy_rate() -> f64 {
         });
         best = best.min(start.elapsed().as_secs_f64());
     }
-    (2 * team.count() * BYTES) as f64 / best
+    (2 * team.count() * each) as f64 / best
 }
 
 /// Operations a second of multiply-adds in registers, on all threads together; a multiply-add is two.

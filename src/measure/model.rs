@@ -179,7 +179,8 @@ struct Bench<'a> {
     model: &'a Model,
     work: &'a Workload,
     floors: &'a Floors,
-    /// The most bytes that the device's allocator had handed out, the most positions of a session, and the largest arena.
+    /// The most bytes that the device's allocator had handed out, the most positions of a session, and the largest arena
+    /// of a pass with that of a picture.
     allocated: Option<u64>,
     most: usize,
     arena: u64,

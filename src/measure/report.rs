@@ -134,7 +134,7 @@ pub struct Memory {
     /// Keys, values and ids of `device_positions` positions.
     pub device_cache_bytes: u64,
     pub device_positions: usize,
-    /// Temporaries of the largest pass.
+    /// Temporaries of the largest pass, and those of a picture if one was encoded, which lie beside them.
     pub device_arena_bytes: u64,
     /// What the allocator of the device had handed out at most, where it tells.
     pub device_allocated_bytes: Option<u64>,
@@ -227,16 +227,19 @@ impl Report {
         }
         let report: Report = serde_json::from_value(value).map_err(damaged)?;
         match report.empty() {
-            Some(what) => {
-                Err(Error::prompt(format!("{name}: {what} has no runs, or one that is not above zero: measure again")))
-            }
+            Some(what) => Err(Error::prompt(format!(
+                "{name}: {what} has no runs, or one that is not above zero or has no finite mean and deviation with the \
+                 others: measure again"
+            ))),
             None => Ok(report),
         }
     }
 
-    /// The first measurement without a run or with one that is no number above zero.
+    /// The first measurement without a run, with one that is no number above zero, or with runs too large to be added up.
     fn empty(&self) -> Option<String> {
-        let broken = |runs: &Runs| runs.runs.is_empty() || runs.runs.iter().any(|run| !(run.is_finite() && *run > 0.0));
+        let number = |run: &f64| run.is_finite() && *run > 0.0;
+        let sums = |runs: &Runs| runs.mean.is_finite() && runs.deviation.is_none_or(f64::is_finite);
+        let broken = |runs: &Runs| runs.runs.is_empty() || !runs.runs.iter().all(number) || !sums(runs);
         self.timings().into_iter().find(|timing| broken(&timing.runs)).map(|timing| timing.what)
     }
 
