@@ -29,7 +29,7 @@ pub struct Bench {
     #[arg(required_unless_present_any = ["ops", "compare"], conflicts_with_all = ["ops", "compare"])]
     model: Option<PathBuf>,
     /// all, auto, cpu, gpu, a backend, an index of `dunlin info`, or [BACKEND:]NAME-PART
-    #[arg(long, value_name = "D", default_value = "auto", overrides_with = "device")]
+    #[arg(long, value_name = "D", default_value = "auto")]
     device: String,
     /// Tokens of each prompt
     #[arg(short, value_name = "N,...", value_delimiter = ',', default_value = "512", value_parser = whole(1))]
@@ -69,9 +69,10 @@ pub struct Bench {
     out: Option<PathBuf>,
     #[command(flatten)]
     how: How,
-    /// Load the model, compute its first token, and print what that cost: what a bench runs in new processes
-    #[arg(long, hide = true)]
-    cold: bool,
+    /// Load the model on this device, compute its first token, and print what that cost: what a bench runs in new
+    /// processes
+    #[arg(long, value_name = "D", hide = true)]
+    cold: Option<String>,
 }
 
 fn whole(least: u64) -> clap::builder::RangedU64ValueParser {
@@ -105,14 +106,14 @@ struct ColdStart {
 
 impl Bench {
     pub fn run(self) -> Result<(), Failure> {
-        if let Some(path) = self.out.as_deref().filter(|_| !self.cold) {
+        if let Some(device) = &self.cold {
+            return self.cold_start(device);
+        }
+        if let Some(path) = &self.out {
             output::can_be_written(path)?;
         }
         if let Some(files) = &self.compare {
             return self.compare(&files[0], &files[1]);
-        }
-        if self.cold {
-            return self.cold_start();
         }
         let (devices, mut warnings) = match self.device.trim() {
             "all" => devices::all()?,
@@ -135,8 +136,9 @@ impl Bench {
             warnings: Vec::new(),
         };
         warnings.extend(loud(&report));
-        for warning in &warnings {
-            eprintln!("warning: {warning}");
+        // The other forms say them to people.
+        if self.json {
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         }
         report.warnings = warnings;
         self.print(&print_json(&report)?, &|form| print::report(&report, form))
@@ -232,11 +234,11 @@ impl Bench {
     }
 
     /// Loads the model and computes its first token in this process, which did nothing before.
-    fn cold_start(&self) -> Result<(), Failure> {
+    fn cold_start(&self, device: &str) -> Result<(), Failure> {
         let Some(path) = &self.model else {
             return Err(Error::prompt("--cold wants a model").into());
         };
-        let device = devices::one(&self.device)?.device;
+        let device = devices::one(device)?.device;
         let start = Instant::now();
         let model = Model::load_with(path, &device, &self.how.options()?)?;
         let (load_s, peak_loading_bytes) = (start.elapsed().as_secs_f64(), host::peak_memory());
@@ -253,9 +255,9 @@ impl Bench {
             Error::device(format!("the new process that loads {} on {} {what}", path.display(), measured.label))
         };
         let program = std::env::current_exe().map_err(|error| failed("does not start".into()).caused_by(error))?;
-        // The same arguments, so that the model is loaded in the same way; of two devices the last one counts.
-        let arguments = std::env::args_os().skip(1);
-        let output = Command::new(program).args(arguments).args(["--cold", "--device", &measured.argument]).output();
+        // The same arguments, so that the model is loaded in the same way. Behind `--` an option would be a file.
+        let arguments = std::env::args_os().skip(2);
+        let output = Command::new(program).args(["bench", "--cold", &measured.argument]).args(arguments).output();
         let output = output.map_err(|error| failed("does not start".into()).caused_by(error))?;
         let text = String::from_utf8_lossy(&output.stdout);
         match serde_json::from_str(&text) {
@@ -271,7 +273,7 @@ impl Bench {
         match compared.slower(allowed).len() {
             0 => Ok(()),
             count => Err(Failure::No(format!(
-                "{count} of {} measurements are slower than allowed ({} %), and not by noise",
+                "{count} of {} measurements are slower than allowed ({:.1} %), and not by noise",
                 compared.lines.len(),
                 100.0 * allowed
             ))),
@@ -311,7 +313,8 @@ fn loud(report: &Report) -> Vec<String> {
     let sentence = |timing: Timing| {
         let spread = 100.0 * timing.runs.spread();
         format!(
-            "the machine is not quiet: {}: {} has a spread of {spread:.0} % between runs",
+            "the machine is not quiet: {}: {} has a spread of {spread:.0} % between runs; end other programs, or take \
+             more runs (-r)",
             timing.device, timing.what
         )
     };
@@ -322,7 +325,8 @@ fn print_json(value: &impl Serialize) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(value).map_err(std::io::Error::from)? + "\n")
 }
 
-/// A comparison as JSON: `speedup` is above 1 where it is faster now, and `noise` is how far from 1 says nothing.
+/// A comparison as JSON: `speedup` is above 1 where it is faster now. `noise` is a share of the mean before: means that
+/// differ by no more say nothing.
 fn comparison_json(compared: &Comparison, allowed: f64) -> Result<String, Failure> {
     let line = |line: &Line| {
         serde_json::json!({

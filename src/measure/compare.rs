@@ -21,7 +21,8 @@ pub struct Line {
     pub after: Timing,
     /// How much faster it is now: the ratio of the rates, or the inverse ratio of the times.
     pub speedup: f64,
-    /// How far the speedup of two runs of the same program may be from 1.
+    /// How far the means of two runs of the same program may differ, as a share of the mean before. For a rate that is how
+    /// far its speedup may be from 1, for a time about that.
     pub noise: f64,
 }
 
@@ -117,8 +118,11 @@ fn changes(before: &Report, after: &Report) -> Vec<String> {
     };
     note("dunlin".into(), before.dunlin.clone(), after.dunlin.clone());
     note("processor".into(), before.machine.processor.clone(), after.machine.processor.clone());
+    let mut others: Vec<&DeviceReport> = after.devices.iter().collect();
     for old in &before.devices {
-        let Some(new) = after.devices.iter().find(|new| new.device == old.device) else { continue };
+        // Of devices with one name the first belongs to the first, as with their timings.
+        let Some(at) = others.iter().position(|new| new.device == old.device) else { continue };
+        let new = others.remove(at);
         let name = &old.device;
         note(format!("{name}: driver"), old.driver.clone(), new.driver.clone());
         for (what, old) in counts(old) {
@@ -150,6 +154,7 @@ fn counts(device: &DeviceReport) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::report::{Floors, Machine, SCHEMA};
     use crate::measure::runs::Runs;
 
     fn line(rate: bool, before: &[f64], after: &[f64]) -> Line {
@@ -173,6 +178,28 @@ mod tests {
         assert!((time.speedup - 0.9).abs() < 1e-9 && time.slower(0.05) && !time.slower(0.12));
         assert!(!line(false, &quiet, &tenth_less).slower(0.05));
         assert!(!line(true, &quiet, &quiet).differs());
+    }
+
+    #[test]
+    fn devices_with_one_name_are_compared_in_their_order() {
+        let device = |driver: &str| DeviceReport {
+            device: "vulkan:GPU".into(),
+            driver: driver.into(),
+            floors: Floors::example(),
+            model: None,
+            operators: Vec::new(),
+        };
+        let machine = || Machine { processor: String::new(), threads: 1, system: String::new() };
+        let report = |drivers: [&str; 2]| Report {
+            schema: SCHEMA,
+            dunlin: String::new(),
+            machine: machine(),
+            model: None,
+            devices: drivers.map(device).to_vec(),
+            warnings: Vec::new(),
+        };
+        assert!(changes(&report(["a", "b"]), &report(["a", "b"])).is_empty());
+        assert_eq!(changes(&report(["a", "b"]), &report(["a", "c"])), ["vulkan:GPU: driver: b, now c"]);
     }
 
     #[test]

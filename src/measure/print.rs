@@ -178,7 +178,8 @@ fn verdict(line: &Line, allowed: f64) -> &'static str {
 fn table(lines: &[Vec<String>], form: Form) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     if form == Form::Markdown {
-        let row = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
+        let cell = |cell: &String| cell.replace('\n', " ").replace('|', "\\|");
+        let row = |cells: &[String]| format!("| {} |\n", cells.iter().map(cell).collect::<Vec<_>>().join(" | "));
         let rule = format!("|{}\n", "---|".repeat(columns));
         let body = lines.iter().skip(1).map(|cells| row(cells)).collect::<String>();
         return format!("\n{}{rule}{body}", row(&lines[0]));
@@ -252,5 +253,7 @@ mod tests {
             vec![vec!["a".to_owned(), "µs".into(), String::new()], vec!["linear".into(), "1.5".into(), "x".into()]];
         assert_eq!(table(&lines, Form::Terminal), "\n  a       µs\n  linear  1.5  x\n");
         assert_eq!(table(&lines, Form::Markdown), "\n| a | µs |  |\n|---|---|---|\n| linear | 1.5 | x |\n");
+        let lines = vec![vec!["device".to_owned()], vec!["GPU | Pro\n2".into()]];
+        assert_eq!(table(&lines, Form::Markdown), "\n| device |\n|---|\n| GPU \\| Pro 2 |\n");
     }
 }

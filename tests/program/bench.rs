@@ -132,6 +132,22 @@ fn a_model_is_measured() {
 }
 
 #[test]
+fn a_model_may_stand_behind_two_dashes() {
+    let report = measured(&["-p", "3", "-n", "0", "-r", "1", "--device", "cpu", "--json", "--", GOLDEN]);
+    assert_eq!(report["devices"][0]["model"]["load_s"]["runs"].as_array().map(Vec::len), Some(1));
+}
+
+/// A report as text has the warnings in it, so they are not told a second time.
+#[test]
+fn warnings_are_told_once() {
+    for form in [&[][..], &["--markdown"]] {
+        let output = bench(&[&[GOLDEN, "-p", "1", "-n", "2", "-r", "4", "--device", "cpu"], form].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{errors}");
+    }
+}
+
+#[test]
 fn the_demo_reads_a_picture() {
     let arguments = ["demo", "--image", "-p", "4", "-n", "0", "-r", "1", "--device", "cpu", "--json"];
     let report = measured(&arguments);
@@ -183,6 +199,30 @@ fn operators_are_measured() {
         assert_eq!((&case["bound"], &case["kernel"]), (&json!("memory"), &Value::Null));
     }
     fails(1, &["--ops", "no such operator"], &["no operator is timed", "\n  linear"]);
+}
+
+#[test]
+fn operators_are_measured_on_adapters() {
+    const CASE: &str = "linear f32[8,1536] q4_0[576,1536]";
+    // SwiftShader's floors take seconds.
+    for adapter in adapters::all().into_iter().filter(|adapter| !adapter.name.contains("SwiftShader")) {
+        let report = measured(&["--ops", CASE, "-r", "2", "--json", "--device", &adapter.index.to_string()]);
+        let device = &report["devices"][0];
+        let [case] = device["operators"].as_array().expect("operators").as_slice() else { panic!("{device}") };
+        assert!(case["case"].as_str().is_some_and(|name| name.starts_with(CASE)), "{case}");
+        let kernel = case["kernel"].as_str().expect("an adapter runs a kernel");
+        assert!(kernel.starts_with("linear/") && kernel.ends_with("weight_q4_0"), "{kernel}");
+        assert!(["timestamps", "wall clock"].contains(&case["clock"].as_str().expect("a clock")), "{case}");
+        let seconds = number(case, "/time_us/mean") / 1e6;
+        // 8 rows of 1536 by 576 columns; floats of x, residual and result, and 18 bytes for 32 weights.
+        assert_eq!(case["flop"], 2 * 8 * 1536 * 576);
+        assert_eq!(case["bytes"], 4 * 8 * (1536 + 576 + 576) + 18 * 576 * 1536 / 32);
+        let peak = if kernel.contains("cooperative") { "matrix" } else { "f32" };
+        let arithmetic = number(case, "/flop") / number(device, &format!("/floors/peak_flop_per_s/{peak}"));
+        let memory = number(case, "/bytes") / number(device, "/floors/copy_bytes_per_s");
+        near(number(case, "/roofline_share"), arithmetic.max(memory) / seconds);
+        assert_eq!(case["bound"], if arithmetic > memory { "arithmetic" } else { "memory" });
+    }
 }
 
 #[test]
@@ -282,6 +322,8 @@ fn two_measurements_are_compared() {
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output).contains("slower than allowed"), "{}", text(&output));
     assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 4 measurements"));
+    let told = compare(&slower, &["--slower", "7%"]);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("allowed (7.0 %)"), "{told:?}");
     assert_eq!(compare(&slower, &["--slower", "11%"]).status.code(), Some(0));
     assert_eq!(compare(&slower, &["--slower", "0.11"]).status.code(), Some(0));
     // As slow, but so are some of its own runs.
@@ -292,7 +334,6 @@ fn two_measurements_are_compared() {
     assert_eq!(compare(&after("longer.json", longer), &[]).status.code(), Some(3));
 
     let changed = Made::new().with("/devices/0/model/decodes/0/dispatches_per_token", json!(150.0));
-    let changed = changed.with("/devices/0/model/first_token_warm_ms/runs", json!([8.0, 8.1]));
     let output = compare(&after("changed.json", changed), &["--markdown"]);
     assert!(text(&output).contains("dispatches a token, decode 128 at 0: 154, now 150"), "{}", text(&output));
     let deeper = Made::new().with("/devices/0/model/decodes/0/depth", json!(512));
@@ -318,6 +359,9 @@ fn what_cannot_be_compared_is_refused() {
     refused(&made("missing.json", missing), &["missing.json", "missing field `tokens_per_s`"]);
     refused(&made("empty.json", Made::new().decode(&[])), &["decode 128 at 0 has no runs"]);
     refused(&made("zero.json", Made::new().decode(&[50.0, 0.0])), &["decode 128 at 0"]);
+    // Their sum, and the square of their difference, are no numbers.
+    refused(&made("huge.json", Made::new().decode(&[1.7e308, 1.7e308])), &["decode 128 at 0"]);
+    refused(&made("apart.json", Made::new().decode(&[50.0, 1e200])), &["decode 128 at 0"]);
     refused(&write(&scratch, "damaged.json", "{\"schema\": 1, "), &["damaged.json", "EOF"]);
     refused(&write(&scratch, "another.json", "[1, 2]"), &["another.json is not what"]);
     refused("no_such_file.json", &["no_such_file.json cannot be read"]);
