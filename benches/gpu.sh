@@ -50,6 +50,8 @@ step() { # NAME COMMAND...: standard output goes to FOLDER/NAME.txt
 bench() { # NAME ARGUMENTS...: FOLDER/NAME.json, and Markdown on standard output
     local name=$1
     shift
+    # What an earlier run left must not stand for a step that fails.
+    rm -f "$out/$name".{json,md}
     step "$name" "$dunlin" bench "$@" --device "$device" -r "$runs" --markdown --out "$out/$name.json"
     [ ! -f "$out/$name.json" ] || mv "$out/$name.txt" "$out/$name.md"
 }
@@ -65,6 +67,7 @@ if "$dunlin" profile --help >/dev/null 2>&1; then
     picture=tests/golden/mobilevlm_v2_grid24/image_1.png
     for model in smollm2 mobilevlm; do
         arguments=("$models/$model.gguf" --prompt "What is gravity?" --device "$device")
+        rm -f "$out/$model".{trace.json,html,svg}
         [ $model = smollm2 ] || arguments+=(--mmproj "$models/mmproj.gguf" --image "$picture")
         step "profile_$model" "$dunlin" profile "${arguments[@]}" \
             --out "$out/$model.trace.json" --html "$out/$model.html" --plot "$out/$model.svg"
