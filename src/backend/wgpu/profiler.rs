@@ -98,7 +98,7 @@ impl Profiler {
         if self.asked || self.trusted {
             let name = &gpu.profile.name;
             return Err(Error::device(format!(
-                "{name} wrote timestamps that run backwards, or none; measure with the host's clock around submissions"
+                "{name} wrote timestamps that run backwards or stand still, or none: take --clock submissions"
             )));
         }
         self.clock = Clock::Submissions;
