@@ -157,6 +157,13 @@ impl Memory {
     pub fn read(&self, plan: &Plan, id: ValueId) -> &[f32] {
         &self.regions[ARENA].data[range(plan, id)]
     }
+
+    /// The addresses of the regions for a run, and the scratch memory of the members.
+    fn begin(&mut self) -> (&[Base], &[Mutex<Scratch>]) {
+        self.bases.clear();
+        self.bases.extend(self.regions.iter_mut().map(|region| Base(region.data.start(), region.len)));
+        (&self.bases, &self.scratch)
+    }
 }
 
 impl Bound {
@@ -244,10 +251,7 @@ impl Bound {
 
     /// Runs some steps on all members of the team at once.
     pub fn run(&self, memory: &mut Memory, team: &Team, rows: &[Row], part: Range<usize>) {
-        let Memory { regions, scratch, bases, .. } = memory;
-        bases.clear();
-        bases.extend(regions.iter_mut().map(|region| Base(region.data.start(), region.len)));
-        let (steps, bases) = (&self.steps[part], &bases[..]);
+        let (steps, (bases, scratch)) = (&self.steps[part], memory.begin());
         team.run(|member| {
             let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
             for (i, step) in steps.iter().enumerate() {
@@ -258,16 +262,11 @@ impl Bound {
             }
         });
     }
-}
 
-impl Bound {
     /// [`Bound::run`] with the times between its steps, one more than there are steps. All members meet after each
     /// step, which ends when the last of them is done.
     pub fn run_timed(&self, memory: &mut Memory, team: &Team, rows: &[Row], part: Range<usize>) -> Vec<Instant> {
-        let Memory { regions, scratch, bases, .. } = memory;
-        bases.clear();
-        bases.extend(regions.iter_mut().map(|region| Base(region.data.start(), region.len)));
-        let (steps, bases) = (&self.steps[part], &bases[..]);
+        let (steps, (bases, scratch)) = (&self.steps[part], memory.begin());
         let begin = Instant::now();
         // Nanoseconds since `begin`.
         let ends: Vec<AtomicU64> = steps.iter().map(|_| AtomicU64::new(0)).collect();
