@@ -26,6 +26,7 @@ mod calibration;
 mod gradient;
 mod options;
 mod progress;
+mod prunable;
 mod report;
 mod run;
 mod scores;

@@ -8,13 +8,14 @@ use super::calibration::{Calibration, Draws};
 use super::gradient::{Decoder, Matrices};
 use super::options::{Importance, LayerImportance, PruneOptions};
 use super::progress::Ahead;
+use super::prunable;
 use super::report::{Activations, GroupImportance, PruneProgress, PruneReport, PruneStep};
 use super::scores::Scores;
 use super::select::{lowest, normalised, others, removals, sparsity, uniform};
 use super::streams::{self, Streams};
 use crate::backend::{DeviceChoice, Engine, EngineOptions};
 use crate::checkpoint::text::TextFiles;
-use crate::checkpoint::{Checkpoint, Files, Kept, Source};
+use crate::checkpoint::{Checkpoint, Files, Kept};
 use crate::error::{Error, Result};
 use crate::generate::{Device, Tokenizer, device};
 use crate::threads::Team;
@@ -83,7 +84,7 @@ pub fn prune(
 ) -> Result<Option<Pruned>> {
     let files = files.into();
     let checkpoint = Checkpoint::open(files.clone())?;
-    check(&checkpoint, options)?;
+    prunable::check(&checkpoint, options)?;
     let (vocab, sizes) = (checkpoint.config.vocab, [options.samples, options.window]);
     let tokenizer = || match TextFiles::of(&checkpoint)? {
         Some(_) => Tokenizer::load(files.clone()),
@@ -416,9 +417,7 @@ impl Run<'_> {
         (self.report.steps_run, self.report.parameters_after) = (step, parameters);
         Ok(())
     }
-}
 
-impl Run<'_> {
     fn ahead<'a>(
         &self,
         step: usize,
@@ -443,54 +442,6 @@ impl Run<'_> {
         let left = left.clamp(1.0, (o.steps - step + 1) as f64);
         Ahead { step, steps: o.steps, parameters, left, done: 0, all, progress }
     }
-}
-
-/// The architectures whose configurations can give each layer its own heads and channels.
-const PRUNED: [&str; 4] = ["mobilellm", "llama", "llama4_text", "qwen2"];
-
-/// Refuses models that cannot be pruned, before any work.
-fn check(checkpoint: &Checkpoint, options: &PruneOptions) -> Result<()> {
-    let (path, config) = (checkpoint.path.display(), &checkpoint.config);
-    if let Source::Gguf(_) = checkpoint.source() {
-        return Err(Error::unsupported(format!(
-            "{path} is a GGUF file, whose weights lie in blocks that cannot be cut; give a Hugging Face folder of floats"
-        )));
-    }
-    if config.vision.is_some() {
-        return Err(Error::unsupported(format!("{path} has a vision half; language models alone are pruned")));
-    }
-    if !PRUNED.contains(&&*config.architecture) {
-        return Err(Error::unsupported(format!(
-            "{path}: models of the architecture {} are not pruned; those of {} are",
-            config.architecture,
-            PRUNED.join(", ")
-        )));
-    }
-    let PruneOptions { target, steps, ratio, amplitude, batch, .. } = *options;
-    if steps == 0 || batch == 0 {
-        return Err(Error::prompt("a run needs at least one step, and batches of at least one window"));
-    }
-    if !(ratio > 0.0 && ratio <= 1.0 && amplitude >= 0.0 && amplitude.is_finite()) {
-        return Err(Error::prompt(format!(
-            "a ratio of {ratio} and an amplitude of {amplitude} are no rule: the ratio is above 0 and at most 1, the amplitude \
-             at least 0"
-        )));
-    }
-    let parameters = checkpoint.parameters();
-    if target >= parameters {
-        return Err(Error::prompt(format!(
-            "{path} has {parameters} parameters already, which are not more than the target of {target}"
-        )));
-    }
-    let least = |_| Kept { kv_heads: vec![0], channels: vec![0] };
-    let least = checkpoint.cut(&(0..config.layers).map(least).collect::<Vec<_>>())?.parameters();
-    if target <= least {
-        return Err(Error::prompt(format!(
-            "{path} cannot be pruned to {target} parameters: one head and one channel a layer leave {least}, since \
-             embeddings, head and norms stay"
-        )));
-    }
-    Ok(())
 }
 
 /// K·D and F of each layer.
