@@ -7,6 +7,7 @@ pub mod engine;
 pub mod own;
 mod pipelines;
 mod profiler;
+mod sequences;
 pub mod session;
 pub mod timing;
 pub mod upload;
