@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod choices;
 mod constants;
 mod cpu;
 mod images;
