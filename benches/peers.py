@@ -17,6 +17,7 @@ compile it, because it chooses its instructions when it runs.
 import argparse
 import ctypes
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -86,7 +87,10 @@ def measure(program, model, threads, test):
     """The rate of one run of a program."""
     command = program["command"](model, test, threads)
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    # dunlin has as many threads as it may use processors.
+    processors = sorted(os.sched_getaffinity(0))[:threads]
+    confine = functools.partial(os.sched_setaffinity, 0, processors)
+    done = subprocess.run(command, cwd=ROOT, env=environment, preexec_fn=confine, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"peers: {command[0]} failed:\n{done.stderr[-2000:]}")
     return program["rate"](done.stdout, test)

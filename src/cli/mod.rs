@@ -87,7 +87,7 @@ struct How {
     /// Convert weights of a float checkpoint while loading
     #[arg(long, value_name = "F")]
     weights: Option<Format>,
-    /// f32 keeps activations and KV cache in f32; auto may use f16
+    /// f32 keeps activations and KV cache in f32; auto may use f16, and on the CPU 8 bits for activations
     #[arg(long, value_name = "P", default_value = "auto")]
     precision: Digits,
     /// The most tokens of prompt and continuation [default: what the model was made for]

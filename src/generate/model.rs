@@ -56,7 +56,8 @@ pub enum Weights {
 /// The precision of activations, tiles and KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// f16 if the device supports it and results stay within their tolerance, else f32.
+    /// On a GPU f16 if it supports it and results stay within their tolerance, else f32. On the CPU f32, but rows that a
+    /// matrix of 2 to 8 bits a weight is multiplied with while decoding are rounded to 8 bits, in blocks of 32.
     #[default]
     Auto,
     F32,

@@ -124,7 +124,7 @@ pub fn roofline(bytes: u64, flop: Option<u64>, matrices: bool, floors: &Floors) 
 fn on_cpu(case: &Case, team: &Team, runs: usize) -> Timed {
     let prepared = Prepared::new(case);
     let mut host = prepared.on_host();
-    let mut ready = host.runner().bind(team);
+    let mut ready = host.runner().bind(true, team);
     let mut run = |times: usize| {
         let start = Instant::now();
         (0..times).for_each(|_| ready.run(&case.rows, team));

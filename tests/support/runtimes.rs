@@ -27,9 +27,10 @@ pub fn full() -> Vec<Runtime> {
     runtimes
 }
 
-/// [`full`], and every adapter that has f16 with its own choice of precision.
+/// [`full`], and the CPU and every adapter that has f16 with their own choice of precision.
 pub fn all() -> Vec<Runtime> {
     let mut runtimes = full();
+    runtimes.push(Runtime { label: "cpu auto".into(), choice: DeviceChoice::Cpu, auto: true, hardware: false });
     for adapter in adapters::all().into_iter().filter(|adapter| adapter.f16) {
         let label = format!("{} auto", adapter.label());
         runtimes.push(Runtime { label, choice: DeviceChoice::Adapter(adapter.index), auto: true, hardware: false });

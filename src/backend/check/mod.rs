@@ -78,10 +78,10 @@ impl Prepared {
         self.bits(&host, outputs)
     }
 
-    /// The results by the CPU's kernels, as bits.
-    pub fn on_cpu(&self, case: &Case, team: &Team) -> Vec<Vec<u32>> {
+    /// The results by the CPU's kernels, as bits; with `rounds` by rounded activations, where weights are integers.
+    pub fn on_cpu(&self, case: &Case, rounds: bool, team: &Team) -> Vec<Vec<u32>> {
         let mut host = self.on_host();
-        let outputs = host.runner().run_kernels(&case.rows, team);
+        let outputs = host.runner().run_kernels(&case.rows, rounds, team);
         self.bits(&host, outputs)
     }
 

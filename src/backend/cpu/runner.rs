@@ -88,9 +88,10 @@ impl Runner<'_> {
         outputs.collect()
     }
 
-    /// Executes the graph with the CPU's kernels, as a session does. Returns the outputs in order.
-    pub fn run_kernels(self, rows: &[Row], team: &Team) -> Vec<(String, Vec<f32>)> {
-        let mut ready = self.bind(team);
+    /// Executes the graph with the CPU's kernels, as a session does. `rounds`: see [`crate::cpu::Call::rounds`]. Returns
+    /// the outputs in order.
+    pub fn run_kernels(self, rows: &[Row], rounds: bool, team: &Team) -> Vec<(String, Vec<f32>)> {
+        let mut ready = self.bind(rounds, team);
         ready.run(rows, team);
         for (name, data) in self.state {
             let held = ready.memory.state_mut(name);
@@ -101,7 +102,7 @@ impl Runner<'_> {
     }
 
     /// The graph bound to memory of its own, with inputs and state written: it can run repeatedly.
-    pub fn bind(&self, team: &Team) -> Ready {
+    pub fn bind(&self, rounds: bool, team: &Team) -> Ready {
         let Runner { graph, weights, state, inputs } = self;
         let plan = Plan::new((*graph).clone(), &profile(), Fusion::Off).expect("the CPU refuses no kernel");
         let mut memory = Memory::new(team);
@@ -112,7 +113,7 @@ impl Runner<'_> {
                 memory.state_mut(name)[..data.len()].copy_from_slice(data);
             }
         }
-        let bound = Bound::new(Arc::new(plan), weights, false, &mut memory);
+        let bound = Bound::new(Arc::new(plan), weights, rounds, &mut memory);
         for (id, value) in graph.values.iter().enumerate() {
             if let ValueKind::Input(name) = &value.kind {
                 memory.write(&bound.plan, ValueId(id as u32), &inputs[name]);
