@@ -100,13 +100,19 @@ fn smollm2() {
     }
     for runtime in &run {
         let (engine, tolerance) = (runtime.load(&checkpoint), tolerance(runtime));
+        // On the CPU auto rounds rows of activations to 8 bits: a step of max / 127 has an error of max / 440, and an element
+        // is about max / 2, so a product is off by 0.45 % of its size. The rows that the head reads are sums of such
+        // products, and the head rounds them once more: √2 · 0.45 %.
+        let rounds = runtime.auto && !runtime.is_gpu();
+        let (absolute, relative) =
+            if rounds { (f32::INFINITY, 6.4e-3) } else { (tolerance.smollm2_logits, f32::INFINITY) };
         for (name, prompt) in logits["prompts"].as_object().expect("prompts") {
             let at = format!("{name} on {}", runtime.label);
             let found = forward::greedy(&*engine, &ids(&prompt["input_ids"]), 1, &[]).pop().expect("one").1;
             let best = ids(&prompt["last_top20_ids"]);
             let wanted = golden::numbers(&prompt["last_top20_logits"]);
             let of_best: Vec<f32> = best.iter().map(|&id| found[id as usize]).collect();
-            close(&at, &of_best, &wanted, tolerance.smollm2_logits, f32::INFINITY);
+            close(&at, &of_best, &wanted, absolute, relative);
             let first = (0..found.len()).max_by(|&a, &b| found[a].total_cmp(&found[b])).expect("logits");
             assert_eq!(first as u32, best[0], "{at}: first id");
         }
@@ -114,7 +120,8 @@ fn smollm2() {
             let margins = golden::numbers(&prompt["greedy_gap_per_step"]);
             let wanted = Greedy { ids: ids(&prompt["greedy_ids"]), margins, logits: Vec::new() };
             let found = forward::greedy(&*engine, &ids(&prompt["input_ids"]), wanted.ids.len(), &checkpoint.config.eos);
-            let tolerance = Tolerance { logits: tolerance.smollm2_logits, ..tolerance };
+            let logits = if rounds { tolerance.logits } else { tolerance.smollm2_logits };
+            let tolerance = Tolerance { logits, ..tolerance };
             same_ids(&format!("{name} on {}", runtime.label), &found, &wanted, tolerance);
         }
     }
