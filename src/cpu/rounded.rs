@@ -29,6 +29,7 @@ struct Row<'a> {
     /// q_x of each column, filled up to a multiple of 64.
     codes: &'a [i8],
     /// −(q_x + q_x + q_x + q_x) of each four columns.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only VNNI's unsigned codes need them"))]
     fours: &'a [i32],
     /// scale_x of each group, filled up to a multiple of 16.
     scales: &'a [f32],
