@@ -3,7 +3,7 @@
 //!
 //! A new format needs a file here, `shaders/shared/weight_NAME.wgsl`, and a line in the table below. [`DType`], the
 //! kernels of every operator that reads weights, the types of GGUF files and the lists of the tests are generated from
-//! that line.
+//! that line. The CPU's fastest products of integers read a format by an arm in `cpu/rounded/vnni.rs`.
 //!
 //! All bytes are little endian; d, m and dmin are f16.
 

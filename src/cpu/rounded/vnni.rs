@@ -4,21 +4,23 @@
 //! sums begin with −2^SHIFT · Σ q_x.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm256_broadcastsi128_si256, _mm256_loadu_si256,
-    _mm512_add_epi8, _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_castsi256_si512, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_add_epi8,
-    _mm512_mask_i32gather_epi32, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutexvar_ps,
-    _mm512_reduce_add_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi16,
-    _mm512_srli_epi32, _mm512_srlv_epi64, _mm512_sub_ps, _mm512_test_epi8_mask, _mm512_xor_si512,
+    __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_set_epi64x, _mm256_broadcastsi128_si256,
+    _mm256_loadu_si256, _mm256_set1_epi8, _mm256_set1_ps, _mm512_add_epi8, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_broadcast_i32x4, _mm512_broadcast_i64x4, _mm512_castps256_ps512, _mm512_castsi256_si512,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_insertf32x8, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_add_epi8, _mm512_mask_i32gather_epi32, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512,
+    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
+    _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_srlv_epi64, _mm512_sub_ps,
+    _mm512_test_epi8_mask, _mm512_xor_si512,
 };
 use std::ops::Range;
 
 use super::{Rounded, SCALES, UNIT};
 use crate::cpu::dot::F16c;
 use crate::cpu::simd::prefetch;
-use crate::formats::{DType, Format, q4_k};
+use crate::formats::{DType, Format, Halves, iq4_nl, q2_k, q3_k, q4_k};
 use crate::ops::Matrix;
 
 /// How a format's rows are read. All of its functions need AVX-512 F, BW, VL, DQ and VNNI, and a pointer at a row.
@@ -49,8 +51,8 @@ pub fn products(w: &Matrix, rows: Range<usize>, x: &Rounded, sums: &mut [f32]) {
         DType::Q5_1 => unsafe { all::<Q5_1>(w, rows, x, sums) },
         DType::Q8_0 => unsafe { all::<Q8_0>(w, rows, x, sums) },
         DType::IQ4_NL => unsafe { all::<Iq4Nl>(w, rows, x, sums) },
-        DType::Q2_K => unsafe { all::<Plain<crate::formats::q2_k::Q2_K, 84>>(w, rows, x, sums) },
-        DType::Q3_K => unsafe { all::<Plain<crate::formats::q3_k::Q3_K, 110>>(w, rows, x, sums) },
+        DType::Q2_K => unsafe { all::<Plain<q2_k::Q2_K, 84>>(w, rows, x, sums) },
+        DType::Q3_K => unsafe { all::<Plain<q3_k::Q3_K, 110>>(w, rows, x, sums) },
         DType::Q4_K => unsafe { all::<Q4K>(w, rows, x, sums) },
         DType::Q5_K => unsafe { all::<Q5K>(w, rows, x, sums) },
         DType::Q6_K => unsafe { all::<Q6K>(w, rows, x, sums) },
@@ -172,7 +174,7 @@ fn spread<F: Codes>(unit: usize) -> __m512i {
     } else {
         _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
     };
-    std::arch::x86_64::_mm512_add_epi32(first, groups)
+    _mm512_add_epi32(first, groups)
 }
 
 /// x · 2^SHIFT
@@ -357,17 +359,16 @@ impl Codes for Iq4Nl {
     #[target_feature(enable = "avx512f,avx512bw,avx2")]
     #[inline]
     unsafe fn codes(row: *const u8, unit: usize) -> __m512i {
-        use crate::formats::iq4_nl::CODEBOOK;
         let table: [u8; 16] = const {
             let (mut table, mut i) = ([0; 16], 0);
             while i < 16 {
-                table[i] = (CODEBOOK[i] + 128.0) as u8;
+                table[i] = (iq4_nl::CODEBOOK[i] + 128.0) as u8;
                 i += 1;
             }
             table
         };
         let table: __m128i = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
-        let table = std::arch::x86_64::_mm512_broadcast_i32x4(table);
+        let table = _mm512_broadcast_i32x4(table);
         _mm512_shuffle_epi8(table, unsafe { Q4_0::codes(row, unit) })
     }
 
@@ -389,9 +390,9 @@ unsafe fn subscales(blocks: *const u8, bytes: usize, count: usize) -> (__m512, _
         codes[block] = q4_k::subscales([header[1], header[2], header[3]]);
     }
     let part = |i: usize| {
-        let codes = std::arch::x86_64::_mm_set_epi64x(codes[1][i] as i64, codes[0][i] as i64);
-        let [first, second] = [d[0][i], d[1][i]].map(|d| std::arch::x86_64::_mm256_set1_ps(d));
-        let d = std::arch::x86_64::_mm512_insertf32x8::<1>(std::arch::x86_64::_mm512_castps256_ps512(first), second);
+        let codes = _mm_set_epi64x(codes[1][i] as i64, codes[0][i] as i64);
+        let [first, second] = [d[0][i], d[1][i]].map(|d| _mm256_set1_ps(d));
+        let d = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first), second);
         _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes)), d)
     };
     (part(0), part(1))
@@ -436,7 +437,7 @@ impl Codes for Q5K {
     unsafe fn codes(row: *const u8, unit: usize) -> __m512i {
         let (block, c) = (unsafe { row.add(unit / 4 * 176) }, unit % 4);
         let high = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(block.add(16).cast()) });
-        let bit = std::arch::x86_64::_mm256_set1_epi8;
+        let bit = _mm256_set1_epi8;
         let (low_bit, high_bit) = (bit((1u8 << (2 * c)) as i8), bit((2u8 << (2 * c)) as i8));
         let bits = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low_bit), high_bit);
         let codes = unsafe { nibbles32(block.add(48 + 32 * c)) };
@@ -474,9 +475,9 @@ impl Codes for Q6K {
     #[inline]
     unsafe fn scales(row: *const u8, span: usize, _: usize) -> (__m512, __m512) {
         let block = unsafe { row.add(210 * span) };
-        let d = <F16c as crate::formats::Halves>::widen(unsafe { block.add(208).cast::<u16>().read_unaligned() });
+        let d = <F16c as Halves>::widen(unsafe { block.add(208).cast::<u16>().read_unaligned() });
         let codes = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(block.add(192).cast()) });
-        let scales = _mm512_mul_ps(_mm512_cvtepi32_ps(codes), std::arch::x86_64::_mm512_set1_ps(d));
+        let scales = _mm512_mul_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(d));
         (scales, _mm512_setzero_ps())
     }
 }
